@@ -1,0 +1,1 @@
+"""Shipped accelerate configs, found with importlib.resources. Written by python -m launch.render."""

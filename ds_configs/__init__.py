@@ -1,0 +1,1 @@
+"""Shipped DeepSpeed configs, found with importlib.resources. Written by python -m launch.render."""

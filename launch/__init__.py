@@ -1,0 +1,1 @@
+"""muster's planning and launching: everything that happens outside a worker. Never imports torch."""

@@ -1,0 +1,117 @@
+"""What can go wrong, and the exit code that says which.
+
+    MusterError                      exit code
+    +-- UsageError                    2   wrong command line, spec or run directory
+    |   +-- SpecError                 2   the spec's mistakes, all of them, with file:line:column
+    +-- PreflightError                3   a check says that this run cannot work here
+    +-- NoPlanError                   4   no strategy fits the hardware
+    +-- DataError                     5   rows that cannot be trained on
+    +-- GpuMemoryError                6   a GPU ran out of memory
+    +-- NumericalError                7   loss or weights are no longer finite
+    +-- CommunicationError            8   ranks cannot reach one another
+    +-- HostError                     9   host memory or disk
+    +-- WorkerError                  10   a worker ended for another reason
+    +-- PlanMismatch                  1   the worker got something else than the plan promised
+    +-- Stopped                      75   stopped on purpose, resumable
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    DONE = 0
+    INTERNAL = 1
+    USAGE = 2
+    PREFLIGHT = 3
+    NO_PLAN = 4
+    DATA = 5
+    GPU_MEMORY = 6
+    NUMERICAL = 7
+    COMMUNICATION = 8
+    HOST = 9
+    WORKER = 10
+    STOPPED = 75
+
+
+class MusterError(Exception):
+    """An error that muster explains itself: no traceback is shown for it."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class UsageError(MusterError):
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One thing that is wrong in a file.
+
+    line and column count from 1; 0 means that the place is not known. `origin` is the file, or the option that set the value.
+    """
+
+    origin: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.origin}:{self.line}:{self.column}" if self.line else self.origin
+        return f"{place}: {self.message}"
+
+
+class _Mistakes(MusterError):
+    def __init__(self, mistakes: Sequence[Mistake], hidden: int = 0):
+        self.mistakes = sorted(mistakes)
+        lines = [str(mistake) for mistake in self.mistakes]
+        if hidden:
+            lines.append(f"and {hidden} more")
+        super().__init__("\n".join(lines))
+
+
+class SpecError(_Mistakes, UsageError):
+    """All mistakes of one spec."""
+
+
+class DataError(_Mistakes):
+    """All rows that cannot be used."""
+
+    exit_code = ExitCode.DATA
+
+
+class PreflightError(MusterError):
+    exit_code = ExitCode.PREFLIGHT
+
+
+class NoPlanError(MusterError):
+    exit_code = ExitCode.NO_PLAN
+
+
+class GpuMemoryError(MusterError):
+    exit_code = ExitCode.GPU_MEMORY
+
+
+class NumericalError(MusterError):
+    exit_code = ExitCode.NUMERICAL
+
+
+class CommunicationError(MusterError):
+    exit_code = ExitCode.COMMUNICATION
+
+
+class HostError(MusterError):
+    exit_code = ExitCode.HOST
+
+
+class WorkerError(MusterError):
+    exit_code = ExitCode.WORKER
+
+
+class PlanMismatch(MusterError):
+    exit_code = ExitCode.INTERNAL
+
+
+class Stopped(MusterError):
+    exit_code = ExitCode.STOPPED

@@ -1,0 +1,82 @@
+"""GPU catalogue and topology: what a run may be planned for."""
+
+import difflib
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.errors import UsageError
+
+GIB = 1024**3
+
+
+class Gpu(BaseModel):
+    """One GPU model. Memory in bytes as the driver reports it, dense bf16 (or fp16) rate in FLOP/s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    memory_bytes: int
+    capability: tuple[int, int]
+    flops: float
+
+    @property
+    def bf16(self) -> bool:
+        """bf16 tensor cores came with compute capability 8.0 (Ampere)."""
+        return self.capability >= (8, 0)
+
+
+def _gpu(name: str, gib: float, capability: tuple[int, int], teraflops: float) -> Gpu:
+    return Gpu(name=name, memory_bytes=int(gib * GIB), capability=capability, flops=teraflops * 1e12)
+
+
+# Dense tensor-core rates from NVIDIA's data sheets (bf16; fp16 for V100 and T4); memory is what nvidia-smi shows as total.
+CATALOGUE = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("T4-16GB", 14.7, (7, 5), 65), _gpu("V100-16GB", 15.8, (7, 0), 125), _gpu("V100-32GB", 31.7, (7, 0), 125),
+        _gpu("RTX3090-24GB", 23.7, (8, 6), 71), _gpu("RTX4090-24GB", 23.6, (8, 9), 165), _gpu("RTX5090-32GB", 31.4, (12, 0), 210),
+        _gpu("A10-24GB", 22.1, (8, 6), 125), _gpu("A40-48GB", 44.5, (8, 6), 150), _gpu("L4-24GB", 22.1, (8, 9), 121),
+        _gpu("L40S-48GB", 44.5, (8, 9), 362), _gpu("A6000-48GB", 47.5, (8, 6), 155), _gpu("A100-40GB", 39.4, (8, 0), 312),
+        _gpu("A100-80GB", 79.2, (8, 0), 312), _gpu("H100-80GB", 79.1, (9, 0), 989), _gpu("H200-141GB", 139.8, (9, 0), 989),
+        _gpu("B200-180GB", 178.4, (10, 0), 2250),
+    )
+}  # fmt: skip
+
+
+class Topology(BaseModel):
+    """nodes x devices_per_node devices. Without a GPU a device is a CPU process and memory_bytes its share of the host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nodes: int
+    devices_per_node: int
+    device: Literal["gpu", "cpu"]
+    device_name: str
+    memory_bytes: int
+    bf16: bool
+    flops: float | None = None
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.devices_per_node
+
+
+def parse_gpus(text: str, nodes: int = 1) -> Topology:
+    """`8xA100-80GB` to a topology of `nodes` such machines. Raises UsageError naming the catalogue."""
+    match = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9-]+)", text.strip())
+    names = {name.lower(): gpu for name, gpu in CATALOGUE.items()}
+    gpu = names.get(match[2].lower()) if match else None
+    if match is None or gpu is None or int(match[1] or 1) < 1:
+        near = difflib.get_close_matches((match[2] if match else text).lower(), names, n=1, cutoff=0.4)
+        hint = f" Did you mean {names[near[0]].name}?" if near else ""
+        raise UsageError(f"--gpus {text}: not COUNTxTYPE with a known type.{hint} Known: {', '.join(CATALOGUE)}")
+    return gpu_topology(gpu, nodes, int(match[1] or 1))
+
+
+def gpu_topology(gpu: Gpu, nodes: int, devices_per_node: int) -> Topology:
+    return Topology(
+        nodes=nodes, devices_per_node=devices_per_node, device="gpu", device_name=gpu.name,
+        memory_bytes=gpu.memory_bytes, bf16=gpu.bf16, flops=gpu.flops,
+    )  # fmt: skip

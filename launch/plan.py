@@ -1,0 +1,221 @@
+"""resolve(spec, architecture, topology) -> Plan. The plan that is printed is the object that runs.
+
+Pure: no clock, no disk, no environment. plan.json is this object, and a worker reads it back.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.architecture import Architecture
+from launch.compatibility import OFFLOADS, Refusal
+from launch.errors import NoPlanError, UsageError
+from launch.hardware import GIB, Topology
+from launch.spec import Optimizer, Precision, RunSpec, Strategy
+from launch.strategy import Candidate, candidates, choose
+
+
+class Plan(BaseModel):
+    """Everything that a run does, resolved. Nothing in it says `auto`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    strategy: Strategy
+    reason: str
+    world_size: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    global_batch_size: int
+    precision: Precision
+    attention: str
+    gradient_checkpointing: bool
+    optimizer: Optimizer
+    lr_scheduler: str
+    peak_bytes: int
+    components: dict[str, int]
+    candidates: list[Candidate]
+    refusals: list[Refusal]
+    warnings: list[str]
+    topology: Topology
+    architecture: Architecture
+    spec: RunSpec
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage; 0 without DeepSpeed."""
+        return {"zero2": 2, "zero2_offload": 2, "zero3": 3, "zero3_offload": 3}.get(self.strategy, 0)
+
+    @property
+    def offload(self) -> bool:
+        return self.strategy in OFFLOADS
+
+
+def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Plan:
+    """The fastest way that fits, with the reason.
+
+    Raises UsageError when the spec asks for what cannot be combined, NoPlanError when nothing fits.
+    """
+    precision, warnings = _precision(spec, topology)
+    found, refused = candidates(spec, architecture, topology, precision, _micro_batch_sizes(spec, topology.world_size))
+    if not found:
+        raise UsageError("\n".join(str(refusal) for refusal in refused))
+    chosen = choose(found)
+    if chosen is None:
+        raise NoPlanError(_too_large(spec, topology, found))
+    micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
+    optimizer, optimizer_note = _optimizer(spec, chosen.strategy)
+    warnings += optimizer_note
+    if spec.data.max_length > architecture.max_positions:
+        raise UsageError(f"data.max_length {spec.data.max_length} is beyond the model's {architecture.max_positions} positions; lower it")
+    _check_targets(spec, architecture)
+    return Plan(
+        name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found), world_size=topology.world_size,
+        micro_batch_size=micro, gradient_accumulation_steps=accumulation, global_batch_size=micro * accumulation * topology.world_size,
+        precision=precision, attention="sdpa", gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer,
+        lr_scheduler=_scheduler(spec), peak_bytes=chosen.peak_bytes, components=chosen.components, candidates=found, refusals=refused,
+        warnings=warnings, topology=topology, architecture=architecture, spec=spec,
+    )  # fmt: skip
+
+
+def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
+    """(micro_batch_size, gradient_accumulation_steps) of each device. global_batch_size is kept exactly."""
+    training = spec.training
+    total = training.global_batch_size
+    if total is None:
+        return micro, training.gradient_accumulation_steps
+    if total % (micro * world_size):
+        step = micro * world_size
+        below, above = total // step * step, (total // step + 1) * step
+        near = " or ".join(str(value) for value in (below, above) if value)
+        raise UsageError(
+            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro} on {world_size} devices; nearest that can: {near}"
+        )
+    accumulation = total // (micro * world_size)
+    asked = training.gradient_accumulation_steps
+    if "gradient_accumulation_steps" in training.model_fields_set and asked != accumulation:
+        raise UsageError(
+            f"training.global_batch_size {total} contradicts micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size}"
+            f" devices = {micro * asked * world_size}; give global_batch_size alone, or the other two alone"
+        )
+    return micro, accumulation
+
+
+def as_launched(spec: RunSpec, strategy: Strategy, nodes: int, devices_per_node: int) -> tuple[RunSpec, list[str]]:
+    """The spec for the processes that somebody has started by hand, and what differs from what it asked for.
+
+    One process is the fallback for any spec: it keeps the global batch by accumulating more. Otherwise a spec that names
+    another strategy or size is refused with both values.
+    """
+    cluster, training = spec.cluster, spec.training
+    asked_devices = None if cluster.devices_per_node == "auto" else cluster.nodes * cluster.devices_per_node
+    fallback = strategy == "single"
+    differing = []
+    if cluster.strategy not in ("auto", strategy):
+        differing.append(f"cluster.strategy: the spec says {cluster.strategy}, this launch is {strategy}")
+    if asked_devices not in (None, nodes * devices_per_node):
+        differing.append(f"devices: the spec says {asked_devices}, this launch has {nodes * devices_per_node}")
+    if differing and not fallback:
+        raise UsageError("\n".join([*differing, "launch what the spec says, or change it with -s"]))
+    update = {}
+    if fallback and asked_devices and training.global_batch_size is None and training.micro_batch_size != "auto":
+        total = training.micro_batch_size * training.gradient_accumulation_steps * asked_devices
+        accumulation = total // training.micro_batch_size
+        update = {"training": training.model_copy(update={"gradient_accumulation_steps": accumulation})}
+        if asked_devices > 1:
+            differing.append(f"the global batch of {total} is kept: {accumulation} accumulation steps on one device")
+    here = cluster.model_copy(update={"strategy": strategy, "nodes": nodes, "devices_per_node": devices_per_node})
+    return spec.model_copy(update={"cluster": here, **update}), differing
+
+
+def _micro_batch_sizes(spec: RunSpec, world_size: int) -> list[int]:
+    """Micro-batch sizes to try, largest first."""
+    training = spec.training
+    given = training.micro_batch_size
+    if given != "auto" and "micro_batch_size" in training.model_fields_set:
+        return [given]
+    if training.global_batch_size is None:
+        return [4 if given == "auto" else given]
+    if "gradient_accumulation_steps" in training.model_fields_set:
+        share = world_size * training.gradient_accumulation_steps
+        return [max(1, training.global_batch_size // share)]
+    per_device = training.global_batch_size / world_size
+    sizes = [size for size in range(8 if given == "auto" else given, 0, -1) if per_device % size == 0]
+    return (sizes if given == "auto" else sizes[:1]) or [1]
+
+
+def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]:
+    asked = spec.training.precision
+    if topology.device == "cpu":
+        if asked in ("bf16", "fp16"):
+            raise UsageError(f"training.precision {asked} needs a GPU; on CPU processes use auto or fp32")
+        return "fp32", []
+    if asked == "auto":
+        if topology.bf16:
+            return "bf16", []
+        return "fp16", [f"{topology.device_name} has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"]
+    if asked == "bf16" and not topology.bf16:
+        raise UsageError(f"training.precision bf16 needs compute capability 8.0; {topology.device_name} has none: use fp16 or auto")
+    if asked == "fp16" and topology.bf16:
+        return "fp16", [f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can overflow in fp16; use auto"]
+    return asked, []
+
+
+def _optimizer(spec: RunSpec, strategy: Strategy) -> tuple[Optimizer, list[str]]:
+    asked = spec.training.optimizer
+    if asked == "paged_adamw_32bit" and (strategy in OFFLOADS or strategy == "fsdp2"):
+        return "adamw_torch", [f"the recipe's paged_adamw_32bit does not go with {strategy}: adamw_torch, the same update, is used"]
+    return asked, []
+
+
+def _scheduler(spec: RunSpec) -> str:
+    """transformers' `constant` ignores the warm-up; the recipe means both."""
+    if spec.training.lr_scheduler == "constant" and spec.training.warmup_ratio > 0:
+        return "constant_with_warmup"
+    return spec.training.lr_scheduler
+
+
+def _check_targets(spec: RunSpec, architecture: Architecture) -> None:
+    if isinstance(spec.lora.target_modules, list):
+        unknown = [name for name in spec.lora.target_modules if name not in architecture.linears]
+        if unknown or not spec.lora.target_modules:
+            raise UsageError(f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model; allowed: all-linear or {', '.join(architecture.linears)}")
+
+
+def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
+    share = 100 * chosen.peak_bytes / topology.memory_bytes
+    memory = f"{gib(chosen.peak_bytes)} of {gib(topology.memory_bytes)} GiB ({share:.0f} %) on each {'GPU' if topology.device == 'gpu' else 'process'}"
+    if spec.cluster.strategy != "auto":
+        return f"{chosen.strategy}: as the spec asks; {memory}"
+    simpler = sorted({candidate.strategy for candidate in found if not candidate.fits} - {chosen.strategy})
+    why = f"the simplest that fits ({', '.join(simpler)} would not)" if simpler and found[0].strategy in simpler else "the base fits one device and only adapter gradients move"
+    if topology.world_size == 1 and chosen.strategy == "single":
+        why = "one device, nothing to share"
+    return f"{chosen.strategy}: {why}; {memory}"
+
+
+def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str:
+    best = min(found, key=lambda candidate: candidate.peak_bytes)
+    advice = []
+    if spec.model.quantization == "none" and topology.device == "gpu":
+        advice.append("model.quantization: nf4")
+    if not best.gradient_checkpointing:
+        advice.append("training.gradient_checkpointing: auto")
+    if spec.data.max_length > 512:
+        advice.append(f"data.max_length: {spec.data.max_length // 2}")
+    if best.micro_batch_size > 1:
+        advice.append("training.micro_batch_size: 1")
+    advice.append("larger or more GPUs (see --gpus)")
+    return (
+        f"no plan fits {topology.nodes} x {topology.devices_per_node} {topology.device_name} with {gib(topology.memory_bytes)} GiB each:"
+        f" the smallest, {best.strategy}, needs {gib(best.peak_bytes)} GiB and muster plans for at most 80 %. What would help: {'; '.join(advice)}"
+    )
+
+
+def gib(count: int) -> str:
+    return f"{count / GIB:.1f}"
+
+
+def differences(promised: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What a worker got against what the plan promised, one line for each value that differs."""
+    return [f"{key}: the plan says {promised[key]}, this worker has {found[key]}" for key in promised if promised[key] != found[key]]

@@ -1,0 +1,43 @@
+"""Keeps secrets out of everything that is written.
+
+    python -m launch.redact FILE < output      appends its input to FILE, line by line, without secrets
+
+Each worker's output goes through such a process: it outlives the worker, so that nothing is lost when one is killed.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+
+from launch.secrets import SECRET
+
+# Variables whose value is a secret, by name. Short values (`1`, `true`) would blot out ordinary text.
+SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL)", re.IGNORECASE)
+SHORTEST = 8
+HIDDEN = "[secret]"
+
+
+def secret_values(environment: Mapping[str, str]) -> list[str]:
+    """Values of the environment that must never be written, longest first."""
+    values = {value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST and not os.path.exists(value)}
+    return sorted(values, key=len, reverse=True)
+
+
+def redact(text: str, values: list[str] | None = None) -> str:
+    """The text with each secret replaced: the environment's own, and whatever has the form of one."""
+    for value in secret_values(os.environ) if values is None else values:
+        text = text.replace(value, HIDDEN)
+    return SECRET.sub(HIDDEN, text)
+
+
+def main() -> None:
+    values = secret_values(os.environ)
+    with open(sys.argv[1], "a", encoding="utf-8", errors="replace") as log:
+        for line in sys.stdin:
+            log.write(redact(line, values))
+            log.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Plan -> accelerate YAML, DeepSpeed JSON, argv and environment; and the shipped configs, which are the same functions' output.
+
+A file that is rendered for a run holds numbers only. A shipped one holds DeepSpeed's "auto" where the value is the
+spec's; the worker fills it in and refuses a number that contradicts the spec (complete_deepspeed).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.plan import Plan
+from launch.spec import Strategy
+
+SHARED: tuple[Strategy, ...] = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+AUTO = "auto"
+
+
+def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, Any]:
+    """DeepSpeed's JSON for a ZeRO strategy; with a plan all values are numbers, without one the run's own are "auto".
+
+    Buckets are hidden_size^2 elements as transformers' own "auto" makes them: DeepSpeed's default of 5e8 would cost 1 to 2 GB
+    that LoRA gradients never fill. There is no optimizer block, so that training.optimizer is the one that runs.
+    """
+    offload, stage = strategy.endswith("_offload"), 3 if strategy.startswith("zero3") else 2
+    hidden = plan.architecture.hidden_size if plan else 0
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": hidden**2 if plan else AUTO,
+    }
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": int(0.9 * hidden**2) if plan else AUTO,
+            "stage3_param_persistence_threshold": 10 * hidden if plan else AUTO,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
+        if offload:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    config: dict[str, Any] = {
+        "train_batch_size": plan.global_batch_size if plan else AUTO,
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size if plan else AUTO,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps if plan else AUTO,
+        "gradient_clipping": plan.spec.training.max_grad_norm if plan else AUTO,
+        "bf16": {"enabled": plan.precision == "bf16" if plan else AUTO},
+        "fp16": {"enabled": plan.precision == "fp16" if plan else AUTO},
+        "zero_optimization": zero,
+    }
+    if offload:
+        # torch's AdamW steps the offloaded adapter: a few million parameters do not need DeepSpeedCPUAdam, which must be compiled.
+        config["zero_force_ds_cpu_optimizer"] = False
+    return config
+
+
+def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list[str]]:
+    """Somebody's DeepSpeed JSON with each "auto" filled in from the plan, and what in it contradicts the plan."""
+    resolved = deepspeed_config(plan.strategy, plan)
+    decided = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16", "fp16"}
+    contradictions = []
+    if "optimizer" in given or "scheduler" in given:
+        contradictions.append("optimizer and scheduler blocks override the spec in silence: remove them, training.optimizer decides")
+
+    def fill(value: Any, ours: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(item, ours.get(key) if isinstance(ours, dict) else None, f"{path}.{key}" if path else key) for key, item in value.items()}
+        if value == AUTO:
+            if ours is None:
+                contradictions.append(f'{path}: "auto", but the plan has no value for it; remove it')
+            return ours
+        if path.split(".")[0] in decided and ours is not None and value != ours:
+            contradictions.append(f"{path}: the file says {json.dumps(value)}, the plan says {json.dumps(ours)}")
+        return value
+
+    completed = fill({key: value for key, value in given.items() if key != "comment"}, resolved, "")
+    return {**{key: resolved[key] for key in decided}, **completed}, contradictions
+
+
+def accelerate_config(strategy: Strategy, nodes: int, devices_per_node: int, deepspeed_file: str | None = None) -> dict[str, Any]:
+    """The YAML that `accelerate launch --config_file` reads. Precision is not in it: it is the spec's."""
+    kind = {"single": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(strategy, "DEEPSPEED")
+    config: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": kind,
+        "num_machines": nodes,
+        "num_processes": nodes * devices_per_node,
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "rdzv_backend": "static",
+        "same_network": True,
+        "use_cpu": False,
+    }
+    if nodes > 1:
+        config["rdzv_backend"] = "c10d"
+        config["main_process_ip"] = "127.0.0.1"
+        config["main_process_port"] = 29500
+    if kind == "DEEPSPEED":
+        config["deepspeed_config"] = {
+            "deepspeed_config_file": deepspeed_file or f"ds_configs/{strategy}.json",
+            "deepspeed_multinode_launcher": "standard",
+            "zero3_init_flag": strategy.startswith("zero3"),
+        }
+    if kind == "FSDP":
+        config["fsdp_config"] = {
+            "fsdp_version": 2,
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "fsdp_cpu_ram_efficient_loading": False,
+            "fsdp_offload_params": False,
+            "fsdp_reshard_after_forward": True,
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
+        }
+    return config
+
+
+def accelerate_text(config: dict[str, Any], command: str, note: str = "") -> str:
+    comment = f"# {command}\n" + (f"# {note}\n" if note else "")
+    return comment + yaml.safe_dump(config, sort_keys=False)
+
+
+def deepspeed_text(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2) + "\n"
+
+
+def shipped() -> dict[str, str]:
+    """The files of accelerate_configs/ and ds_configs/, by relative path. `python -m launch.render` writes them."""
+    files = {}
+    for strategy in ("single", *SHARED):
+        for nodes in (1,) if strategy == "single" else (1, 2):
+            devices = 1 if strategy == "single" else 8
+            name = f"accelerate_configs/{strategy}{'_multi_node' if nodes > 1 else ''}.yaml"
+            command = f"accelerate launch --config_file {name} -m training SPEC"
+            note = "Add --num_processes N for another number of devices." if strategy != "single" else "One GPU, or the CPU where there is none."
+            if nodes > 1:
+                command = f"accelerate launch --config_file {name} --machine_rank RANK --main_process_ip HOST -m training SPEC"
+                note = "On each node, RANK 0 on HOST. --num_machines and --num_processes (over all nodes) for another size."
+            files[name] = accelerate_text(accelerate_config(strategy, nodes, devices), command, note)
+        if strategy.startswith("zero"):
+            command = f"accelerate launch --config_file accelerate_configs/{strategy}.yaml -m training SPEC"
+            files[f"ds_configs/{strategy}.json"] = deepspeed_text({"comment": command, **deepspeed_config(strategy)})
+    return files
+
+
+def rendered(plan: Plan, deepspeed_file: Path) -> dict[str, str]:
+    """The run's own files by name: accelerate.yaml, and deepspeed.json where DeepSpeed runs."""
+    topology = plan.topology
+    config = accelerate_config(plan.strategy, topology.nodes, topology.devices_per_node, str(deepspeed_file))
+    command = "accelerate launch --config_file rendered/accelerate.yaml -m training RUN_DIRECTORY"
+    files = {"accelerate.yaml": accelerate_text(config, command)}
+    if plan.zero_stage:
+        files["deepspeed.json"] = deepspeed_text(deepspeed_config(plan.strategy, plan))
+    return files
+
+
+def launch_argv(plan: Plan, run_dir: Path, accelerate_file: Path, attempt: int, port: int, resume: str) -> list[str]:
+    """The command that trains: plain Python for one process, accelerate launch for several."""
+    worker = ["training", str(run_dir), "--attempt", str(attempt), "--resume", resume]
+    if plan.world_size == 1 and not plan.zero_stage:
+        return [sys.executable, "-m", *worker]
+    return [
+        sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(accelerate_file),
+        "--num_processes", str(plan.world_size), "--main_process_port", str(port), "-m", *worker,
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    root = Path(__file__).parent.parent
+    for path, text in shipped().items():
+        (root / path).write_text(text, encoding="utf-8")

@@ -1,0 +1,123 @@
+"""The name of every file in a run directory. One truth: nothing else spells them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDir:
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def rendered(self) -> Path:
+        return self.root / "rendered"
+
+    @property
+    def accelerate(self) -> Path:
+        return self.rendered / "accelerate.yaml"
+
+    @property
+    def deepspeed(self) -> Path:
+        return self.rendered / "deepspeed.json"
+
+    @property
+    def preflight(self) -> Path:
+        return self.root / "preflight.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row per logged optimizer step and per evaluation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def resources(self) -> Path:
+        """Samples of every GPU, or of the host where there is none."""
+        return self.root / "resources.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """{event, time, ...}: started, resumed, saved, stopped, finished, failed, checkpoint_refused."""
+        return self.root / "events.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """{step, epoch, ids}: the samples each optimizer step trained on, all ranks together."""
+        return self.root / "samples.jsonl"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def tokens(self) -> Path:
+        """Tokenised rows, one folder a fingerprint."""
+        return self.root / "tokens"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains in this directory."""
+        return self.root / "lock"
+
+    @property
+    def stop(self) -> Path:
+        """Exists while somebody asks the run to save and stop."""
+        return self.root / "stop"
+
+    def attempt(self, number: int) -> "Attempt":
+        return Attempt(self.attempts / f"{number:03d}")
+
+    def last_attempt(self) -> int:
+        """The highest attempt number, 0 without any."""
+        numbers = [int(path.name) for path in self.attempts.glob("[0-9]*") if path.name.isdigit()]
+        return max(numbers, default=0)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:06d}"
+
+    def complete_checkpoints(self) -> list[Path]:
+        """Checkpoint directories, newest first. One with this name was written whole."""
+        found = [path for path in self.checkpoints.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
+        return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    root: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.root.name)
+
+    @property
+    def outcome(self) -> Path:
+        return self.root / "outcome.json"
+
+    @property
+    def launcher_log(self) -> Path:
+        return self.root / "launcher.log"
+
+    def log(self, rank: int) -> Path:
+        return self.root / f"rank-{rank}.log"
+
+    def failure(self, rank: int) -> Path:
+        return self.root / f"failure-rank-{rank}.json"
+
+    def failures(self) -> list[Path]:
+        return sorted(self.root.glob("failure-rank-*.json"))

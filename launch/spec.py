@@ -1,0 +1,258 @@
+"""RunSpec: what a user asks for, as frozen values. Reading one from YAML is in specfile.py.
+
+The defaults are the documented recipe of the security model: LoRA rank 8 on all linear layers, batch 4 x 4,
+learning rate 2e-4 held constant after a short warm-up, three epochs.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from launch.secrets import SECRET
+
+Strategy = Literal["single", "ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
+Precision = Literal["bf16", "fp16", "fp32"]
+Quantization = Literal["none", "nf4", "int8"]
+Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
+Scheduler = Literal["constant", "linear", "cosine"]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the spec. Unknown keys are errors and values are never converted (strict)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelSpec(Section):
+    variant: str
+    """A known name (`qwen2.5-14b-instruct`), a local directory, or a hub id (`Qwen/Qwen2.5-14B-Instruct`)."""
+    quantization: Quantization = "none"
+    """How the frozen base is held: `none` (the run's precision), `nf4` (QLoRA) or `int8`."""
+
+
+class LoraSpec(Section):
+    rank: PositiveInt = 8
+    """Rank r of each adapter pair."""
+    alpha: PositiveInt = 32
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """`all-linear` (every linear layer but the output head) or a list of module names such as `q_proj`."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias terms are trained."""
+
+
+class DataSpec(Section):
+    train: str
+    """Training rows, JSON Lines. Relative paths start at the spec's folder."""
+    eval: str | None = None
+    """Evaluation rows, JSON Lines."""
+    format: Literal["auto", "messages", "rag"] = "auto"
+    """`messages` ({messages}), `rag` ({question, documents, answer}), or `auto`: told from each row's keys."""
+    max_length: PositiveInt = 4096
+    """Tokens kept of a row; what is beyond is cut and counted."""
+    packing: bool = True
+    """Lay several rows into one sequence of max_length tokens; they cannot see one another."""
+
+
+class TrainingSpec(Section):
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training rows."""
+    max_steps: PositiveInt | None = None
+    """Stop after this many optimizer steps, however many epochs that is."""
+    micro_batch_size: PositiveInt | Literal["auto"] = 4
+    """Sequences per device in one forward pass; `auto` lets the planner choose."""
+    gradient_accumulation_steps: PositiveInt = 4
+    """Forward passes per optimizer step."""
+    global_batch_size: PositiveInt | None = None
+    """Sequences per optimizer step over all devices. Stands in place of micro-batch x accumulation x devices."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-4
+    """Peak learning rate."""
+    lr_scheduler: Scheduler = "constant"
+    """Shape of the learning rate after the warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of all steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
+    """Gradients are scaled down to this global norm."""
+    optimizer: Optimizer = "paged_adamw_32bit"
+    """AdamW by bitsandbytes with paged states, or torch's own."""
+    precision: Literal["auto"] | Precision = "auto"
+    """`auto`: bf16 where the hardware has it, fp16 where it does not, fp32 on CPU."""
+    save_steps: PositiveInt = 25
+    """Optimizer steps between checkpoints."""
+    save_total_limit: PositiveInt = 3
+    """Checkpoints kept; the oldest go first."""
+    log_steps: PositiveInt = 25
+    """Optimizer steps between rows of metrics.jsonl."""
+    eval_steps: PositiveInt | None = None
+    """Optimizer steps between evaluations; by default once an epoch. Needs data.eval."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many evaluations without a better eval_loss and keep the best adapter. Needs data.eval."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass to save memory; `auto` lets the planner choose."""
+    seed: int = 42
+    """Seeds the adapter, the order of the rows and dropout."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Any other field of transformers.TrainingArguments, checked against the installed version."""
+
+
+class ClusterSpec(Section):
+    nodes: PositiveInt = 1
+    """Machines."""
+    devices_per_node: PositiveInt | Literal["auto"] = "auto"
+    """Devices on each machine; `auto` takes all its GPUs, or one CPU process without any."""
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """A device is a GPU or, without one, a CPU process."""
+    strategy: Literal["auto"] | Strategy = "auto"
+    """How devices share the work; `auto` lets the planner choose."""
+
+
+class SlurmSpec(Section):
+    partition: str = "gpu"
+    """Slurm partition."""
+    account: str | None = None
+    """Slurm account."""
+    time: str = "12:00:00"
+    """Time limit of the job, in Slurm's notation."""
+    spares: Annotated[int, Field(ge=0)] = 0
+    """Nodes asked for beyond cluster.nodes, so that a bad one can be left out."""
+    grace_seconds: PositiveInt = 180
+    """Seconds before the time limit at which the run saves and stops."""
+
+
+class RunSpec(Section):
+    """One run: model, adapter, data, training, and where it runs."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Names the run and its directory: letters, digits, dot, dash, underscore."""
+    model: ModelSpec
+    lora: LoraSpec = LoraSpec()
+    data: DataSpec
+    training: TrainingSpec = TrainingSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    slurm: SlurmSpec = SlurmSpec()
+
+
+Path = tuple[str, ...]
+
+# TrainingArguments fields that the spec or the plan already decides. Setting one in training.extra would make two truths.
+DECIDED_ELSEWHERE = {
+    "output_dir": "--run-dir",
+    "per_device_train_batch_size": "training.micro_batch_size",
+    "per_device_eval_batch_size": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.max_steps",
+    "learning_rate": "training.learning_rate",
+    "lr_scheduler_type": "training.lr_scheduler",
+    "warmup_ratio": "training.warmup_ratio",
+    "warmup_steps": "training.warmup_ratio",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "optim": "training.optimizer",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "gradient_checkpointing": "training.gradient_checkpointing",
+    "activation_checkpointing": "training.gradient_checkpointing",
+    "seed": "training.seed",
+    "data_seed": "training.seed",
+    "save_steps": "training.save_steps",
+    "save_strategy": "training.save_steps",
+    "save_total_limit": "training.save_total_limit",
+    "logging_steps": "training.log_steps",
+    "logging_strategy": "training.log_steps",
+    "logging_nan_inf_filter": "the check for non-finite losses",
+    "eval_steps": "training.eval_steps",
+    "eval_strategy": "training.eval_steps",
+    "eval_on_start": "the base's evaluation at step 0",
+    "metric_for_best_model": "training.early_stopping_patience",
+    "greater_is_better": "training.early_stopping_patience",
+    "load_best_model_at_end": "training.early_stopping_patience",
+    "deepspeed": "cluster.strategy",
+    "fsdp": "cluster.strategy",
+    "fsdp_config": "cluster.strategy",
+    "accelerator_config": "cluster.strategy",
+    "parallelism_config": "cluster.strategy",
+    "use_cpu": "cluster.device",
+    "auto_find_batch_size": "training.micro_batch_size (it would change the global batch)",
+    "average_tokens_across_devices": "the loss, a mean over the global batch",
+    "remove_unused_columns": "the data pipeline",
+    "group_by_length": "the data pipeline",
+    "resume_from_checkpoint": "--resume",
+    "hub_token": "the environment variable HF_TOKEN",
+}
+
+
+def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
+    """Values that cannot both hold, and values that nothing in this run reads, each with the path it stands at."""
+    found: list[tuple[Path, str]] = []
+    training = spec.training
+
+    def given(section: Section, key: str) -> bool:
+        return key in section.model_fields_set and getattr(section, key) is not None
+
+    if spec.data.eval is None:
+        for key in ("eval_steps", "early_stopping_patience"):
+            if given(training, key):
+                found.append((("training", key), "nothing reads this: there is no data.eval; set data.eval or remove it"))
+    if given(training, "max_steps") and given(training, "epochs"):
+        found.append(
+            (("training", "epochs"), f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two")
+        )
+    if spec.slurm.spares and spec.cluster.nodes == 1:
+        found.append((("slurm", "spares"), "nothing reads this with cluster.nodes = 1; remove it or ask for more nodes"))
+    if training.global_batch_size is not None and training.micro_batch_size != "auto":
+        micro, accumulation = training.micro_batch_size, training.gradient_accumulation_steps
+        if given(training, "micro_batch_size") and training.global_batch_size % micro:
+            found.append((("training", "micro_batch_size"), f"{micro} does not divide training.global_batch_size = {training.global_batch_size}"))
+        elif given(training, "micro_batch_size") and given(training, "gradient_accumulation_steps"):
+            if training.global_batch_size % (micro * accumulation):
+                found.append(
+                    (
+                        ("training", "global_batch_size"),
+                        f"contradicts the other two: micro_batch_size x gradient_accumulation_steps = {micro} x {accumulation} ="
+                        f" {micro * accumulation} does not divide {training.global_batch_size};"
+                        " give global_batch_size alone, or the other two alone",
+                    )
+                )
+    for key in training.extra:
+        if key in DECIDED_ELSEWHERE:
+            found.append((("training", "extra", key), f"is decided by {DECIDED_ELSEWHERE[key]}; set it there"))
+    for path, text in strings(spec.model_dump()):
+        if SECRET.search(text):
+            found.append((path, "looks like a secret; a spec is copied into the run directory: pass it through the environment (HF_TOKEN, WANDB_API_KEY)"))
+    return found
+
+
+def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
+    """Every string inside nested dicts and lists, with its path."""
+    if isinstance(value, str):
+        return [(path, value)]
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in strings(item, (*path, str(key)))]
+    if isinstance(value, list | tuple):
+        return [found for index, item in enumerate(value) for found in strings(item, (*path, str(index)))]
+    return []
+
+
+def training_identity(spec: RunSpec) -> dict[str, Any]:
+    """What makes two specs the same training, flat by dotted key.
+
+    Where it runs (cluster, slurm), how a step is divided and how often it is saved or logged may change between the
+    attempts of one run; what is learnt, from what and in which order may not.
+    """
+    may_change = {
+        "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
+        "save_steps", "save_total_limit", "log_steps", "eval_steps", "precision", "optimizer",
+    }  # fmt: skip
+    flat: dict[str, Any] = {}
+    for section in ("model", "lora", "data", "training"):
+        for key, value in getattr(spec, section).model_dump().items():
+            if not (section == "training" and key in may_change):
+                flat[f"{section}.{key}"] = value
+    return flat

@@ -1,0 +1,67 @@
+"""Candidates and the choice among them."""
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.architecture import Architecture
+from launch.compatibility import Refusal, refusals
+from launch.hardware import Topology
+from launch.memory import Setting, components
+from launch.spec import Precision, RunSpec, Strategy
+
+# No run planned under 80 % of a GPU's memory ever failed (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
+SAFE_SHARE = 0.8
+
+# From the least communication to the most: DDP moves one adapter's gradients an optimizer step, ZeRO-3 gathers the frozen
+# base in every forward and backward, offloading moves it over PCIe as well. Ties go to the simpler.
+ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
+# Never chosen unless asked for: zero3 does the same and is older in the field.
+ON_REQUEST: tuple[Strategy, ...] = ("fsdp2",)
+
+
+class Candidate(BaseModel):
+    """One way to run, and what it needs on each device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Strategy
+    gradient_checkpointing: bool
+    micro_batch_size: int
+    peak_bytes: int
+    components: dict[str, int]
+    fits: bool
+
+
+def candidates(
+    spec: RunSpec, architecture: Architecture, topology: Topology, precision: Precision, micro_batch_sizes: list[int]
+) -> tuple[list[Candidate], list[Refusal]]:
+    """Every allowed way, best first, and the refused ones. A strategy or checkpointing that the spec names is the only one tried."""
+    asked = spec.cluster.strategy
+    checkpointing = spec.training.gradient_checkpointing
+    adapter = architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
+    found, refused = [], []
+    for strategy in ORDER if asked == "auto" else (asked,):
+        reasons = refusals(spec, strategy, topology.world_size)
+        refused += reasons
+        if reasons or (asked == "auto" and strategy in ON_REQUEST):
+            continue
+        for recompute in (False, True) if checkpointing == "auto" else (checkpointing,):
+            for micro in micro_batch_sizes:
+                setting = Setting(
+                    strategy=strategy, world_size=topology.world_size, micro_batch_size=micro, max_length=spec.data.max_length,
+                    gradient_checkpointing=recompute, quantization=spec.model.quantization,
+                    element_bytes=4 if precision == "fp32" else 2, gpu=topology.device == "gpu",
+                )  # fmt: skip
+                parts = components(architecture, adapter, setting)
+                peak = sum(parts.values())
+                found.append(
+                    Candidate(
+                        strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro, peak_bytes=peak,
+                        components=parts, fits=peak <= SAFE_SHARE * topology.memory_bytes,
+                    )  # fmt: skip
+                )
+    return found, refused
+
+
+def choose(found: list[Candidate]) -> Candidate | None:
+    """The first candidate that fits: least communication, then no recomputation, then the largest micro-batch."""
+    return next((candidate for candidate in found if candidate.fits), None)

@@ -1,0 +1,151 @@
+"""A checkpoint directory: written under a temporary name, synced, renamed; read only after its manifest agrees.
+
+    adapter_config.json adapter_model.safetensors    the adapter in PEFT's own format, fp32
+    optimizer.safetensors                            both Adam moments of each adapter parameter
+    generators.safetensors                           each rank's random generators
+    trainer_state.json                               transformers' TrainerState
+    progress.json                                    updates, learning-rate position, loss scale
+    manifest.json                                    SHA-256 and size of each of the above
+
+Nothing in it is a pickle, so loading runs no code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from launch.errors import HostError, MusterError, NumericalError, UsageError
+from launch.rundir import RunDir
+
+MANIFEST = "manifest.json"
+
+
+class DamagedCheckpoint(MusterError):
+    """A checkpoint whose files are not the ones that its manifest names."""
+
+
+def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]], texts: Mapping[str, str]) -> int:
+    """Writes files and their manifest so that `target` exists complete or not at all. Returns the bytes written.
+
+    Raises HostError when the disk is full or refuses.
+    """
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, content in tensors.items():
+            save_file(content, temporary / name)
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        files = {path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
+        for path in [*temporary.iterdir(), temporary]:
+            _sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise HostError(f"{target} could not be written: {error.strerror or error}; earlier checkpoints are untouched. Free space, then --resume auto") from error
+    return sum(int(str(file["bytes"])) for file in files.values())
+
+
+def check_directory(directory: Path) -> None:
+    """Raises DamagedCheckpoint naming the first file that is missing, cut short or changed."""
+    try:
+        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DamagedCheckpoint(f"{directory.name}: {MANIFEST} is missing or unreadable") from None
+    for name, expected in files.items():
+        path = directory / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{directory.name}: {name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise DamagedCheckpoint(f"{directory.name}: {name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}")
+        if _digest(path) != expected["sha256"]:
+            raise DamagedCheckpoint(f"{directory.name}: {name} was changed after it was written (SHA-256 differs)")
+
+
+def choose(run: RunDir, resume: str) -> tuple[Path | None, list[str]]:
+    """The checkpoint to continue from, and why newer ones were refused.
+
+    `auto` takes the newest good one, `never` none, a path that one or nothing. Raises UsageError for a path that is no good
+    checkpoint.
+    """
+    if resume == "never":
+        return None, []
+    if resume != "auto":
+        try:
+            check_directory(Path(resume))
+        except DamagedCheckpoint as damage:
+            raise UsageError(f"--resume {resume}: {damage}") from None
+        return Path(resume), []
+    refused = []
+    for directory in run.complete_checkpoints():
+        try:
+            check_directory(directory)
+        except DamagedCheckpoint as damage:
+            refused.append(str(damage))
+        else:
+            return directory, refused
+    return None, refused
+
+
+def adapter_files(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]:
+    """PEFT's two files, from whole tensors by parameter name. Raises NumericalError rather than save what is not finite."""
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise NumericalError(f"{len(broken)} adapter tensors are not finite, {broken[0]} first; not saved. Lower training.learning_rate or look at the rows of the last step in samples.jsonl")
+    state = get_peft_model_state_dict(model, state_dict=dict(tensors))
+    config = model.peft_config["default"].to_dict()
+    config["inference_mode"] = True
+    text = json.dumps(config, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    return {"adapter_model.safetensors": state}, {"adapter_config.json": text}
+
+
+def read_adapter(directory: Path, model: PeftModel, names: list[str]) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by the model's parameter names. Raises DamagedCheckpoint when names or shapes are others."""
+    saved = load_file(directory / "adapter_model.safetensors")
+    stripped = {name.replace(".default.", "."): name for name in names}
+    if set(saved) != set(stripped):
+        odd = sorted(set(saved) ^ set(stripped))
+        raise DamagedCheckpoint(f"{directory.name}: its adapter is not this run's; {len(odd)} tensors differ, {odd[0]} first")
+    return {stripped[name]: tensor for name, tensor in saved.items()}
+
+
+def keep_newest(run: RunDir, limit: int, best: Path | None) -> list[Path]:
+    """Removes all but the `limit` newest checkpoints; the best one is kept beyond that. Returns what went."""
+    gone = [path for path in run.complete_checkpoints()[limit:] if path != best]
+    for path in gone:
+        # Renamed first: a half-removed directory must not have the name of a complete one.
+        doomed = path.with_name(f".{path.name}.removed")
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    return gone
+
+
+def read_progress(directory: Path) -> dict[str, Any]:
+    progress = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
+    assert isinstance(progress, dict)
+    return progress
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

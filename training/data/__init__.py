@@ -1,0 +1,1 @@
+"""From a file of rows to batches of tokens."""

@@ -1,0 +1,38 @@
+"""Sequences -> the tensors of one micro-batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads on the right to the longest sequence of the micro-batch.
+
+    Packed sequences carry position ids that restart with each document and no attention mask: transformers then builds the
+    block-diagonal mask, so that documents cannot see one another. An empty micro-batch becomes one ignored token.
+    """
+
+    pad_token_id: int
+    packed: bool
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = features or [{"index": -1, "input_ids": [self.pad_token_id], "labels": [IGNORED], "lengths": [1]}]
+        width = max(len(row["input_ids"]) for row in rows)
+        shape = (len(rows), width)
+        input_ids = torch.full(shape, self.pad_token_id)
+        labels = torch.full(shape, IGNORED)
+        positions = torch.zeros(shape, dtype=torch.long)
+        attended = torch.zeros(shape, dtype=torch.long)
+        for place, row in enumerate(rows):
+            length = len(row["input_ids"])
+            input_ids[place, :length] = torch.tensor(row["input_ids"])
+            labels[place, :length] = torch.tensor(row["labels"])
+            attended[place, :length] = 1
+            spans = [*row["lengths"], width - length]
+            positions[place] = torch.cat([torch.arange(span) for span in spans])
+        batch = {"input_ids": input_ids, "labels": labels, "indices": torch.tensor([row["index"] for row in rows])}
+        return batch | ({"position_ids": positions} if self.packed else {"attention_mask": attended})

@@ -1,0 +1,124 @@
+"""Tokenised rows on disk: written once by rank 0, memory-mapped by every rank.
+
+A folder's name is the fingerprint of everything that decides its content, and it gets that name when it is complete.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from launch.errors import CommunicationError, DataError, Mistake
+from launch.spec import DataSpec
+from training.data.formats import SHOWN, Conversation, RowError, read
+from training.data.packing import pack
+from training.data.template import encode
+
+BATCH = 256
+WAIT_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What became of the rows of one file."""
+
+    rows: int
+    sequences: int
+    tokens: int
+    trainable_tokens: int
+    truncated_rows: int
+    truncated_tokens: int
+
+
+class Sequences:
+    """Tokenised sequences: an index gives its tokens, `ids[index]` the samples in it, `lengths[index]` each one's tokens."""
+
+    def __init__(self, folder: Path):
+        self.rows = datasets.load_from_disk(str(folder / "rows")).with_format("python")
+        self.ids: list[list[str]] = self.rows["ids"][:]
+        self.lengths: list[list[int]] = self.rows["lengths"][:]
+        self.statistics = Statistics(**json.loads((folder / "statistics.json").read_text()))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {"index": index, "input_ids": row["input_ids"], "labels": row["labels"], "lengths": row["lengths"]}
+
+
+def prepare(path: str, data: DataSpec, tokenizer: Any, cache: Path, writer: bool) -> Sequences:
+    """Tokenises a file, or finds that done. `writer` is true on one rank; the others wait for the folder to appear.
+
+    Waiting happens on the file system: a collective would be killed by its time-out while rank 0 tokenises.
+    Raises DataError that names the rows which cannot be used.
+    """
+    folder = cache / fingerprint(path, data, tokenizer)
+    if writer and not folder.exists():
+        _write(path, data, tokenizer, folder)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not folder.exists():
+        if time.monotonic() > deadline:
+            raise CommunicationError(f"rank 0 did not write {folder} within {WAIT_SECONDS:.0f} s")
+        time.sleep(0.1)
+    return Sequences(folder)
+
+
+def fingerprint(path: str, data: DataSpec, tokenizer: Any) -> str:
+    """Hex digest of the file's bytes, the tokenizer with its template, and the settings."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        read(path)  # says what is wrong with it
+    settings = [data.format, data.max_length, data.packing, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()]
+    digest.update(json.dumps(settings).encode())
+    return digest.hexdigest()[:20]
+
+
+def _write(path: str, data: DataSpec, tokenizer: Any, folder: Path) -> None:
+    conversations = read(path, data.format)
+    rows, mistakes, truncated_rows, truncated_tokens = [], [], 0, 0
+    for start in range(0, len(conversations), BATCH):
+        batch = conversations[start : start + BATCH]
+        for conversation, (ids, labels, cut) in zip(batch, _encode(path, tokenizer, batch, data.max_length), strict=True):
+            if all(label == -100 for label in labels):
+                why = f"the answer lies beyond data.max_length {data.max_length} ({len(ids) + cut} tokens)" if cut else "no token of the answer can be trained on"
+                mistakes.append(Mistake(path, conversation.line, 1, f"has no trainable token: {why}"))
+            truncated_rows, truncated_tokens = truncated_rows + bool(cut), truncated_tokens + cut
+            rows.append((conversation.id, ids, labels))
+    if mistakes:
+        raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
+    groups = pack([len(ids) for _, ids, _ in rows], data.max_length) if data.packing else [[index] for index in range(len(rows))]
+    sequences = {
+        "ids": [[rows[row][0] for row in group] for group in groups],
+        "lengths": [[len(rows[row][1]) for row in group] for group in groups],
+        "input_ids": [[token for row in group for token in rows[row][1]] for group in groups],
+        "labels": [[label for row in group for label in rows[row][2]] for group in groups],
+    }
+    statistics = Statistics(
+        rows=len(rows), sequences=len(groups), tokens=sum(len(ids) for _, ids, _ in rows),
+        trainable_tokens=sum(label != -100 for _, _, labels in rows for label in labels),
+        truncated_rows=truncated_rows, truncated_tokens=truncated_tokens,
+    )  # fmt: skip
+    integers = datasets.List(datasets.Value("int32"))
+    features = datasets.Features({"ids": datasets.List(datasets.Value("string")), "lengths": integers, "input_ids": integers, "labels": integers})
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    datasets.Dataset.from_dict(sequences, features=features).save_to_disk(str(temporary / "rows"))
+    (temporary / "statistics.json").write_text(json.dumps(asdict(statistics)))
+    temporary.rename(folder)
+
+
+def _encode(path: str, tokenizer: Any, batch: list[Conversation], max_length: int) -> list[tuple[list[int], list[int], int]]:
+    try:
+        return encode(tokenizer, batch, max_length)
+    except RowError as error:
+        raise DataError([Mistake(path, batch[0].line, 1, str(error))]) from None

@@ -1,0 +1,191 @@
+"""The process group and the engine: set up as the plan says, then compared with it.
+
+accelerate can train something else in silence: `--cpu --num_processes 2` starts one process, ZeRO with use_cpu becomes
+DDP, and DeepSpeed without CUDA gives each process a world of its own. So nothing is believed: `observe` reads what is
+there and `launch.plan.differences` compares.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from launch.discover import cpu_count
+from launch.errors import CommunicationError, PlanMismatch, UsageError
+from launch.plan import Plan, differences
+from launch.spec import Strategy
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What the launcher's environment says: who this process is, and which engine it was started for."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    strategy: Strategy
+    deepspeed_file: str | None
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launched:
+    """Reads the variables that torchrun and accelerate set. Raises UsageError for an engine that muster does not train with."""
+    world_size = int(environment.get("WORLD_SIZE", "1"))
+    deepspeed_file = None
+    strategy: Strategy = "ddp" if world_size > 1 else "single"
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        deepspeed_file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE") or None
+        strategy = _zero_strategy(deepspeed_file, environment)
+    elif environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        if environment.get("FSDP_VERSION", "1") != "2":
+            raise UsageError("accelerate was told to use FSDP 1; muster trains with FSDP 2: set fsdp_version: 2 as accelerate_configs/fsdp2.yaml does")
+        strategy = "fsdp2"
+    return Launched(
+        rank=int(environment.get("RANK", "0")), local_rank=int(environment.get("LOCAL_RANK", "0")), world_size=world_size,
+        local_world_size=int(environment.get("LOCAL_WORLD_SIZE", "1")), strategy=strategy, deepspeed_file=deepspeed_file,
+    )  # fmt: skip
+
+
+def _zero_strategy(file: str | None, environment: Mapping[str, str]) -> Strategy:
+    if file is None:
+        raise UsageError("accelerate was told to use DeepSpeed without a DeepSpeed file; name one as accelerate_configs/zero2.yaml does: deepspeed_config_file: ds_configs/zero2.json")
+    zero = read_deepspeed(file).get("zero_optimization", {})
+    offload = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
+    names: dict[tuple[int, bool], Strategy] = {(2, False): "zero2", (2, True): "zero2_offload", (3, False): "zero3", (3, True): "zero3_offload"}
+    strategy = names.get((zero.get("stage"), offload))
+    if strategy is None:
+        raise UsageError(f"{file}: zero_optimization.stage is {zero.get('stage')}; allowed: 2 or 3")
+    return strategy
+
+
+def read_deepspeed(file: str) -> dict[str, Any]:
+    try:
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file}: DeepSpeed config cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: DeepSpeed config is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{file}: DeepSpeed config is not a JSON object")
+    return config
+
+
+def connect(plan: Plan, place: Launched) -> None:
+    """Joins the process group that the plan's engine needs, before anything of transformers can choose another.
+
+    Raises CommunicationError when the ranks do not meet.
+    """
+    gpu = plan.topology.device == "gpu"
+    if not gpu and plan.zero_stage:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        from deepspeed import ops
+
+        # Compiled with a C++ compiler at first use, for half a minute, and used for inference alone.
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    # accelerate gives each of several processes one thread and a single one all of them; the sums would then differ by how it was started.
+    torch.set_num_threads(max(1, cpu_count() // place.local_world_size))
+    try:
+        if gpu:
+            PartialState(timeout=COLLECTIVE_TIMEOUT)
+        elif plan.zero_stage:
+            PartialState(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        else:
+            PartialState(cpu=True, **({"timeout": COLLECTIVE_TIMEOUT} if plan.world_size > 1 else {}))
+    except (RuntimeError, ValueError) as error:
+        raise CommunicationError(f"rank {place.rank} could not join the other {plan.world_size - 1} ranks: {error}") from error
+    if not gpu and plan.strategy == "fsdp2":
+        # accelerate offers FSDP to GPU groups alone, and would train CPU ranks as DDP. FSDP2 itself runs on CPU over gloo.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def observe(trainer: Any) -> dict[str, Any]:
+    """What this worker really has, in the terms of `promised`."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.fsdp import FSDPModule
+    from torch.nn.parallel import DistributedDataParallel
+
+    wrapped, args = trainer.model_wrapped, trainer.args
+    adapter = trainer.accelerator.unwrap_model(trainer.model)
+    deepspeed = type(wrapped).__name__ == "DeepSpeedEngine"
+    engine = (
+        _zero_name(wrapped)
+        if deepspeed
+        else "fsdp2" if isinstance(wrapped, FSDPModule) else "ddp" if isinstance(wrapped, DistributedDataParallel) else "single"
+    )  # fmt: skip
+    if deepspeed:
+        precision = "bf16" if wrapped.bfloat16_enabled() else "fp16" if wrapped.fp16_enabled() else "fp32"
+        micro, accumulation = wrapped.train_micro_batch_size_per_gpu(), wrapped.gradient_accumulation_steps()
+    else:
+        mixed = trainer.accelerator.mixed_precision
+        precision = "fp32" if mixed == "no" else mixed
+        micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    return {
+        "world_size": world_size,
+        "engine": engine,
+        "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
+        "precision": precision,
+        "attention": adapter.config._attn_implementation,
+        "micro_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "global_batch_size": micro * accumulation * world_size,
+        "optimizer": optimizer_name(trainer.optimizer),
+        "trainable_parameters": _count(parameter for parameter in adapter.parameters() if parameter.requires_grad),
+    }
+
+
+def promised(plan: Plan) -> dict[str, Any]:
+    spec = plan.spec
+    return {
+        "world_size": plan.world_size,
+        "engine": plan.strategy,
+        "device": plan.topology.device,
+        "precision": plan.precision,
+        "attention": plan.attention,
+        "micro_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "global_batch_size": plan.global_batch_size,
+        "optimizer": plan.optimizer,
+        "trainable_parameters": plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules),
+    }
+
+
+def verify(plan: Plan, trainer: Any) -> None:
+    """Raises PlanMismatch naming both values of whatever differs."""
+    expected, found = promised(plan), observe(trainer)
+    if plan.spec.lora.bias != "none":
+        del expected["trainable_parameters"]  # the formula counts the adapter pairs alone
+    lines = differences(expected, found)
+    if lines:
+        raise PlanMismatch("this worker is not what was planned:\n" + "\n".join(lines))
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """The innermost optimizer in the spec's words."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    if type(optimizer).__module__.startswith("bitsandbytes"):
+        return "paged_adamw_32bit" if optimizer.is_paged and optimizer.args.optim_bits == 32 else f"bitsandbytes {type(optimizer).__name__}"
+    if type(optimizer).__name__ == "AdamW":
+        return "adamw_torch_fused" if optimizer.defaults.get("fused") else "adamw_torch"
+    return type(optimizer).__name__
+
+
+def _zero_name(engine: Any) -> str:
+    offload = engine.zero_offload_optimizer() is not None and engine.zero_offload_optimizer().device in ("cpu", "nvme")
+    return f"zero{engine.zero_optimization_stage()}{'_offload' if offload else ''}"
+
+
+def _count(parameters: Any) -> int:
+    # A ZeRO-3 parameter is empty between its uses; ds_numel is its full size. A DTensor's numel is already the full one.
+    return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in parameters)

@@ -1,0 +1,164 @@
+"""What a run leaves behind while it trains: metrics, the ledger of samples, events, resources."""
+
+import math
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback
+
+from launch.discover import gpus
+from launch.errors import NumericalError
+from launch.journal import append, event, keep_rows
+from launch.plan import Plan
+from launch.rundir import RunDir
+from launch.throughput import flops_per_token
+from training.control import Control
+from training.data.tokens import Sequences
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics.jsonl, samples.jsonl and events.jsonl on rank 0, and carries out a stop that the ranks agree on."""
+
+    def __init__(self, plan: Plan, run: RunDir, control: Control, train: Sequences, steps_per_epoch: int):
+        self.plan, self.run, self.ranks, self.train = plan, run, control, train
+        self.steps_per_epoch = steps_per_epoch
+        self.writes = control.rank == 0
+        self.indices: list[int] = []
+        self.tokens = 0
+        self.stopped = False
+        self.last_evaluation: int | None = None
+        self.peak_bytes = 0
+        self.tokens_at_log, self.step_at_log, self.clock, self.paused = 0, 0, time.monotonic(), 0.0
+
+    def event(self, name: str, **data: Any) -> None:
+        if self.writes:
+            event(self.run.events, name, **data)
+
+    def forget_after(self, step: int) -> None:
+        """Drops what an earlier attempt wrote of steps that will now be repeated."""
+        if self.writes:
+            for path in (self.run.samples, self.run.metrics):
+                keep_rows(path, lambda row: row["step"] <= step)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # A resumed TrainerState carries the intervals of the attempt that wrote it; this attempt's own count.
+        state.compute_steps(args, state.max_steps)
+        self.step_at_log, self.tokens_at_log = state.global_step, self.tokens
+        self.clock, self.paused = time.monotonic(), 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        places = self.plan.micro_batch_size * self.plan.gradient_accumulation_steps
+        agreed = self.ranks.agree(self.indices, places, peak)
+        self.indices = []
+        self.peak_bytes = agreed.peak_bytes
+        self.tokens += sum(sum(self.train.lengths[index]) for index in agreed.indices)
+        if self.writes:
+            ids = [name for index in agreed.indices for name in self.train.ids[index]]
+            epoch = (state.global_step - 1) // self.steps_per_epoch
+            append(self.run.samples, {"step": state.global_step, "epoch": epoch, "ids": ids})
+        if agreed.stop and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise NumericalError(
+                f"the loss of step {state.global_step} is {logs['loss']}; the last checkpoint is from before it."
+                f" Its samples are in samples.jsonl. Lower training.learning_rate ({self.plan.spec.training.learning_rate:g}) or leave those rows out"
+            )
+        seconds = time.monotonic() - self.clock - self.paused
+        steps = state.global_step - self.step_at_log
+        tokens_per_second = (self.tokens - self.tokens_at_log) / seconds
+        if self.writes:
+            append(
+                self.run.metrics,
+                {
+                    "step": state.global_step, "epoch": round(state.epoch, 4), "loss": logs["loss"], "learning_rate": logs["learning_rate"],
+                    "grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "tokens_per_second": round(tokens_per_second, 1),
+                    "step_seconds": round(seconds / steps, 4), "mfu": self._mfu(tokens_per_second),
+                    "gpu_memory_peak_bytes": self.peak_bytes or None, "time": round(time.time(), 3),
+                },
+            )  # fmt: skip
+        self.step_at_log, self.tokens_at_log = state.global_step, self.tokens
+        self.clock, self.paused = time.monotonic(), 0.0
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        self.last_evaluation = state.global_step
+        if self.writes:
+            append(self.run.metrics, {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **metrics, "time": round(time.time(), 3)})
+        if self.plan.spec.training.early_stopping_patience and metrics["eval_loss"] < (state.best_metric or math.inf):
+            control.should_save = True  # the best adapter must be on disk when the run stops early
+
+    def _mfu(self, tokens_per_second: float) -> float | None:
+        topology, spec = self.plan.topology, self.plan.spec
+        if topology.flops is None:
+            return None
+        adapter = self.plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
+        rows = [length for lengths in self.train.lengths for length in lengths]
+        needed = flops_per_token(self.plan.architecture, adapter, sum(rows) / len(rows)) * tokens_per_second
+        return round(needed / (topology.flops * topology.world_size), 4)
+
+
+class ResourceSampler(threading.Thread):
+    """Writes a row per GPU of this node to resources.jsonl every `interval` seconds; one row of the host where there is none."""
+
+    def __init__(self, run: RunDir, interval: float = 5.0):
+        super().__init__(name="resources", daemon=True)
+        self.run_dir, self.interval = run, interval
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            for row in self._sample():
+                append(self.run_dir.resources, row)
+            if self.ended.wait(self.interval):
+                return
+
+    def stop(self) -> None:
+        self.ended.set()
+        self.join(timeout=5)
+
+    def _sample(self) -> list[dict[str, Any]]:
+        memory = psutil.virtual_memory()
+        host = {
+            "node": socket.gethostname(), "time": round(time.time(), 3),
+            "host_memory_used_bytes": memory.total - memory.available, "host_cpu_percent": psutil.cpu_percent(),
+        }  # fmt: skip
+        found = gpus(os.environ)
+        if not found:
+            return [{**host, "gpu": None, "utilization": None, "memory_used_bytes": None, "power_watts": None, "temperature": None}]
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            return [{**host, **_gpu_sample(pynvml, gpu.index)} for gpu in found]
+        finally:
+            pynvml.nvmlShutdown()
+
+
+def _gpu_sample(nvml: Any, index: int) -> dict[str, Any]:
+    """One GPU; a value that the driver will not give is null."""
+
+    def read(call: Any) -> Any:
+        try:
+            return call()
+        except nvml.NVMLError:
+            return None
+
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    utilization, memory = read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle)), read(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    power = read(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    return {
+        "gpu": index,
+        "utilization": utilization and utilization.gpu,
+        "memory_used_bytes": memory and memory.used,
+        "power_watts": power and power / 1000,
+        "temperature": read(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+    }

@@ -1,0 +1,92 @@
+"""One attempt of one run, from its plan to its adapter. Reads top to bottom."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from launch.errors import MusterError, Stopped, WorkerError
+from launch.journal import event, keep_rows
+from launch.plan import Plan
+from launch.rundir import RunDir
+from training import checkpoint
+from training.control import Control
+from training.data.tokens import prepare
+from training.model import load, load_tokenizer
+from training.monitoring import ResourceSampler
+from training.states import gather_adapter, scatter_adapter
+from training.trainer import AdapterTrainer, seed_rank, training_arguments
+
+
+def train(plan: Plan, run: RunDir, control: Control, attempt: int, resume: str, deepspeed: dict[str, Any] | None) -> None:
+    """Trains, and leaves run.adapter. Raises Stopped after a stop that was asked for, or what went wrong."""
+    began, first = time.monotonic(), control.rank == 0
+    spec = plan.spec
+
+    # Data before the model: a bad row should not cost a model's loading time.
+    tokenizer = load_tokenizer(spec.model.variant)
+    rows = prepare(spec.data.train, spec.data, tokenizer, run.tokens, writer=first)
+    evaluation = prepare(spec.data.eval, spec.data, tokenizer, run.tokens, writer=first) if spec.data.eval else None
+
+    directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
+    args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
+    trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation)
+    tell = trainer.recorder.event
+    tell("started", attempt=attempt, strategy=plan.strategy, world_size=plan.world_size, global_batch_size=plan.global_batch_size, data=asdict(rows.statistics))
+    for reason in refused:
+        tell("checkpoint_refused", reason=reason)
+    if directory is None:
+        trainer.recorder.forget_after(-1)
+        seed_rank(spec.training.seed, control.rank, 0)
+    else:
+        tell("resumed", checkpoint=directory.name, step=checkpoint.read_progress(directory)["step"])
+
+    sampler = ResourceSampler(run) if first or args.local_process_index == 0 else None
+    if sampler:
+        sampler.start()
+    try:
+        trainer.train(resume_from_checkpoint=str(directory) if directory else None)
+        if trainer.recorder.stopped:
+            tell("stopped", step=trainer.state.global_step)
+            raise Stopped(f"stopped as asked after step {trainer.state.global_step} of {trainer.state.max_steps}; continue with --resume auto")
+        _load_best(trainer)
+        if evaluation is not None and trainer.recorder.last_evaluation != trainer.state.global_step:
+            trainer.evaluate()
+        save_adapter(trainer, tokenizer)
+        tell("finished", step=trainer.state.global_step, seconds=round(time.monotonic() - began, 1), tokens=trainer.recorder.tokens)
+    finally:
+        if sampler:
+            sampler.stop()
+
+
+def _load_best(trainer: AdapterTrainer) -> None:
+    """After early stopping the best adapter is the result, not the last one."""
+    best = trainer.best_checkpoint()
+    if best is not None and best != trainer.run_dir.checkpoint(trainer.state.global_step):
+        checkpoint.check_directory(best)
+        parameters = trainer.adapter_parameters()
+        names = [name for name, _ in parameters]
+        scatter_adapter(parameters, checkpoint.read_adapter(best, trainer.accelerator.unwrap_model(trainer.model), names))
+        trainer.recorder.last_evaluation = None
+        trainer.recorder.event("best_loaded", checkpoint=best.name, eval_loss=trainer.state.best_metric)
+
+
+def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
+    """Writes run.adapter, then reads it back and compares each tensor with the live one.
+
+    Under ZeRO-3 an adapter of 40 bytes has been written without an error (trl#4416): only what was reopened counts.
+    """
+    parameters = trainer.adapter_parameters()
+    live = gather_adapter(parameters)
+    if trainer.ranks.rank == 0:
+        model, target = trainer.accelerator.unwrap_model(trainer.model), trainer.run_dir.adapter
+        tensors, texts = checkpoint.adapter_files(model, live)
+        checkpoint.write_directory(target, tensors, texts)
+        checkpoint.check_directory(target)
+        saved = checkpoint.read_adapter(target, model, list(live))
+        differing = [name for name, tensor in live.items() if not torch.equal(tensor, saved[name])]
+        if differing:
+            raise WorkerError(f"{target}: {len(differing)} tensors differ from the trained ones when read back, {differing[0]} first")
+        tokenizer.save_pretrained(target)
+    trainer.ranks.share(None)

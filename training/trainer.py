@@ -1,0 +1,228 @@
+"""transformers.Trainer with muster's order of samples, evaluation and checkpoints. The loop itself is transformers'."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from launch.plan import Plan
+from launch.rundir import RunDir
+from training import checkpoint
+from training.control import Control
+from training.data.collate import IGNORED, Collator
+from training.data.order import MicroBatches, micro_batches, steps_per_epoch
+from training.data.tokens import Sequences
+from training.engine import verify
+from training.monitoring import Recorder
+from training.states import gather_adapter, gather_optimizer, scatter_adapter, scatter_optimizer
+
+
+def training_arguments(plan: Plan, run: RunDir, rows: int, has_eval: bool, deepspeed: dict[str, Any] | None, resuming: bool) -> TrainingArguments:
+    """The plan in transformers' words."""
+    training = plan.spec.training
+    per_epoch = steps_per_epoch(rows, plan.global_batch_size)
+    total = training.max_steps or math.ceil(training.epochs * per_epoch)
+    evaluation = "no" if not has_eval else "steps" if training.eval_steps else "epoch"
+    return TrainingArguments(
+        output_dir=str(run.root),
+        per_device_train_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=plan.lr_scheduler,
+        warmup_steps=math.ceil(training.warmup_ratio * total),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim=plan.optimizer,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        seed=training.seed,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        logging_steps=training.log_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy=evaluation,
+        eval_steps=training.eval_steps,
+        eval_on_start=has_eval and not resuming,
+        metric_for_best_model="eval_loss" if training.early_stopping_patience else None,
+        greater_is_better=False if training.early_stopping_patience else None,
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=plan.topology.device == "cpu" and plan.strategy in ("single", "ddp"),
+        deepspeed=deepspeed,
+        accelerator_config={"use_configured_state": True},
+        **{"report_to": [], **training.extra},
+    )
+
+
+class AdapterTrainer(Trainer):
+    """Order, evaluation and checkpoints of muster on transformers' loop.
+
+    `resume_from` is a good checkpoint directory or None.
+    """
+
+    def __init__(
+        self, plan: Plan, run: RunDir, control: Control, model: Any, tokenizer: Any, args: TrainingArguments, train: Sequences, evaluation: Sequences | None
+    ):
+        per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
+        self.plan, self.run_dir, self.ranks = plan, run, control
+        self.recorder = Recorder(plan, run, control, train, per_epoch)
+        self.batches = MicroBatches(len(train), args.seed, control.rank, plan.world_size, plan.micro_batch_size, plan.gradient_accumulation_steps)
+        callbacks: list[Any] = [self.recorder]
+        if plan.spec.training.early_stopping_patience:
+            callbacks.append(EarlyStoppingCallback(plan.spec.training.early_stopping_patience))
+        super().__init__(
+            model=model, args=args, data_collator=Collator(tokenizer.pad_token_id, plan.spec.data.packing), callbacks=callbacks,
+            train_dataset=train, eval_dataset=evaluation,
+        )  # fmt: skip
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+
+    # Order
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's share of each global batch; accelerate must not shard it again, so it is not prepared."""
+        pin = self.args.device.type == "cuda"
+        return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pin)
+
+    def _run_epoch(self, *positional: Any, **named: Any) -> Any:
+        if self.state.global_step >= self.state.max_steps:  # resumed after the last step: nothing is left to train
+            return None
+        self.batches.set_epoch(named["epoch"])
+        return super()._run_epoch(*positional, **named)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        self.recorder.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Mean loss over all trainable tokens of the evaluation rows, whatever the batch or the world size.
+
+        Every rank runs the same number of forward passes, as sharded engines require. No logits are kept.
+        """
+        began = time.monotonic()
+        rows: Sequences = eval_dataset or self.eval_dataset
+        model, size = self.model_wrapped, self.plan.micro_batch_size
+        model.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        for start in range(0, len(rows), size * self.plan.world_size):
+            batch = list(range(start, min(len(rows), start + size * self.plan.world_size)))
+            mine = micro_batches(batch, self.ranks.rank, self.plan.world_size, size, 1)[0]
+            inputs = self._prepare_inputs(self.data_collator([rows[index] for index in mine]))
+            inputs.pop("indices")
+            with torch.no_grad():
+                # Divided by one item, transformers' loss is the sum over the tokens.
+                loss = model(**inputs, num_items_in_batch=torch.ones((), device=self.args.device)).loss
+            total += torch.tensor([float(loss), int((inputs["labels"][:, 1:] != IGNORED).sum())])
+        summed = torch.stack(self.ranks.gather(total)).sum(0)
+        model.train()
+        metrics = {f"{metric_key_prefix}_loss": float(summed[0] / summed[1])}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.recorder.paused += time.monotonic() - began
+        return metrics
+
+    # Checkpoints
+
+    def adapter_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        model = self.accelerator.unwrap_model(self.model)
+        return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        began = time.monotonic()
+        step, parameters = self.state.global_step, self.adapter_parameters()
+        adapter = gather_adapter(parameters)
+        moments, updates = gather_optimizer(self.optimizer, parameters)
+        generators = self._generators()
+        if self.ranks.rank == 0:
+            tensors, texts = checkpoint.adapter_files(self.accelerator.unwrap_model(self.model), adapter)
+            progress = {
+                "step": step, "updates": updates, "tokens": self.recorder.tokens, "scheduler_epoch": self.lr_scheduler.last_epoch,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "strategy": self.plan.strategy, "world_size": self.plan.world_size, "optimizer": self.plan.optimizer,
+            }  # fmt: skip
+            tensors |= {"optimizer.safetensors": moments, "generators.safetensors": generators}
+            texts |= {"progress.json": json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
+            size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
+            self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
+            checkpoint.keep_newest(self.run_dir, self.args.save_total_limit or self.plan.spec.training.save_total_limit, self.best_checkpoint())
+        # No rank may run ahead of a save that failed: it would train steps that no checkpoint will ever hold.
+        self.ranks.share(None)
+        self.recorder.paused += time.monotonic() - began
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint with the lowest eval_loss, while early stopping keeps one."""
+        step = self.state.best_global_step if self.plan.spec.training.early_stopping_patience else None
+        return self.run_dir.checkpoint(step) if step else None
+
+    def _trainer_state(self) -> str:
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if hasattr(callback, "state") and callable(callback.state):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        path = self.run_dir.root / ".trainer_state.json"
+        self.state.save_to_json(str(path))
+        text = path.read_text(encoding="utf-8")
+        path.unlink()
+        return text
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """transformers would load an engine's own format here; the adapter and its moments are loaded by name instead."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._restore(Path(resume_from_checkpoint))
+        verify(self.plan, self)
+        return prepared
+
+    def _restore(self, directory: Path) -> None:
+        parameters = self.adapter_parameters()
+        names = [name for name, _ in parameters]
+        scatter_adapter(parameters, checkpoint.read_adapter(directory, self.accelerator.unwrap_model(self.model), names))
+        progress = checkpoint.read_progress(directory)
+        scatter_optimizer(self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"])
+        # LambdaLR recomputes its factor from the position, so the position is all there is to restore.
+        self.lr_scheduler.last_epoch = progress["scheduler_epoch"] - 1
+        self.lr_scheduler.step()
+        if self.accelerator.scaler and progress["scaler"]:
+            self.accelerator.scaler.load_state_dict(progress["scaler"])
+        self.recorder.tokens = progress["tokens"]
+        self.recorder.forget_after(progress["step"])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The adapter is loaded in _restore, once the engine holds it."""
+
+    def _generators(self) -> dict[str, torch.Tensor]:
+        """Every rank's random generators, which decide dropout."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.args.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.args.device)
+        return {f"{kind}-{rank}": state for kind, mine in states.items() for rank, state in enumerate(self.ranks.gather(mine))}
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """This rank's generators; on another world size a seed that depends on rank and step."""
+        if checkpoint is None:
+            return
+        saved = load_file(Path(checkpoint) / "generators.safetensors")
+        if len([name for name in saved if name.startswith("cpu-")]) != self.plan.world_size:
+            seed_rank(self.plan.spec.training.seed, self.ranks.rank, self.state.global_step)
+            return
+        torch.set_rng_state(saved[f"cpu-{self.ranks.rank}"])
+        if self.args.device.type == "cuda" and f"cuda-{self.ranks.rank}" in saved:
+            torch.cuda.set_rng_state(saved[f"cuda-{self.ranks.rank}"], self.args.device)
+
+
+def seed_rank(seed: int, rank: int, step: int) -> None:
+    """Ranks draw different dropout masks, and always the same ones for a seed."""
+    torch.manual_seed((seed * 1_000_003 + rank) * 1_000_003 + step)

@@ -1,0 +1,176 @@
+"""A worker's process: arguments, the plan, logs, and how it ends."""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from launch.architecture import Architecture
+from launch.claim import claim, prepare_run
+from launch.diagnose import classify
+from launch.errors import ExitCode, MusterError, Stopped, UsageError
+from launch.journal import event, write_json
+from launch.model_files import read_architecture
+from launch.plan import Plan, as_launched, resolve
+from launch.redact import redact
+from launch.render import complete_deepspeed
+from launch.rundir import Attempt, RunDir
+from launch.specfile import read_spec
+from training.engine import Launched, connect, launched, read_deepspeed
+
+
+@dataclass
+class Worker:
+    """What the failure report needs, filled in as it becomes known."""
+
+    rank: int
+    console: Any
+    run: RunDir | None = None
+    attempt: Attempt | None = None
+
+    def say(self, text: str) -> None:
+        if self.rank == 0:
+            print(redact(text), file=self.console, flush=True)
+
+
+def main() -> NoReturn:
+    arguments = _arguments()
+    place = launched()
+    worker = Worker(rank=place.rank, console=sys.stderr)
+    try:
+        _work(worker, arguments, place)
+        code = ExitCode.DONE
+    except BaseException as error:
+        code = _failed(worker, error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a communicator that waits for a dead rank would hold the interpreter's shutdown for minutes.
+    os._exit(code)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train what a spec asks for, as one worker of however many were launched.")
+    parser.add_argument("target", help="a spec, or a run directory that holds plan.json")
+    parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
+    parser.add_argument("--run-dir", help="where the run directory goes (default runs/NAME)")
+    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint directory")
+    parser.add_argument("--attempt", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> None:
+    plan, run = _plan(worker, arguments, place)
+    worker.run = run
+    deepspeed = _deepspeed(plan, place)
+    connect(plan, place)
+    from training.control import Control
+
+    control = Control(place.rank, place.world_size, run.stop)
+    control.listen()
+    number = control.share(arguments.attempt or run.last_attempt() + 1 if place.rank == 0 else None)
+    worker.attempt = run.attempt(number)
+    worker.attempt.root.mkdir(parents=True, exist_ok=True)
+    worker.console = _redirect(worker.attempt.log(place.rank))
+    lock = _lock(run) if place.rank == 0 else None
+    run.stop.unlink(missing_ok=True)
+    from training.train import train
+
+    worker.say(f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run directory {run.root}")
+    train(plan, run, control, number, arguments.resume, deepspeed)
+    worker.say(f"done: {run.adapter}")
+    if lock:
+        lock.close()
+
+
+def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tuple[Plan, RunDir]:
+    """The plan of a run directory, or that of a spec for what was launched."""
+    target = Path(arguments.target)
+    if target.is_dir():
+        run = RunDir(target.resolve())
+        if not run.plan.exists():
+            raise UsageError(f"{target}: no plan.json in this directory; give a spec, or a run directory that `muster run` has made")
+        return Plan.model_validate_json(run.plan.read_text(encoding="utf-8")), run
+    spec = read_spec(target, arguments.set)
+    architecture: Architecture = read_architecture(spec.model.variant)
+    nodes = max(1, place.world_size // place.local_world_size)
+    spec, warnings = as_launched(spec, place.strategy, nodes, place.local_world_size)
+    from launch.discover import topology
+
+    plan = resolve(spec, architecture, topology(spec.cluster))
+    for warning in [*warnings, *plan.warnings]:
+        worker.say(f"warning: {warning}")
+    run = RunDir(Path(arguments.run_dir or f"runs/{spec.name}").resolve())
+    if place.rank == 0:
+        claim(run, plan, arguments.resume)
+        prepare_run(run, plan)
+    return plan, run
+
+
+def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
+    """The DeepSpeed file that this worker was launched with, completed from the plan."""
+    if not plan.zero_stage:
+        return None
+    if place.deepspeed_file is None:
+        raise UsageError(f"the plan is {plan.strategy}, but this worker was not launched with DeepSpeed; use accelerate_configs/{plan.strategy}.yaml")
+    completed, contradictions = complete_deepspeed(read_deepspeed(place.deepspeed_file), plan)
+    if contradictions:
+        raise UsageError("\n".join(f"{place.deepspeed_file}: {line}" for line in contradictions))
+    return completed
+
+
+def _redirect(log: Path) -> Any:
+    """Sends everything this process prints, C libraries included, to its log without secrets; returns the terminal.
+
+    The log is written by a process of its own, so that the last lines of a worker that is killed still arrive.
+    """
+    console = os.fdopen(os.dup(2), "w")
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "launch.redact", str(log)], stdin=subprocess.PIPE, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert writer.stdin is not None
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(writer.stdin.fileno(), 1)
+    os.dup2(writer.stdin.fileno(), 2)
+    writer.stdin.close()
+    return console
+
+
+def _lock(run: RunDir) -> Any:
+    """Held until this process ends, however it ends."""
+    lock = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        raise UsageError(f"{run.root}: {lock.read().strip() or 'another process'} is training in this run directory; wait for it, stop it, or use another --run-dir") from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+    return lock
+
+
+def _failed(worker: Worker, error: BaseException) -> ExitCode:
+    """Says what happened, where others will look for it, and returns the exit code."""
+    code, message = classify(error)
+    worker.say(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {message}")
+    if not isinstance(error, MusterError):
+        traceback.print_exc()
+    if worker.attempt is not None and worker.attempt.root.is_dir() and not isinstance(error, Stopped):
+        failure = {
+            "rank": worker.rank, "class": code.name.lower(), "exit_code": int(code), "error": type(error).__name__, "message": message,
+            "time": time.time(), "traceback": "".join(traceback.format_exception(error)),
+        }  # fmt: skip
+        try:
+            write_json(worker.attempt.failure(worker.rank), failure)
+            if worker.run is not None and worker.rank == 0:
+                event(worker.run.events, "failed", **{"class": failure["class"], "message": message})
+        except OSError as full:
+            worker.say(f"the failure could not be written to {worker.attempt.root}: {full}")
+    return code
