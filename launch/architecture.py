@@ -31,7 +31,12 @@ class Architecture(BaseModel):
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of each linear layer of one block, by module name."""
-        h, q, kv, i = self.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate_size
+        h, q, kv, i = (
+            self.hidden_size,
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+            self.intermediate_size,
+        )
         return {
             "q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h),
             "gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h),
@@ -52,7 +57,11 @@ class Architecture(BaseModel):
 
     def lora_parameters(self, rank: int, targets: str | list[str]) -> int:
         """Trainable parameters of a LoRA adapter: rank x (inputs + outputs) for each target of each block."""
-        names = self.linears if targets == "all-linear" else {name: self.linears[name] for name in targets if name in self.linears}
+        names = (
+            self.linears
+            if targets == "all-linear"
+            else {name: self.linears[name] for name in targets if name in self.linears}
+        )
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in names.values())
 
 
@@ -86,7 +95,17 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         raise UsageError(f"{origin}: key {error} is missing or not a number") from None
 
 
-def _qwen(hidden: int, layers: int, heads: int, kv: int, intermediate: int, vocab: int, *, positions: int = 32768, qwen3: bool = False) -> Architecture:
+def _qwen(
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv: int,
+    intermediate: int,
+    vocab: int,
+    *,
+    positions: int = 32768,
+    qwen3: bool = False,
+) -> Architecture:
     return Architecture(
         model_type="qwen3" if qwen3 else "qwen2", hidden_size=hidden, layers=layers, heads=heads, kv_heads=kv, head_dim=128,
         intermediate_size=intermediate, vocab_size=vocab, qkv_bias=not qwen3, qk_norm=qwen3, max_positions=positions,

@@ -28,7 +28,9 @@ def claim(run: RunDir, plan: Plan, resume: str) -> None:
     try:
         earlier = Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise UsageError(f"{run.plan}: cannot be read ({type(error).__name__}); start afresh with --resume never, which moves this directory aside") from None
+        raise UsageError(
+            f"{run.plan}: cannot be read ({type(error).__name__}); start afresh with --resume never, which moves this directory aside"
+        ) from None
     differing = different(earlier, plan)
     if differing:
         raise UsageError(
@@ -59,7 +61,9 @@ def prepare_run(run: RunDir, plan: Plan) -> None:
             write_text(run.rendered / name, text)
         write_json(run.plan, plan.model_dump(mode="json"))
     except OSError as error:
-        raise HostError(f"{run.root}: the run directory cannot be written: {error.strerror or error}; free space or choose another with --run-dir") from None
+        raise HostError(
+            f"{run.root}: the run directory cannot be written: {error.strerror or error}; free space or choose another with --run-dir"
+        ) from None
 
 
 def _set_aside(run: RunDir) -> None:

@@ -39,9 +39,21 @@ def refusals(spec: RunSpec, strategy: Strategy, world_size: int) -> list[Refusal
         )
     if "optimizer" in training.model_fields_set and training.optimizer == "paged_adamw_32bit":
         if strategy in OFFLOADS:
-            refuse(f"paged_adamw_32bit with {strategy}", "both would move the optimizer states to the host", "use training.optimizer: adamw_torch")
+            refuse(
+                f"paged_adamw_32bit with {strategy}",
+                "both would move the optimizer states to the host",
+                "use training.optimizer: adamw_torch",
+            )
         if strategy == "fsdp2":
-            refuse("paged_adamw_32bit with fsdp2", "bitsandbytes cannot update sharded (DTensor) parameters", "use training.optimizer: adamw_torch")
+            refuse(
+                "paged_adamw_32bit with fsdp2",
+                "bitsandbytes cannot update sharded (DTensor) parameters",
+                "use training.optimizer: adamw_torch",
+            )
     if spec.lora.bias != "none" and strategy in SHARDS_BASE:
-        refuse(f"lora.bias {spec.lora.bias} with {strategy}", "biases of the sharded base are not saved with the adapter", "use lora.bias: none, or ddp")
+        refuse(
+            f"lora.bias {spec.lora.bias} with {strategy}",
+            "biases of the sharded base are not saved with the adapter",
+            "use lora.bias: none, or ddp",
+        )
     return found

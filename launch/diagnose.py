@@ -8,9 +8,25 @@ from typing import Any
 from launch.errors import ExitCode, MusterError
 from launch.rundir import Attempt
 
-_COMMUNICATION_TYPES = {"DistBackendError", "DistNetworkError", "DistStoreError", "DistError", "RendezvousError", "ConnectionResetError", "BrokenPipeError"}
+_COMMUNICATION_TYPES = {
+    "DistBackendError",
+    "DistNetworkError",
+    "DistStoreError",
+    "DistError",
+    "RendezvousError",
+    "ConnectionResetError",
+    "BrokenPipeError",
+}
 # How gloo and NCCL say that a peer is gone, in plain RuntimeErrors.
-_COMMUNICATION_WORDS = ("connection closed by peer", "connection reset by peer", "nccl error", "gloo", "timed out waiting", "broken pipe", "connectfullmesh")
+_COMMUNICATION_WORDS = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "nccl error",
+    "gloo",
+    "timed out waiting",
+    "broken pipe",
+    "connectfullmesh",
+)
 _ADVICE = {
     ExitCode.GPU_MEMORY: "Use a smaller training.micro_batch_size with training.global_batch_size kept, training.gradient_checkpointing: true, or model.quantization: nf4",
     ExitCode.COMMUNICATION: "Another rank ended or cannot be reached; its own log says why",
@@ -32,13 +48,17 @@ def _code(error: BaseException) -> ExitCode:
     kind, words = type(error).__name__, str(error).lower()
     if kind == "OutOfMemoryError" or "cuda out of memory" in words:
         return ExitCode.GPU_MEMORY
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)
+    ):
         return ExitCode.HOST
     if "no space left on device" in words or "defaultcpuallocator: can't allocate" in words:
         return ExitCode.HOST
     if isinstance(error, FloatingPointError):
         return ExitCode.NUMERICAL
-    if kind in _COMMUNICATION_TYPES or (isinstance(error, RuntimeError) and any(word in words for word in _COMMUNICATION_WORDS)):
+    if kind in _COMMUNICATION_TYPES or (
+        isinstance(error, RuntimeError) and any(word in words for word in _COMMUNICATION_WORDS)
+    ):
         return ExitCode.COMMUNICATION
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.STOPPED
@@ -64,9 +84,18 @@ def first_cause(failures: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return min(own or failures, key=lambda failure: (failure["time"], failure["rank"]), default=None)
 
 
-def outcome(returncode: int, failures: Sequence[dict[str, Any]], stopped: bool, finished: bool) -> tuple[ExitCode, str]:
+def outcome(
+    returncode: int, failures: Sequence[dict[str, Any]], world_size: int, stopped: bool, finished: bool
+) -> tuple[ExitCode, str]:
     """How an attempt ended, from what its processes left behind. A negative return code is a signal's number."""
     cause = first_cause(failures)
+    silent = sorted(set(range(world_size)) - {failure["rank"] for failure in failures})
+    if cause is not None and cause["exit_code"] == ExitCode.COMMUNICATION and silent:
+        ranks = ", ".join(map(str, silent))
+        return ExitCode.WORKER, (
+            f"rank {ranks} ended without a word and the others lost their connection: killed, by somebody or by the kernel for want of memory"
+            " (see dmesg); continue with --resume auto"
+        )
     if cause is not None:
         return ExitCode(cause["exit_code"]), f"rank {cause['rank']}: {cause['message']}"
     if stopped:
@@ -74,7 +103,10 @@ def outcome(returncode: int, failures: Sequence[dict[str, Any]], stopped: bool, 
     if returncode == 0 and finished:
         return ExitCode.DONE, "done"
     if returncode in (-9, 137):
-        return ExitCode.WORKER, "killed (SIGKILL): by somebody, or by the kernel for want of memory (see dmesg); continue with --resume auto"
+        return (
+            ExitCode.WORKER,
+            "killed (SIGKILL): by somebody, or by the kernel for want of memory (see dmesg); continue with --resume auto",
+        )
     if returncode < 0:
         return ExitCode.WORKER, f"killed by signal {-returncode}; continue with --resume auto"
     return ExitCode.WORKER, f"the workers ended with exit code {returncode} and left no failure file; see their logs"

@@ -36,14 +36,24 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
             name = pynvml.nvmlDeviceGetName(handle)
-            found.append((FoundGpu(index, name, int(memory.total), int(memory.free), (major, minor)), pynvml.nvmlDeviceGetUUID(handle)))
+            found.append(
+                (
+                    FoundGpu(index, name, int(memory.total), int(memory.free), (major, minor)),
+                    pynvml.nvmlDeviceGetUUID(handle),
+                )
+            )
     finally:
         pynvml.nvmlShutdown()
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [gpu for gpu, _ in found]
     wanted = [name.strip() for name in visible.split(",") if name.strip()]
-    return [gpu for name in wanted for gpu, uuid in found if name == str(gpu.index) or (not name.isdigit() and uuid.startswith(name))]
+    return [
+        gpu
+        for name in wanted
+        for gpu, uuid in found
+        if name == str(gpu.index) or (not name.isdigit() and uuid.startswith(name))
+    ]
 
 
 def cpu_count() -> int:
@@ -73,7 +83,9 @@ def topology(cluster: ClusterSpec) -> Topology:
     """What the spec asks for, on this machine and `nodes` like it. Raises PreflightError when it asks for more than there is."""
     found = gpus() if cluster.device != "cpu" else []
     if cluster.device == "gpu" and not found:
-        raise PreflightError("cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus, or use cluster.device: cpu")
+        raise PreflightError(
+            "cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus, or use cluster.device: cpu"
+        )
     if not found:
         processes = 1 if cluster.devices_per_node == "auto" else cluster.devices_per_node
         return Topology(
@@ -82,7 +94,9 @@ def topology(cluster: ClusterSpec) -> Topology:
         )  # fmt: skip
     wanted = len(found) if cluster.devices_per_node == "auto" else cluster.devices_per_node
     if wanted > len(found):
-        raise PreflightError(f"cluster.devices_per_node is {wanted}, but this machine has {len(found)} GPUs that can be used ({found[0].name}); ask for {len(found)} or fewer")
+        raise PreflightError(
+            f"cluster.devices_per_node is {wanted}, but this machine has {len(found)} GPUs that can be used ({found[0].name}); ask for {len(found)} or fewer"
+        )
     smallest = min(found[:wanted], key=lambda gpu: gpu.memory_bytes)
     return Topology(
         nodes=cluster.nodes, devices_per_node=wanted, device="gpu", device_name=smallest.name, memory_bytes=smallest.memory_bytes,

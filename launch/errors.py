@@ -1,18 +1,18 @@
 """What can go wrong, and the exit code that says which.
 
-    MusterError                      exit code
-    +-- UsageError                    2   wrong command line, spec or run directory
-    |   +-- SpecError                 2   the spec's mistakes, all of them, with file:line:column
-    +-- PreflightError                3   a check says that this run cannot work here
-    +-- NoPlanError                   4   no strategy fits the hardware
-    +-- DataError                     5   rows that cannot be trained on
-    +-- GpuMemoryError                6   a GPU ran out of memory
-    +-- NumericalError                7   loss or weights are no longer finite
-    +-- CommunicationError            8   ranks cannot reach one another
-    +-- HostError                     9   host memory or disk
-    +-- WorkerError                  10   a worker ended for another reason
-    +-- PlanMismatch                  1   the worker got something else than the plan promised
-    +-- Stopped                      75   stopped on purpose, resumable
+MusterError                      exit code
++-- UsageError                    2   wrong command line, spec or run directory
+|   +-- SpecError                 2   the spec's mistakes, all of them, with file:line:column
++-- PreflightError                3   a check says that this run cannot work here
++-- NoPlanError                   4   no strategy fits the hardware
++-- DataError                     5   rows that cannot be trained on
++-- GpuMemoryError                6   a GPU ran out of memory
++-- NumericalError                7   loss or weights are no longer finite
++-- CommunicationError            8   ranks cannot reach one another
++-- HostError                     9   host memory or disk
++-- WorkerError                  10   a worker ended for another reason
++-- PlanMismatch                  1   the worker got something else than the plan promised
++-- Stopped                      75   stopped on purpose, resumable
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,9 @@ def _base(architecture: Architecture, setting: Setting) -> int:
     held = int(linear * per_weight) + rest * setting.element_bytes
     if setting.strategy in ("zero3", "zero3_offload", "fsdp2"):
         # One layer gathered, the next one prefetched, and the gathered output head.
-        window = (2 * linear // architecture.layers + architecture.vocab_size * architecture.hidden_size) * setting.element_bytes
+        window = (
+            2 * linear // architecture.layers + architecture.vocab_size * architecture.hidden_size
+        ) * setting.element_bytes
         return window + (0 if setting.strategy == "zero3_offload" else held // setting.world_size)
     return held
 

@@ -27,13 +27,19 @@ def read_architecture(variant: str) -> Architecture:
         if looks_like_path(variant):
             raise UsageError(f"model.variant {variant}: no such directory")
         if "/" in variant:
-            raise UsageError(f"model.variant {variant}: not a directory, and not in the Hugging Face cache; download it first: hf download {variant}")
-        raise UsageError(f"model.variant {variant}: unknown.{hint} Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}")
+            raise UsageError(
+                f"model.variant {variant}: not a directory, and not in the Hugging Face cache; download it first: hf download {variant}"
+            )
+        raise UsageError(
+            f"model.variant {variant}: unknown.{hint} Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}"
+        )
     config = directory / "config.json"
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{config}: no such file; a model directory holds config.json, *.safetensors and a tokenizer") from None
+        raise UsageError(
+            f"{config}: no such file; a model directory holds config.json, *.safetensors and a tokenizer"
+        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{config}: cannot be read as JSON: {error}") from None
     return from_config(values, str(config))
@@ -44,7 +50,9 @@ def find(variant: str) -> Path | None:
     name = VARIANTS[variant][0] if variant in VARIANTS else variant
     if Path(name).is_dir():
         return Path(name)
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub")
+    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
+    )
     snapshots = Path(cache, f"models--{name.replace('/', '--')}", "snapshots")
     found = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True) if "/" in name else []
     return found[0] if found else None
@@ -54,12 +62,16 @@ def problems(variant: str) -> list[str]:
     """What is missing or unusable in a variant's files, file by file; empty when it can be loaded."""
     if variant in ORIGINAL_LAYOUT:
         successor = "qwen1.5-" + variant.removeprefix("qwen-").replace("-chat", "") + "-chat"
-        return [f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code. Use its successor {successor}"]
+        return [
+            f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code. Use its successor {successor}"
+        ]
     directory = find(variant)
     if directory is None:
         name = VARIANTS[variant][0] if variant in VARIANTS else variant
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-            return [f"{name} is not in the Hugging Face cache and HF_HUB_OFFLINE is set; on a machine with network: hf download {name}"]
+            return [
+                f"{name} is not in the Hugging Face cache and HF_HUB_OFFLINE is set; on a machine with network: hf download {name}"
+            ]
         return []
     found = [f"{directory / 'config.json'} is missing"] if not (directory / "config.json").is_file() else []
     found += _weights(directory)
@@ -81,7 +93,11 @@ def _weights(directory: Path) -> list[str]:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError):
         return [f"{index} cannot be read; download it again"]
-    return [f"{directory / shard} is missing or empty, but {INDEX} names it" for shard in shards if not _filled(directory / shard)]
+    return [
+        f"{directory / shard} is missing or empty, but {INDEX} names it"
+        for shard in shards
+        if not _filled(directory / shard)
+    ]
 
 
 def _filled(path: Path) -> bool:

@@ -67,7 +67,9 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
     optimizer, optimizer_note = _optimizer(spec, chosen.strategy)
     warnings += optimizer_note
     if spec.data.max_length > architecture.max_positions:
-        raise UsageError(f"data.max_length {spec.data.max_length} is beyond the model's {architecture.max_positions} positions; lower it")
+        raise UsageError(
+            f"data.max_length {spec.data.max_length} is beyond the model's {architecture.max_positions} positions; lower it"
+        )
     _check_targets(spec, architecture)
     return Plan(
         name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found), world_size=topology.world_size,
@@ -153,18 +155,26 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
     if asked == "auto":
         if topology.bf16:
             return "bf16", []
-        return "fp16", [f"{topology.device_name} has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"]
+        return "fp16", [
+            f"{topology.device_name} has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"
+        ]
     if asked == "bf16" and not topology.bf16:
-        raise UsageError(f"training.precision bf16 needs compute capability 8.0; {topology.device_name} has none: use fp16 or auto")
+        raise UsageError(
+            f"training.precision bf16 needs compute capability 8.0; {topology.device_name} has none: use fp16 or auto"
+        )
     if asked == "fp16" and topology.bf16:
-        return "fp16", [f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can overflow in fp16; use auto"]
+        return "fp16", [
+            f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can overflow in fp16; use auto"
+        ]
     return asked, []
 
 
 def _optimizer(spec: RunSpec, strategy: Strategy) -> tuple[Optimizer, list[str]]:
     asked = spec.training.optimizer
     if asked == "paged_adamw_32bit" and (strategy in OFFLOADS or strategy == "fsdp2"):
-        return "adamw_torch", [f"the recipe's paged_adamw_32bit does not go with {strategy}: adamw_torch, the same update, is used"]
+        return "adamw_torch", [
+            f"the recipe's paged_adamw_32bit does not go with {strategy}: adamw_torch, the same update, is used"
+        ]
     return asked, []
 
 
@@ -179,16 +189,22 @@ def _check_targets(spec: RunSpec, architecture: Architecture) -> None:
     if isinstance(spec.lora.target_modules, list):
         unknown = [name for name in spec.lora.target_modules if name not in architecture.linears]
         if unknown or not spec.lora.target_modules:
-            raise UsageError(f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model; allowed: all-linear or {', '.join(architecture.linears)}")
+            raise UsageError(
+                f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model; allowed: all-linear or {', '.join(architecture.linears)}"
+            )
 
 
 def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
     share = 100 * chosen.peak_bytes / topology.memory_bytes
-    memory = f"{gib(chosen.peak_bytes)} of {gib(topology.memory_bytes)} GiB ({share:.0f} %) on each {'GPU' if topology.device == 'gpu' else 'process'}"
+    memory = f"{amount(chosen.peak_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {'GPU' if topology.device == 'gpu' else 'process'}"
     if spec.cluster.strategy != "auto":
         return f"{chosen.strategy}: as the spec asks; {memory}"
     simpler = sorted({candidate.strategy for candidate in found if not candidate.fits} - {chosen.strategy})
-    why = f"the simplest that fits ({', '.join(simpler)} would not)" if simpler and found[0].strategy in simpler else "the base fits one device and only adapter gradients move"
+    why = (
+        f"the simplest that fits ({', '.join(simpler)} would not)"
+        if simpler and found[0].strategy in simpler
+        else "the base fits one device and only adapter gradients move"
+    )
     if topology.world_size == 1 and chosen.strategy == "single":
         why = "one device, nothing to share"
     return f"{chosen.strategy}: {why}; {memory}"
@@ -207,15 +223,20 @@ def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str
         advice.append("training.micro_batch_size: 1")
     advice.append("larger or more GPUs (see --gpus)")
     return (
-        f"no plan fits {topology.nodes} x {topology.devices_per_node} {topology.device_name} with {gib(topology.memory_bytes)} GiB each:"
-        f" the smallest, {best.strategy}, needs {gib(best.peak_bytes)} GiB and muster plans for at most 80 %. What would help: {'; '.join(advice)}"
+        f"no plan fits {topology.nodes} x {topology.devices_per_node} {topology.device_name} with {amount(topology.memory_bytes)} each:"
+        f" the smallest, {best.strategy}, needs {amount(best.peak_bytes)} and muster plans for at most 80 %. What would help: {'; '.join(advice)}"
     )
 
 
-def gib(count: int) -> str:
-    return f"{count / GIB:.1f}"
+def amount(count: int) -> str:
+    """Bytes for people: GiB, or MiB below one."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 1024**2:.1f} MiB"
 
 
 def differences(promised: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """What a worker got against what the plan promised, one line for each value that differs."""
-    return [f"{key}: the plan says {promised[key]}, this worker has {found[key]}" for key in promised if promised[key] != found[key]]
+    return [
+        f"{key}: the plan says {promised[key]}, this worker has {found[key]}"
+        for key in promised
+        if promised[key] != found[key]
+    ]

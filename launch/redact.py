@@ -20,7 +20,11 @@ HIDDEN = "[secret]"
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
     """Values of the environment that must never be written, longest first."""
-    values = {value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST and not os.path.exists(value)}
+    values = {
+        value
+        for name, value in environment.items()
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST and not os.path.exists(value)
+    }
     return sorted(values, key=len, reverse=True)
 
 

@@ -60,14 +60,26 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
 def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list[str]]:
     """Somebody's DeepSpeed JSON with each "auto" filled in from the plan, and what in it contradicts the plan."""
     resolved = deepspeed_config(plan.strategy, plan)
-    decided = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "bf16", "fp16"}
+    decided = {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "bf16",
+        "fp16",
+    }
     contradictions = []
     if "optimizer" in given or "scheduler" in given:
-        contradictions.append("optimizer and scheduler blocks override the spec in silence: remove them, training.optimizer decides")
+        contradictions.append(
+            "optimizer and scheduler blocks override the spec in silence: remove them, training.optimizer decides"
+        )
 
     def fill(value: Any, ours: Any, path: str) -> Any:
         if isinstance(value, dict):
-            return {key: fill(item, ours.get(key) if isinstance(ours, dict) else None, f"{path}.{key}" if path else key) for key, item in value.items()}
+            return {
+                key: fill(item, ours.get(key) if isinstance(ours, dict) else None, f"{path}.{key}" if path else key)
+                for key, item in value.items()
+            }
         if value == AUTO:
             if ours is None:
                 contradictions.append(f'{path}: "auto", but the plan has no value for it; remove it')
@@ -80,7 +92,9 @@ def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any
     return {**{key: resolved[key] for key in decided}, **completed}, contradictions
 
 
-def accelerate_config(strategy: Strategy, nodes: int, devices_per_node: int, deepspeed_file: str | None = None) -> dict[str, Any]:
+def accelerate_config(
+    strategy: Strategy, nodes: int, devices_per_node: int, deepspeed_file: str | None = None
+) -> dict[str, Any]:
     """The YAML that `accelerate launch --config_file` reads. Precision is not in it: it is the spec's."""
     kind = {"single": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(strategy, "DEEPSPEED")
     config: dict[str, Any] = {
@@ -133,7 +147,11 @@ def shipped() -> dict[str, str]:
             devices = 1 if strategy == "single" else 8
             name = f"accelerate_configs/{strategy}{'_multi_node' if nodes > 1 else ''}.yaml"
             command = f"accelerate launch --config_file {name} -m training SPEC"
-            note = "Add --num_processes N for another number of devices." if strategy != "single" else "One GPU, or the CPU where there is none."
+            note = (
+                "Add --num_processes N for another number of devices."
+                if strategy != "single"
+                else "One GPU, or the CPU where there is none."
+            )
             if nodes > 1:
                 command = f"accelerate launch --config_file {name} --machine_rank RANK --main_process_ip HOST -m training SPEC"
                 note = "On each node, RANK 0 on HOST. --num_machines and --num_processes (over all nodes) for another size."

@@ -22,7 +22,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 class Section(BaseModel):
     """A part of the spec. Unknown keys are errors and values are never converted (strict)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelSpec(Section):
@@ -199,17 +201,29 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
     if spec.data.eval is None:
         for key in ("eval_steps", "early_stopping_patience"):
             if given(training, key):
-                found.append((("training", key), "nothing reads this: there is no data.eval; set data.eval or remove it"))
+                found.append(
+                    (("training", key), "nothing reads this: there is no data.eval; set data.eval or remove it")
+                )
     if given(training, "max_steps") and given(training, "epochs"):
         found.append(
-            (("training", "epochs"), f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two")
+            (
+                ("training", "epochs"),
+                f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two",
+            )
         )
     if spec.slurm.spares and spec.cluster.nodes == 1:
-        found.append((("slurm", "spares"), "nothing reads this with cluster.nodes = 1; remove it or ask for more nodes"))
+        found.append(
+            (("slurm", "spares"), "nothing reads this with cluster.nodes = 1; remove it or ask for more nodes")
+        )
     if training.global_batch_size is not None and training.micro_batch_size != "auto":
         micro, accumulation = training.micro_batch_size, training.gradient_accumulation_steps
         if given(training, "micro_batch_size") and training.global_batch_size % micro:
-            found.append((("training", "micro_batch_size"), f"{micro} does not divide training.global_batch_size = {training.global_batch_size}"))
+            found.append(
+                (
+                    ("training", "micro_batch_size"),
+                    f"{micro} does not divide training.global_batch_size = {training.global_batch_size}",
+                )
+            )
         elif given(training, "micro_batch_size") and given(training, "gradient_accumulation_steps"):
             if training.global_batch_size % (micro * accumulation):
                 found.append(
@@ -225,7 +239,12 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
             found.append((("training", "extra", key), f"is decided by {DECIDED_ELSEWHERE[key]}; set it there"))
     for path, text in strings(spec.model_dump()):
         if SECRET.search(text):
-            found.append((path, "looks like a secret; a spec is copied into the run directory: pass it through the environment (HF_TOKEN, WANDB_API_KEY)"))
+            found.append(
+                (
+                    path,
+                    "looks like a secret; a spec is copied into the run directory: pass it through the environment (HF_TOKEN, WANDB_API_KEY)",
+                )
+            )
     return found
 
 

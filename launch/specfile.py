@@ -22,16 +22,30 @@ class CoreLoader(yaml.SafeLoader):
 
 
 CoreLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-CoreLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+CoreLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 CoreLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 CoreLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
     list("-+0123456789."),
 )
-# PyYAML reads 012 as octal and 0b1 as binary; the core schema's integers are decimal.
-CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-CoreLoader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan")))
+
+
+def _integer(loader: CoreLoader, node: yaml.ScalarNode) -> int:
+    """PyYAML reads 012 as octal and 0b1 as binary; the core schema's integers are decimal."""
+    return int(str(loader.construct_scalar(node)))
+
+
+def _number(loader: CoreLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+CoreLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+CoreLoader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 @dataclass
@@ -83,7 +97,9 @@ def parse_spec(text: str, origin: str, overrides: list[str] | None = None) -> Ru
     except ValidationError as error:
         mistakes += [_explain(located, dict(problem)) for problem in error.errors()]
     if spec is not None:
-        mistakes += [Mistake(*located.at(path), f"{'.'.join(path)}: {message}") for path, message in contradictions(spec)]
+        mistakes += [
+            Mistake(*located.at(path), f"{'.'.join(path)}: {message}") for path, message in contradictions(spec)
+        ]
         mistakes += _unknown_extra(located, spec)
     if mistakes:
         raise SpecError(sorted(set(mistakes)))
@@ -97,7 +113,9 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
     def absolute(value: str) -> str:
         return str((folder / FilePath(value).expanduser()).resolve())
 
-    data = spec.data.model_copy(update={"train": absolute(spec.data.train), "eval": absolute(spec.data.eval) if spec.data.eval else None})
+    data = spec.data.model_copy(
+        update={"train": absolute(spec.data.train), "eval": absolute(spec.data.eval) if spec.data.eval else None}
+    )
     model = spec.model
     if looks_like_path(model.variant) or (folder / model.variant).is_dir():
         model = model.model_copy(update={"variant": absolute(model.variant)})
@@ -117,7 +135,8 @@ def _locate(text: str, origin: str) -> Located:
         mark = getattr(error, "problem_mark", None)
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError([Mistake(origin, *place, f"not YAML: {problem}")]) from None
+        line, column = place
+        raise SpecError([Mistake(origin, line, column, f"not YAML: {problem}")]) from None
     if root is None:
         raise SpecError([Mistake(origin, 1, 1, "is empty; a spec needs name, model.variant and data.train")])
     if not isinstance(root, yaml.MappingNode):
@@ -147,7 +166,9 @@ def _walk(located: Located, node: yaml.Node, path: Path) -> Any:
     try:
         return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
     except (yaml.YAMLError, ValueError):
-        located.mistakes.append(Mistake(*located.places[path], f"{'.'.join(path)}: {node.value!r} cannot be read as {node.tag}"))
+        located.mistakes.append(
+            Mistake(*located.places[path], f"{'.'.join(path)}: {node.value!r} cannot be read as {node.tag}")
+        )
         return None
 
 
@@ -183,7 +204,9 @@ def _explain(located: Located, problem: dict[str, Any]) -> Mistake:
     if kind == "missing":
         return Mistake(*located.at(path[:-1]), f"{dotted}: is required: {_allowed(path)}")
     given = problem["input"]
-    return Mistake(*located.at(path), f"{dotted}: {_shown(given)} is not allowed; {_allowed(path)}{_nearest_value(path, given)}")
+    return Mistake(
+        *located.at(path), f"{dotted}: {_shown(given)} is not allowed; {_allowed(path)}{_nearest_value(path, given)}"
+    )
 
 
 def _spec_path(loc: tuple[Any, ...]) -> Path:
@@ -208,7 +231,11 @@ def _unknown_key(path: Path) -> str:
     section = _section(path[:-1])
     allowed = list(section.model_fields) if section else []
     near = difflib.get_close_matches(path[-1], allowed, n=1, cutoff=0.5)
-    elsewhere = [f"{name}.{path[-1]}" for name, info in RunSpec.model_fields.items() if path[-1] in getattr(info.annotation, "model_fields", {})]
+    elsewhere = [
+        f"{name}.{path[-1]}"
+        for name, info in RunSpec.model_fields.items()
+        if path[-1] in getattr(info.annotation, "model_fields", {})
+    ]
     hint = f" Did you mean {near[0]!r}?" if near else f" Did you mean {elsewhere[0]}?" if elsewhere else ""
     return f"unknown key.{hint} Allowed: {', '.join(allowed)}"
 
@@ -243,7 +270,15 @@ def _describe(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     limits = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
     bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema)
-    names = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false", "array": "a list", "object": "a section", "null": "null"}
+    names = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "text",
+        "boolean": "true or false",
+        "array": "a list",
+        "object": "a section",
+        "null": "null",
+    }
     if "$ref" in schema:
         return "a section"
     if "pattern" in schema:
@@ -256,7 +291,11 @@ def _nearest_value(path: Path, given: Any) -> str:
     if not isinstance(given, str) or section is None:
         return ""
     schema = section.model_json_schema()["properties"].get(path[-1], {})
-    options = [value for part in [schema, *schema.get("anyOf", [])] for value in part.get("enum", [part["const"]] if "const" in part else [])]
+    options = [
+        value
+        for part in [schema, *schema.get("anyOf", [])]
+        for value in part.get("enum", [part["const"]] if "const" in part else [])
+    ]
     near = difflib.get_close_matches(given, [str(option) for option in options], n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
@@ -280,7 +319,12 @@ def _unknown_extra(located: Located, spec: RunSpec) -> list[Mistake]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             version = importlib.metadata.version("transformers")
-            mistakes.append(Mistake(*located.at(path, key=True), f"{'.'.join(path)}: not a field of TrainingArguments in transformers {version}.{hint}"))
+            mistakes.append(
+                Mistake(
+                    *located.at(path, key=True),
+                    f"{'.'.join(path)}: not a field of TrainingArguments in transformers {version}.{hint}",
+                )
+            )
     return mistakes
 
 
@@ -290,6 +334,10 @@ def training_arguments() -> list[str]:
     tree = ast.parse(FilePath(str(source)).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
-            fields = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+            fields = [
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            ]
             return [name for name in fields if not name.startswith("_")]
     raise UsageError("the installed transformers has no TrainingArguments class")

@@ -14,8 +14,6 @@ SAFE_SHARE = 0.8
 # From the least communication to the most: DDP moves one adapter's gradients an optimizer step, ZeRO-3 gathers the frozen
 # base in every forward and backward, offloading moves it over PCIe as well. Ties go to the simpler.
 ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
-# Never chosen unless asked for: zero3 does the same and is older in the field.
-ON_REQUEST: tuple[Strategy, ...] = ("fsdp2",)
 
 
 class Candidate(BaseModel):
@@ -42,7 +40,7 @@ def candidates(
     for strategy in ORDER if asked == "auto" else (asked,):
         reasons = refusals(spec, strategy, topology.world_size)
         refused += reasons
-        if reasons or (asked == "auto" and strategy in ON_REQUEST):
+        if reasons or (asked == "auto" and _pointless(strategy, topology.world_size)):
             continue
         for recompute in (False, True) if checkpointing == "auto" else (checkpointing,):
             for micro in micro_batch_sizes:
@@ -55,11 +53,20 @@ def candidates(
                 peak = sum(parts.values())
                 found.append(
                     Candidate(
-                        strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro, peak_bytes=peak,
-                        components=parts, fits=peak <= SAFE_SHARE * topology.memory_bytes,
+                        strategy=strategy,
+                        gradient_checkpointing=recompute,
+                        micro_batch_size=micro,
+                        peak_bytes=peak,
+                        components=parts,
+                        fits=peak <= SAFE_SHARE * topology.memory_bytes,
                     )  # fmt: skip
                 )
     return found, refused
+
+
+def _pointless(strategy: Strategy, world_size: int) -> bool:
+    """Never chosen unless asked for: fsdp2, since zero3 does the same and is older in the field; sharding over one device."""
+    return strategy == "fsdp2" or (world_size == 1 and strategy in ("zero2", "zero3"))
 
 
 def choose(found: list[Candidate]) -> Candidate | None:

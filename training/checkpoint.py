@@ -45,7 +45,9 @@ def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]]
             save_file(content, temporary / name)
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
-        files = {path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(temporary.iterdir())}
+        files = {
+            path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(temporary.iterdir())
+        }
         (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
             _sync(path)
@@ -54,7 +56,9 @@ def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]]
         _sync(target.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise HostError(f"{target} could not be written: {error.strerror or error}; earlier checkpoints are untouched. Free space, then --resume auto") from error
+        raise HostError(
+            f"{target} could not be written: {error.strerror or error}; earlier checkpoints are untouched. Free space, then --resume auto"
+        ) from error
     return sum(int(str(file["bytes"])) for file in files.values())
 
 
@@ -69,7 +73,9 @@ def check_directory(directory: Path) -> None:
         if not path.is_file():
             raise DamagedCheckpoint(f"{directory.name}: {name} is missing")
         if path.stat().st_size != expected["bytes"]:
-            raise DamagedCheckpoint(f"{directory.name}: {name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}")
+            raise DamagedCheckpoint(
+                f"{directory.name}: {name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}"
+            )
         if _digest(path) != expected["sha256"]:
             raise DamagedCheckpoint(f"{directory.name}: {name} was changed after it was written (SHA-256 differs)")
 
@@ -99,15 +105,21 @@ def choose(run: RunDir, resume: str) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def adapter_files(model: PeftModel, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]:
+def adapter_files(
+    model: PeftModel, tensors: dict[str, torch.Tensor]
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]:
     """PEFT's two files, from whole tensors by parameter name. Raises NumericalError rather than save what is not finite."""
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise NumericalError(f"{len(broken)} adapter tensors are not finite, {broken[0]} first; not saved. Lower training.learning_rate or look at the rows of the last step in samples.jsonl")
+        raise NumericalError(
+            f"{len(broken)} adapter tensors are not finite, {broken[0]} first; not saved. Lower training.learning_rate or look at the rows of the last step in samples.jsonl"
+        )
     state = get_peft_model_state_dict(model, state_dict=dict(tensors))
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
-    text = json.dumps(config, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    text = json.dumps(
+        config, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
+    )
     return {"adapter_model.safetensors": state}, {"adapter_config.json": text}
 
 
@@ -117,7 +129,9 @@ def read_adapter(directory: Path, model: PeftModel, names: list[str]) -> dict[st
     stripped = {name.replace(".default.", "."): name for name in names}
     if set(saved) != set(stripped):
         odd = sorted(set(saved) ^ set(stripped))
-        raise DamagedCheckpoint(f"{directory.name}: its adapter is not this run's; {len(odd)} tensors differ, {odd[0]} first")
+        raise DamagedCheckpoint(
+            f"{directory.name}: its adapter is not this run's; {len(odd)} tensors differ, {odd[0]} first"
+        )
     return {stripped[name]: tensor for name, tensor in saved.items()}
 
 

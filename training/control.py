@@ -48,7 +48,9 @@ class Control:
             dist.all_gather(gathered, mine, group=self.group)
             rows = torch.stack(gathered)
         return Agreement(
-            stop=bool(rows[:, 0].any()), indices=[index for index in rows[:, 2:].flatten().tolist() if index >= 0], peak_bytes=int(rows[:, 1].max())
+            stop=bool(rows[:, 0].any()),
+            indices=[index for index in rows[:, 2:].flatten().tolist() if index >= 0],
+            peak_bytes=int(rows[:, 1].max()),
         )
 
     def share(self, value: Any) -> Any:

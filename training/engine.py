@@ -43,7 +43,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
         strategy = _zero_strategy(deepspeed_file, environment)
     elif environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         if environment.get("FSDP_VERSION", "1") != "2":
-            raise UsageError("accelerate was told to use FSDP 1; muster trains with FSDP 2: set fsdp_version: 2 as accelerate_configs/fsdp2.yaml does")
+            raise UsageError(
+                "accelerate was told to use FSDP 1; muster trains with FSDP 2: set fsdp_version: 2 as accelerate_configs/fsdp2.yaml does"
+            )
         strategy = "fsdp2"
     return Launched(
         rank=int(environment.get("RANK", "0")), local_rank=int(environment.get("LOCAL_RANK", "0")), world_size=world_size,
@@ -53,10 +55,17 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
 
 def _zero_strategy(file: str | None, environment: Mapping[str, str]) -> Strategy:
     if file is None:
-        raise UsageError("accelerate was told to use DeepSpeed without a DeepSpeed file; name one as accelerate_configs/zero2.yaml does: deepspeed_config_file: ds_configs/zero2.json")
+        raise UsageError(
+            "accelerate was told to use DeepSpeed without a DeepSpeed file; name one as accelerate_configs/zero2.yaml does: deepspeed_config_file: ds_configs/zero2.json"
+        )
     zero = read_deepspeed(file).get("zero_optimization", {})
     offload = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
-    names: dict[tuple[int, bool], Strategy] = {(2, False): "zero2", (2, True): "zero2_offload", (3, False): "zero3", (3, True): "zero3_offload"}
+    names: dict[tuple[int, bool], Strategy] = {
+        (2, False): "zero2",
+        (2, True): "zero2_offload",
+        (3, False): "zero3",
+        (3, True): "zero3_offload",
+    }
     strategy = names.get((zero.get("stage"), offload))
     if strategy is None:
         raise UsageError(f"{file}: zero_optimization.stage is {zero.get('stage')}; allowed: 2 or 3")
@@ -101,7 +110,9 @@ def connect(plan: Plan, place: Launched) -> None:
         else:
             PartialState(cpu=True, **({"timeout": COLLECTIVE_TIMEOUT} if plan.world_size > 1 else {}))
     except (RuntimeError, ValueError) as error:
-        raise CommunicationError(f"rank {place.rank} could not join the other {plan.world_size - 1} ranks: {error}") from error
+        raise CommunicationError(
+            f"rank {place.rank} could not join the other {plan.world_size - 1} ranks: {error}"
+        ) from error
     if not gpu and plan.strategy == "fsdp2":
         # accelerate offers FSDP to GPU groups alone, and would train CPU ranks as DDP. FSDP2 itself runs on CPU over gloo.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
@@ -175,7 +186,11 @@ def optimizer_name(optimizer: Any) -> str:
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     if type(optimizer).__module__.startswith("bitsandbytes"):
-        return "paged_adamw_32bit" if optimizer.is_paged and optimizer.args.optim_bits == 32 else f"bitsandbytes {type(optimizer).__name__}"
+        return (
+            "paged_adamw_32bit"
+            if optimizer.is_paged and optimizer.args.optim_bits == 32
+            else f"bitsandbytes {type(optimizer).__name__}"
+        )
     if type(optimizer).__name__ == "AdamW":
         return "adamw_torch_fused" if optimizer.defaults.get("fused") else "adamw_torch"
     return type(optimizer).__name__

@@ -27,9 +27,13 @@ def load_tokenizer(variant: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source(variant), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"model.variant {variant}: no tokenizer could be loaded: {str(error).splitlines()[0]}") from None
+        raise UsageError(
+            f"model.variant {variant}: no tokenizer could be loaded: {str(error).splitlines()[0]}"
+        ) from None
     if not tokenizer.chat_template:
-        raise UsageError(f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant")
+        raise UsageError(
+            f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -52,13 +56,22 @@ def load_base(plan: Plan) -> Any:
     if plan.spec.model.quantization != "none":
         options["quantization_config"] = _quantization(plan)
         # Packed weights are quantised on the device they stay on; the launcher owns which one that is.
-        options["device_map"] = {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"}
+        options["device_map"] = {
+            "": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"
+        }
     try:
         return AutoModelForCausalLM.from_pretrained(
-            source(variant), dtype=DTYPES[plan.precision], attn_implementation=plan.attention, use_safetensors=True, trust_remote_code=False, **options
+            source(variant),
+            dtype=DTYPES[plan.precision],
+            attn_implementation=plan.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
         )
     except (OSError, ValueError) as error:
-        raise UsageError(f"model.variant {variant}: the model could not be loaded: {str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"model.variant {variant}: the model could not be loaded: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _quantization(plan: Plan) -> BitsAndBytesConfig:
@@ -66,7 +79,11 @@ def _quantization(plan: Plan) -> BitsAndBytesConfig:
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = DTYPES[plan.precision]
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute, bnb_4bit_quant_storage=compute
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute,
     )
 
 

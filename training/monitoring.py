@@ -92,7 +92,15 @@ class Recorder(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         self.last_evaluation = state.global_step
         if self.writes:
-            append(self.run.metrics, {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **metrics, "time": round(time.time(), 3)})
+            append(
+                self.run.metrics,
+                {
+                    "step": state.global_step,
+                    "epoch": round(state.epoch or 0, 4),
+                    **metrics,
+                    "time": round(time.time(), 3),
+                },
+            )
         if self.plan.spec.training.early_stopping_patience and metrics["eval_loss"] < (state.best_metric or math.inf):
             control.should_save = True  # the best adapter must be on disk when the run stops early
 
@@ -133,7 +141,16 @@ class ResourceSampler(threading.Thread):
         }  # fmt: skip
         found = gpus(os.environ)
         if not found:
-            return [{**host, "gpu": None, "utilization": None, "memory_used_bytes": None, "power_watts": None, "temperature": None}]
+            return [
+                {
+                    **host,
+                    "gpu": None,
+                    "utilization": None,
+                    "memory_used_bytes": None,
+                    "power_watts": None,
+                    "temperature": None,
+                }
+            ]
         import pynvml
 
         pynvml.nvmlInit()
@@ -153,7 +170,10 @@ def _gpu_sample(nvml: Any, index: int) -> dict[str, Any]:
             return None
 
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    utilization, memory = read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle)), read(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    utilization, memory = (
+        read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle)),
+        read(lambda: nvml.nvmlDeviceGetMemoryInfo(handle)),
+    )
     power = read(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
     return {
         "gpu": index,

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from launch.errors import MusterError, Stopped, WorkerError
-from launch.journal import event, keep_rows
+from launch.errors import Stopped, WorkerError
 from launch.plan import Plan
 from launch.rundir import RunDir
 from training import checkpoint
@@ -16,10 +15,12 @@ from training.data.tokens import prepare
 from training.model import load, load_tokenizer
 from training.monitoring import ResourceSampler
 from training.states import gather_adapter, scatter_adapter
-from training.trainer import AdapterTrainer, seed_rank, training_arguments
+from training.trainer import AdapterTrainer, seed_rank, total_steps, training_arguments
 
 
-def train(plan: Plan, run: RunDir, control: Control, attempt: int, resume: str, deepspeed: dict[str, Any] | None) -> None:
+def train(
+    plan: Plan, run: RunDir, control: Control, attempt: int, resume: str, deepspeed: dict[str, Any] | None
+) -> None:
     """Trains, and leaves run.adapter. Raises Stopped after a stop that was asked for, or what went wrong."""
     began, first = time.monotonic(), control.rank == 0
     spec = plan.spec
@@ -33,7 +34,15 @@ def train(plan: Plan, run: RunDir, control: Control, attempt: int, resume: str, 
     args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
     trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation)
     tell = trainer.recorder.event
-    tell("started", attempt=attempt, strategy=plan.strategy, world_size=plan.world_size, global_batch_size=plan.global_batch_size, data=asdict(rows.statistics))
+    tell(
+        "started",
+        attempt=attempt,
+        strategy=plan.strategy,
+        world_size=plan.world_size,
+        global_batch_size=plan.global_batch_size,
+        steps=total_steps(plan, len(rows)),
+        data=asdict(rows.statistics),
+    )
     for reason in refused:
         tell("checkpoint_refused", reason=reason)
     if directory is None:
@@ -49,12 +58,19 @@ def train(plan: Plan, run: RunDir, control: Control, attempt: int, resume: str, 
         trainer.train(resume_from_checkpoint=str(directory) if directory else None)
         if trainer.recorder.stopped:
             tell("stopped", step=trainer.state.global_step)
-            raise Stopped(f"stopped as asked after step {trainer.state.global_step} of {trainer.state.max_steps}; continue with --resume auto")
+            raise Stopped(
+                f"stopped as asked after step {trainer.state.global_step} of {trainer.state.max_steps}; continue with --resume auto"
+            )
         _load_best(trainer)
         if evaluation is not None and trainer.recorder.last_evaluation != trainer.state.global_step:
             trainer.evaluate()
         save_adapter(trainer, tokenizer)
-        tell("finished", step=trainer.state.global_step, seconds=round(time.monotonic() - began, 1), tokens=trainer.recorder.tokens)
+        tell(
+            "finished",
+            step=trainer.state.global_step,
+            seconds=round(time.monotonic() - began, 1),
+            tokens=trainer.recorder.tokens,
+        )
     finally:
         if sampler:
             sampler.stop()
@@ -67,7 +83,9 @@ def _load_best(trainer: AdapterTrainer) -> None:
         checkpoint.check_directory(best)
         parameters = trainer.adapter_parameters()
         names = [name for name, _ in parameters]
-        scatter_adapter(parameters, checkpoint.read_adapter(best, trainer.accelerator.unwrap_model(trainer.model), names))
+        scatter_adapter(
+            parameters, checkpoint.read_adapter(best, trainer.accelerator.unwrap_model(trainer.model), names)
+        )
         trainer.recorder.last_evaluation = None
         trainer.recorder.event("best_loaded", checkpoint=best.name, eval_loss=trainer.state.best_metric)
 
@@ -87,6 +105,8 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
         saved = checkpoint.read_adapter(target, model, list(live))
         differing = [name for name, tensor in live.items() if not torch.equal(tensor, saved[name])]
         if differing:
-            raise WorkerError(f"{target}: {len(differing)} tensors differ from the trained ones when read back, {differing[0]} first")
+            raise WorkerError(
+                f"{target}: {len(differing)} tensors differ from the trained ones when read back, {differing[0]} first"
+            )
         tokenizer.save_pretrained(target)
     trainer.ranks.share(None)

@@ -24,11 +24,17 @@ from training.monitoring import Recorder
 from training.states import gather_adapter, gather_optimizer, scatter_adapter, scatter_optimizer
 
 
-def training_arguments(plan: Plan, run: RunDir, rows: int, has_eval: bool, deepspeed: dict[str, Any] | None, resuming: bool) -> TrainingArguments:
+def total_steps(plan: Plan, sequences: int) -> int:
+    """Optimizer steps of the whole run."""
+    training = plan.spec.training
+    return training.max_steps or math.ceil(training.epochs * steps_per_epoch(sequences, plan.global_batch_size))
+
+
+def training_arguments(
+    plan: Plan, run: RunDir, rows: int, has_eval: bool, deepspeed: dict[str, Any] | None, resuming: bool
+) -> TrainingArguments:
     """The plan in transformers' words."""
     training = plan.spec.training
-    per_epoch = steps_per_epoch(rows, plan.global_batch_size)
-    total = training.max_steps or math.ceil(training.epochs * per_epoch)
     evaluation = "no" if not has_eval else "steps" if training.eval_steps else "epoch"
     return TrainingArguments(
         output_dir=str(run.root),
@@ -38,7 +44,7 @@ def training_arguments(plan: Plan, run: RunDir, rows: int, has_eval: bool, deeps
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=plan.lr_scheduler,
-        warmup_steps=math.ceil(training.warmup_ratio * total),
+        warmup_steps=math.ceil(training.warmup_ratio * total_steps(plan, rows)),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim=plan.optimizer,
@@ -72,12 +78,27 @@ class AdapterTrainer(Trainer):
     """
 
     def __init__(
-        self, plan: Plan, run: RunDir, control: Control, model: Any, tokenizer: Any, args: TrainingArguments, train: Sequences, evaluation: Sequences | None
+        self,
+        plan: Plan,
+        run: RunDir,
+        control: Control,
+        model: Any,
+        tokenizer: Any,
+        args: TrainingArguments,
+        train: Sequences,
+        evaluation: Sequences | None,
     ):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks = plan, run, control
         self.recorder = Recorder(plan, run, control, train, per_epoch)
-        self.batches = MicroBatches(len(train), args.seed, control.rank, plan.world_size, plan.micro_batch_size, plan.gradient_accumulation_steps)
+        self.batches = MicroBatches(
+            len(train),
+            args.seed,
+            control.rank,
+            plan.world_size,
+            plan.micro_batch_size,
+            plan.gradient_accumulation_steps,
+        )
         callbacks: list[Any] = [self.recorder]
         if plan.spec.training.early_stopping_patience:
             callbacks.append(EarlyStoppingCallback(plan.spec.training.early_stopping_patience))
@@ -108,7 +129,9 @@ class AdapterTrainer(Trainer):
 
     # Evaluation
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Mean loss over all trainable tokens of the evaluation rows, whatever the batch or the world size.
 
         Every rank runs the same number of forward passes, as sharded engines require. No logits are kept.
@@ -131,7 +154,8 @@ class AdapterTrainer(Trainer):
         model.train()
         metrics = {f"{metric_key_prefix}_loss": float(summed[0] / summed[1])}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        control: Any = self.control
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         self.recorder.paused += time.monotonic() - began
         return metrics
 
@@ -158,7 +182,11 @@ class AdapterTrainer(Trainer):
             texts |= {"progress.json": json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
             size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
             self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
-            checkpoint.keep_newest(self.run_dir, self.args.save_total_limit or self.plan.spec.training.save_total_limit, self.best_checkpoint())
+            checkpoint.keep_newest(
+                self.run_dir,
+                self.args.save_total_limit or self.plan.spec.training.save_total_limit,
+                self.best_checkpoint(),
+            )
         # No rank may run ahead of a save that failed: it would train steps that no checkpoint will ever hold.
         self.ranks.share(None)
         self.recorder.paused += time.monotonic() - began
@@ -189,9 +217,13 @@ class AdapterTrainer(Trainer):
     def _restore(self, directory: Path) -> None:
         parameters = self.adapter_parameters()
         names = [name for name, _ in parameters]
-        scatter_adapter(parameters, checkpoint.read_adapter(directory, self.accelerator.unwrap_model(self.model), names))
+        scatter_adapter(
+            parameters, checkpoint.read_adapter(directory, self.accelerator.unwrap_model(self.model), names)
+        )
         progress = checkpoint.read_progress(directory)
-        scatter_optimizer(self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"])
+        scatter_optimizer(
+            self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"]
+        )
         # LambdaLR recomputes its factor from the position, so the position is all there is to restore.
         self.lr_scheduler.last_epoch = progress["scheduler_epoch"] - 1
         self.lr_scheduler.step()
@@ -208,7 +240,11 @@ class AdapterTrainer(Trainer):
         states = {"cpu": torch.get_rng_state()}
         if self.args.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.args.device)
-        return {f"{kind}-{rank}": state for kind, mine in states.items() for rank, state in enumerate(self.ranks.gather(mine))}
+        return {
+            f"{kind}-{rank}": state
+            for kind, mine in states.items()
+            for rank, state in enumerate(self.ranks.gather(mine))
+        }
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """This rank's generators; on another world size a seed that depends on rank and step."""

@@ -55,9 +55,14 @@ def main() -> NoReturn:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train what a spec asks for, as one worker of however many were launched.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train what a spec asks for, as one worker of however many were launched.",
+    )
     parser.add_argument("target", help="a spec, or a run directory that holds plan.json")
-    parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec")
+    parser.add_argument(
+        "-s", "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value of the spec"
+    )
     parser.add_argument("--run-dir", help="where the run directory goes (default runs/NAME)")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint directory")
     parser.add_argument("--attempt", type=int, help=argparse.SUPPRESS)
@@ -81,7 +86,9 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     run.stop.unlink(missing_ok=True)
     from training.train import train
 
-    worker.say(f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run directory {run.root}")
+    worker.say(
+        f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run directory {run.root}"
+    )
     train(plan, run, control, number, arguments.resume, deepspeed)
     worker.say(f"done: {run.adapter}")
     if lock:
@@ -94,7 +101,9 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
     if target.is_dir():
         run = RunDir(target.resolve())
         if not run.plan.exists():
-            raise UsageError(f"{target}: no plan.json in this directory; give a spec, or a run directory that `muster run` has made")
+            raise UsageError(
+                f"{target}: no plan.json in this directory; give a spec, or a run directory that `muster run` has made"
+            )
         return Plan.model_validate_json(run.plan.read_text(encoding="utf-8")), run
     spec = read_spec(target, arguments.set)
     architecture: Architecture = read_architecture(spec.model.variant)
@@ -117,7 +126,9 @@ def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
     if not plan.zero_stage:
         return None
     if place.deepspeed_file is None:
-        raise UsageError(f"the plan is {plan.strategy}, but this worker was not launched with DeepSpeed; use accelerate_configs/{plan.strategy}.yaml")
+        raise UsageError(
+            f"the plan is {plan.strategy}, but this worker was not launched with DeepSpeed; use accelerate_configs/{plan.strategy}.yaml"
+        )
     completed, contradictions = complete_deepspeed(read_deepspeed(place.deepspeed_file), plan)
     if contradictions:
         raise UsageError("\n".join(f"{place.deepspeed_file}: {line}" for line in contradictions))
@@ -131,7 +142,11 @@ def _redirect(log: Path) -> Any:
     """
     console = os.fdopen(os.dup(2), "w")
     writer = subprocess.Popen(
-        [sys.executable, "-m", "launch.redact", str(log)], stdin=subprocess.PIPE, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "launch.redact", str(log)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     assert writer.stdin is not None
     sys.stdout.flush()
@@ -149,7 +164,9 @@ def _lock(run: RunDir) -> Any:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.seek(0)
-        raise UsageError(f"{run.root}: {lock.read().strip() or 'another process'} is training in this run directory; wait for it, stop it, or use another --run-dir") from None
+        raise UsageError(
+            f"{run.root}: {lock.read().strip() or 'another process'} is training in this run directory; wait for it, stop it, or use another --run-dir"
+        ) from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()

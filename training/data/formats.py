@@ -50,14 +50,18 @@ def read(path: str | Path, form: str = "auto") -> list[Conversation]:
             try:
                 conversation = _conversation(text, line, form)
                 if conversation.id in first_line:
-                    raise RowError(f"id {conversation.id!r} is also on line {first_line[conversation.id]}; ids must be unique")
+                    raise RowError(
+                        f"id {conversation.id!r} is also on line {first_line[conversation.id]}; ids must be unique"
+                    )
             except RowError as error:
                 mistakes.append(Mistake(str(file), line, 1, str(error)))
             else:
                 first_line[conversation.id] = line
                 conversations.append(conversation)
     except FileNotFoundError:
-        raise DataError([Mistake(str(file), 0, 0, "no such data file; a path in the spec starts at the spec's folder")]) from None
+        raise DataError(
+            [Mistake(str(file), 0, 0, "no such data file; a path in the spec starts at the spec's folder")]
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError([Mistake(str(file), 0, 0, f"is not UTF-8 text: byte {error.start}: {error.reason}")]) from None
     except OSError as error:
@@ -65,7 +69,13 @@ def read(path: str | Path, form: str = "auto") -> list[Conversation]:
     if mistakes:
         raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
     if not conversations:
-        raise DataError([Mistake(str(file), 0, 0, "has no rows; expected JSON Lines of {messages} or {question, documents, answer}")])
+        raise DataError(
+            [
+                Mistake(
+                    str(file), 0, 0, "has no rows; expected JSON Lines of {messages} or {question, documents, answer}"
+                )
+            ]
+        )
     return conversations
 
 
@@ -87,7 +97,9 @@ def _conversation(text: str, line: int, form: str) -> Conversation:
     if form == "auto":
         form = "messages" if "messages" in row else "rag" if "question" in row else "unknown"
     if form == "unknown":
-        raise RowError(f"has neither `messages` nor `question`, `documents`, `answer`; its keys are {', '.join(map(repr, row)) or 'none'}")
+        raise RowError(
+            f"has neither `messages` nor `question`, `documents`, `answer`; its keys are {', '.join(map(repr, row)) or 'none'}"
+        )
     messages = _from_messages(row) if form == "messages" else _from_rag(row)
     return Conversation(str(row.get("id", line)), line, messages)
 
@@ -102,8 +114,14 @@ def _from_messages(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
             raise RowError(f"message {number} has no role of {', '.join(ROLES)}")
         messages.append((str(item["role"]), _text(item, "content", f"message {number}: ")))
     turns = [role for role, _ in messages if role != "system"]
-    if "system" in [role for role, _ in messages[1:]] or turns != ["user", "assistant"] * (len(turns) // 2) or not turns:
-        raise RowError(f"roles are {' '.join(role for role, _ in messages)}; expected an optional system, then user and assistant in turn, assistant last")
+    if (
+        "system" in [role for role, _ in messages[1:]]
+        or turns != ["user", "assistant"] * (len(turns) // 2)
+        or not turns
+    ):
+        raise RowError(
+            f"roles are {' '.join(role for role, _ in messages)}; expected an optional system, then user and assistant in turn, assistant last"
+        )
     return tuple(messages)
 
 

@@ -17,7 +17,9 @@ def steps_per_epoch(count: int, global_batch_size: int) -> int:
     return -(-count // global_batch_size)
 
 
-def micro_batches(batch: list[int], rank: int, world_size: int, micro_batch_size: int, accumulation: int) -> list[list[int]]:
+def micro_batches(
+    batch: list[int], rank: int, world_size: int, micro_batch_size: int, accumulation: int
+) -> list[list[int]]:
     """This rank's micro-batches of one global batch, always `accumulation` of them.
 
     Forward pass a of rank r takes places (a x world_size + r) x micro_batch_size onwards. Where the batch has run out a

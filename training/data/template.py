@@ -20,12 +20,16 @@ def render(tokenizer: Any, conversation: Conversation) -> tuple[str, list[tuple[
         if not full.startswith(prompt):
             raise RowError("this chat template changes earlier turns, so the answer cannot be told from the prompt")
         content_end = full.index(message["content"], len(prompt)) + len(message["content"])
-        end = content_end + len(tokenizer.eos_token) if full.startswith(tokenizer.eos_token, content_end) else content_end
+        end = (
+            content_end + len(tokenizer.eos_token) if full.startswith(tokenizer.eos_token, content_end) else content_end
+        )
         spans.append((len(prompt), end))
     return full, spans
 
 
-def encode(tokenizer: Any, conversations: list[Conversation], max_length: int) -> list[tuple[list[int], list[int], int]]:
+def encode(
+    tokenizer: Any, conversations: list[Conversation], max_length: int
+) -> list[tuple[list[int], list[int], int]]:
     """(input_ids, labels, tokens cut off) of each conversation. Labels are -100 outside the assistant's tokens.
 
     The first label is always -100: no token predicts it.

@@ -78,7 +78,13 @@ def fingerprint(path: str, data: DataSpec, tokenizer: Any) -> str:
                 digest.update(block)
     except OSError:
         read(path)  # says what is wrong with it
-    settings = [data.format, data.max_length, data.packing, tokenizer.chat_template, tokenizer.backend_tokenizer.to_str()]
+    settings = [
+        data.format,
+        data.max_length,
+        data.packing,
+        tokenizer.chat_template,
+        tokenizer.backend_tokenizer.to_str(),
+    ]
     digest.update(json.dumps(settings).encode())
     return digest.hexdigest()[:20]
 
@@ -88,15 +94,25 @@ def _write(path: str, data: DataSpec, tokenizer: Any, folder: Path) -> None:
     rows, mistakes, truncated_rows, truncated_tokens = [], [], 0, 0
     for start in range(0, len(conversations), BATCH):
         batch = conversations[start : start + BATCH]
-        for conversation, (ids, labels, cut) in zip(batch, _encode(path, tokenizer, batch, data.max_length), strict=True):
+        for conversation, (ids, labels, cut) in zip(
+            batch, _encode(path, tokenizer, batch, data.max_length), strict=True
+        ):
             if all(label == -100 for label in labels):
-                why = f"the answer lies beyond data.max_length {data.max_length} ({len(ids) + cut} tokens)" if cut else "no token of the answer can be trained on"
+                why = (
+                    f"the answer lies beyond data.max_length {data.max_length} ({len(ids) + cut} tokens)"
+                    if cut
+                    else "no token of the answer can be trained on"
+                )
                 mistakes.append(Mistake(path, conversation.line, 1, f"has no trainable token: {why}"))
             truncated_rows, truncated_tokens = truncated_rows + bool(cut), truncated_tokens + cut
             rows.append((conversation.id, ids, labels))
     if mistakes:
         raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
-    groups = pack([len(ids) for _, ids, _ in rows], data.max_length) if data.packing else [[index] for index in range(len(rows))]
+    groups = (
+        pack([len(ids) for _, ids, _ in rows], data.max_length)
+        if data.packing
+        else [[index] for index in range(len(rows))]
+    )
     sequences = {
         "ids": [[rows[row][0] for row in group] for group in groups],
         "lengths": [[len(rows[row][1]) for row in group] for group in groups],
@@ -109,7 +125,9 @@ def _write(path: str, data: DataSpec, tokenizer: Any, folder: Path) -> None:
         truncated_rows=truncated_rows, truncated_tokens=truncated_tokens,
     )  # fmt: skip
     integers = datasets.List(datasets.Value("int32"))
-    features = datasets.Features({"ids": datasets.List(datasets.Value("string")), "lengths": integers, "input_ids": integers, "labels": integers})
+    features = datasets.Features(
+        {"ids": datasets.List(datasets.Value("string")), "lengths": integers, "input_ids": integers, "labels": integers}
+    )
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     datasets.Dataset.from_dict(sequences, features=features).save_to_disk(str(temporary / "rows"))
@@ -117,7 +135,9 @@ def _write(path: str, data: DataSpec, tokenizer: Any, folder: Path) -> None:
     temporary.rename(folder)
 
 
-def _encode(path: str, tokenizer: Any, batch: list[Conversation], max_length: int) -> list[tuple[list[int], list[int], int]]:
+def _encode(
+    path: str, tokenizer: Any, batch: list[Conversation], max_length: int
+) -> list[tuple[list[int], list[int], int]]:
     try:
         return encode(tokenizer, batch, max_length)
     except RowError as error:

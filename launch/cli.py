@@ -1,0 +1,231 @@
+"""The commands. The only place that prints and exits; everything slow is imported inside a command."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launch.errors import ExitCode, MusterError, NoPlanError, PreflightError
+
+if TYPE_CHECKING:
+    from launch.plan import Plan
+    from launch.preflight import Result
+    from launch.rundir import RunDir
+
+app = typer.Typer(
+    name="muster",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Plan, check, launch and recover LoRA fine-tuning of Qwen models.",
+)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "-s",
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one value of the spec, such as -s training.epochs=1.",
+        show_default=False,
+    ),
+]
+RunDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir", metavar="DIR", help="Place of the run directory.  [default: runs/NAME]", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@app.command()
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default, nothing changes it
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8xA100-80GB",
+            help="Plan for these GPUs on each node instead of this machine's.",
+            show_default=False,
+        ),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Plan for so many nodes.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a spec would run: strategy, batch, memory, and why."""
+    from launch.screen import candidates_view, console, plan_view
+
+    resolved = _resolve(spec, overrides, gpus, nodes)
+    if as_json:
+        _print_json(resolved.model_dump(mode="json"))
+        return
+    screen = console(stderr=False)
+    screen.print(plan_view(resolved))
+    screen.print()
+    screen.print(candidates_view(resolved))
+
+
+@app.command()
+def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory = None, as_json: AsJson = False) -> None:  # noqa: B006
+    """Check that a spec can run on this machine."""
+    from launch.preflight import verdict
+    from launch.screen import checks_view, console
+
+    resolved = _resolve(spec, overrides)
+    results = _checks(resolved, _run_dir(resolved, run_dir))
+    if as_json:
+        _print_json({"status": verdict(results), "checks": [result.model_dump() for result in results]})
+    else:
+        console(stderr=False).print(checks_view(results))
+    if verdict(results) == "fail":
+        raise typer.Exit(ExitCode.PREFLIGHT)
+
+
+@app.command()
+def run(
+    spec: SpecFile,
+    overrides: Overrides = [],  # noqa: B006
+    run_dir: RunDirectory = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, the rendered files and the command, and run nothing.")
+    ] = False,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|never|PATH", help="Continue from the newest good checkpoint, from none, or from this one."
+        ),
+    ] = "auto",
+) -> None:
+    """Plan, check and train on this machine."""
+    from launch.claim import claim, finished, prepare_run
+    from launch.journal import write_json
+    from launch.local import run_attempt
+    from launch.preflight import verdict
+    from launch.screen import checks_view, console, plan_view
+
+    resolved = _resolve(spec, overrides)
+    place = _run_dir(resolved, run_dir)
+    if resolved.topology.nodes > 1:
+        raise PreflightError(
+            f"cluster.nodes is {resolved.topology.nodes}, and muster run trains on this machine alone: start accelerate launch with"
+            f" accelerate_configs/{resolved.strategy}_multi_node.yaml on every node, or use -s cluster.nodes=1"
+        )
+    if dry_run:
+        _dry_run(resolved, place)
+        return
+    screen = console()
+    screen.print(plan_view(resolved))
+    claim(place, resolved, resume)
+    if finished(place):
+        screen.print(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
+        print(place.adapter)
+        return
+    _check_data(resolved)
+    results = _checks(resolved, place)
+    screen.print(checks_view(results))
+    if verdict(results) == "fail":
+        raise PreflightError("the checks failed; nothing was started")
+    prepare_run(place, resolved)
+    write_json(place.preflight, {"status": verdict(results), "checks": [result.model_dump() for result in results]})
+    code, reason = run_attempt(resolved, place, resume, screen)
+    if code != ExitCode.DONE:
+        attempt = place.attempt(place.last_attempt()).root
+        screen.print(f"{'' if code == ExitCode.STOPPED else 'error: '}{reason}", markup=False)
+        screen.print(f"logs: {attempt}", markup=False)
+        raise typer.Exit(code)
+    screen.print(f"done: run directory {place.root}", markup=False)
+    print(place.adapter)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the spec, for editors."""
+    from launch.spec import RunSpec
+
+    _print_json(RunSpec.model_json_schema())
+
+
+def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nodes: int | None = None) -> "Plan":
+    from launch.discover import topology
+    from launch.hardware import parse_gpus
+    from launch.model_files import read_architecture
+    from launch.plan import resolve
+    from launch.specfile import read_spec
+
+    spec = read_spec(spec_file, overrides)
+    if nodes is not None:
+        spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
+    architecture = read_architecture(spec.model.variant)
+    here = parse_gpus(gpus, spec.cluster.nodes) if gpus else topology(spec.cluster)
+    try:
+        resolved = resolve(spec, architecture, here)
+    except NoPlanError as error:
+        raise NoPlanError(f"{spec_file}: {error}") from None
+    for warning in resolved.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return resolved
+
+
+def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
+    from launch.rundir import RunDir
+
+    return RunDir((run_dir or Path("runs", resolved.name)).resolve())
+
+
+def _check_data(resolved: "Plan") -> None:
+    """Reads every row: a bad one is named now, before a model is loaded."""
+    from training.data.formats import read
+
+    data = resolved.spec.data
+    for path in filter(None, (data.train, data.eval)):
+        read(path, data.format)
+
+
+def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
+    from launch.preflight import CHECKS, Context, run_checks
+
+    return run_checks(Context(plan=resolved, run=place), CHECKS)
+
+
+def _dry_run(resolved: "Plan", place: "RunDir") -> None:
+    from launch.render import launch_argv, rendered
+
+    files = rendered(resolved, place.deepspeed)
+    argv = launch_argv(resolved, place.root, place.accelerate, 1, 0, "auto")
+    _print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """The `muster` command. A user's mistake is one message and an exit code, never a traceback."""
+    _guarded(app)
+
+
+def _guarded(command: Callable[[], Any]) -> None:
+    from launch.redact import redact
+
+    try:
+        command()
+    except MusterError as error:
+        print(
+            redact(
+                "\n".join(f"error: {line}" if not line.startswith(" ") else line for line in str(error).splitlines())
+            ),
+            file=sys.stderr,
+        )
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(ExitCode.DONE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""One attempt of a run on this machine: start the workers, follow them, pass on a stop, say how it ended."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from launch.claim import finished
+from launch.diagnose import outcome, read_failures
+from launch.errors import ExitCode
+from launch.journal import event, rows, write_json
+from launch.plan import Plan
+from launch.progress import Follower
+from launch.render import launch_argv
+from launch.rundir import RunDir
+
+LOOK_SECONDS = 0.2
+# Set by a launcher for its workers. Left over from another launch they would make ours believe that it is part of that one.
+_FOREIGN = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+_FOREIGN_NAMES = {
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "DS_ACCELERATOR",
+}
+
+
+def run_attempt(plan: Plan, run: RunDir, resume: str, console: Console) -> tuple[ExitCode, str]:
+    """Trains once. Returns the exit code and the reason in words; both are in the attempt's outcome.json as well."""
+    attempt = run.attempt(run.last_attempt() + 1)
+    attempt.root.mkdir(parents=True)
+    write_json(attempt.root / "plan.json", plan.model_dump(mode="json"))
+    run.stop.unlink(missing_ok=True)
+    argv = launch_argv(plan, run.root, run.accelerate, attempt.number, free_port(), resume)
+    began = time.time()
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "launch.redact", str(attempt.launcher_log)],
+        stdin=subprocess.PIPE,
+        env=environment(os.environ),
+        start_new_session=True,
+    )
+    launcher = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=writer.stdin,
+        stderr=writer.stdin,
+        env=environment(os.environ),
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+    assert writer.stdin is not None
+    writer.stdin.close()
+    stopper = _Stopper(run, launcher, console)
+    with stopper, Follower(run, console) as follower:
+        while launcher.poll() is None:
+            follower.look()
+            time.sleep(LOOK_SECONDS)
+    writer.wait()
+    ended = [row["event"] for row in rows(run.events) if row["time"] >= began]
+    code, reason = outcome(
+        launcher.returncode, read_failures(attempt), plan.world_size, stopped="stopped" in ended, finished=finished(run)
+    )
+    if code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in ended:
+        event(run.events, "failed", **{"class": code.name.lower(), "message": reason})
+    write_json(
+        attempt.outcome,
+        {
+            "exit_code": int(code),
+            "class": code.name.lower(),
+            "reason": reason,
+            "returncode": launcher.returncode,
+            "seconds": round(time.time() - began, 1),
+        },
+    )
+    return code, reason
+
+
+def environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """The workers' environment: the caller's without another launcher's variables, and our own packages first.
+
+    With PYTHONSAFEPATH a folder called training/ where the user stands cannot take the place of ours.
+    """
+    kept = {
+        name: value for name, value in outer.items() if not name.startswith(_FOREIGN) and name not in _FOREIGN_NAMES
+    }
+    packages = str(Path(__file__).resolve().parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, outer.get("PYTHONPATH"))))
+    return {**kept, "PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": outer.get("TOKENIZERS_PARALLELISM", "true")}
+
+
+def free_port() -> int:
+    """A port that is free now. 29500, the default everywhere, collides on shared machines (pytorch#116974)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def die_with_parent() -> None:
+    """Linux: this process is killed when the one that started it ends, however that happens (prctl PR_SET_PDEATHSIG = 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class _Stopper:
+    """First signal: ask the workers to save and stop, through the run directory. Second: kill them."""
+
+    def __init__(self, run: RunDir, launcher: "subprocess.Popen[bytes]", console: Console):
+        self.run, self.launcher, self.console = run, launcher, console
+        self.asked = False
+
+    def __enter__(self) -> None:
+        self.before = {
+            number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        }
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            os.killpg(self.launcher.pid, signal.SIGKILL)
+            return
+        self.asked = True
+        self.run.stop.touch()
+        self.console.print("stopping: the run saves a checkpoint at the next step and ends; once more to kill it")

@@ -1,0 +1,169 @@
+"""The checks that every run needs, on this machine."""
+
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+
+from launch import discover
+from launch.hardware import GIB
+from launch.model_files import find, problems
+from launch.plan import amount
+from launch.preflight.result import Check, Context, Result
+
+# Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since DeepSpeed 0.19.5.
+MINIMUM = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.15", "peft": "0.20", "datasets": "4.0"}
+DEEPSPEED, BITSANDBYTES = ("deepspeed", "0.19.5"), ("bitsandbytes", "0.50")
+
+
+def packages(context: Context) -> Result:
+    """Versions from package metadata: importing them would take seconds."""
+    needed = dict(MINIMUM)
+    if context.plan.zero_stage:
+        needed |= dict([DEEPSPEED])
+    if context.plan.optimizer.startswith("paged") or context.plan.spec.model.quantization != "none":
+        needed |= dict([BITSANDBYTES])
+    found, wrong = [], []
+    for name, minimum in needed.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is not installed (needs {minimum})")
+            continue
+        found.append(f"{name} {version}")
+        if _release(version) < _release(minimum):
+            wrong.append(f"{name} {version} is older than {minimum}")
+    fix = "pip install -U " + " ".join(f"'{line.split()[0]}>={needed[line.split()[0]]}'" for line in wrong)
+    return Result(
+        name="packages",
+        family="software",
+        status="fail" if wrong else "pass",
+        evidence="; ".join(wrong) or ", ".join(found),
+        fix=fix if wrong else "",
+    )
+
+
+def devices(context: Context) -> Result:
+    """The planned devices exist; more CPU processes than cores would share them."""
+    topology = context.plan.topology
+    if topology.device == "gpu":
+        found = discover.gpus()
+        status = "pass" if len(found) >= topology.devices_per_node else "fail"
+        names = ", ".join(sorted({gpu.name for gpu in found})) or "none"
+        return Result(
+            name="devices",
+            family="gpu",
+            status=status,
+            evidence=f"{len(found)} GPUs ({names}), {topology.devices_per_node} planned",
+            fix="" if status == "pass" else "lower cluster.devices_per_node",
+        )
+    cores, processes = discover.cpu_count(), topology.devices_per_node
+    evidence = f"no GPU planned; {processes} CPU process{'es' if processes > 1 else ''} on {cores} cores"
+    return Result(
+        name="devices",
+        family="node",
+        status="warn" if processes > cores else "pass",
+        evidence=evidence,
+        fix="lower cluster.devices_per_node" if processes > cores else "",
+    )
+
+
+def memory(context: Context) -> Result:
+    """Free memory of every device against the plan's peak."""
+    plan = context.plan
+    needed = plan.peak_bytes
+    if plan.topology.device == "gpu":
+        found = discover.gpus()[: plan.topology.devices_per_node]
+        short = [gpu for gpu in found if gpu.free_bytes < needed]
+        evidence = (
+            ", ".join(f"GPU {gpu.index}: {amount(gpu.free_bytes)} free" for gpu in (short or found))
+            + f"; the plan needs {amount(needed)}"
+        )
+        return Result(
+            name="memory",
+            family="gpu",
+            status="fail" if short else "pass",
+            evidence=evidence,
+            fix="stop what else runs on these GPUs (nvidia-smi)" if short else "",
+        )
+    free, total = discover.host_memory(), needed * plan.topology.devices_per_node
+    evidence = f"{amount(free)} of host memory free; the plan needs {amount(total)}"
+    return Result(
+        name="memory",
+        family="node",
+        status="fail" if free < total else "pass",
+        evidence=evidence,
+        fix="free memory or use fewer processes" if free < total else "",
+    )
+
+
+def model_files(context: Context) -> Result:
+    """Every file that loading will open is there."""
+    variant = context.plan.spec.model.variant
+    missing = problems(variant)
+    if missing:
+        return Result(
+            name="model-files",
+            family="model",
+            status="fail",
+            evidence="; ".join(missing),
+            fix="complete the model's files, or change model.variant",
+        )
+    directory = find(variant)
+    if directory is None:
+        return Result(
+            name="model-files",
+            family="model",
+            status="warn",
+            evidence=f"{variant} is not on this machine and will be downloaded",
+            fix="download it before the job waits for it: hf download",
+        )
+    return Result(name="model-files", family="model", status="pass", evidence=str(directory))
+
+
+def storage(context: Context) -> Result:
+    """A file can be written, synced and renamed where the run directory goes, and all checkpoints fit."""
+    root = context.run.root
+    parent = next(path for path in (root, *root.parents) if path.is_dir())
+    probe = parent / f".muster-probe-{os.getpid()}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(b"probe")
+            os.fsync(file.fileno())
+        probe.rename(renamed := Path(f"{probe}-renamed"))
+        renamed.unlink()
+        free = shutil.disk_usage(parent).free
+    except OSError as error:
+        probe.unlink(missing_ok=True)
+        return Result(
+            name="storage",
+            family="storage",
+            status="fail",
+            evidence=f"{parent}: {error.strerror or error}",
+            fix="choose another place with --run-dir",
+        )
+    spec, architecture = context.plan.spec, context.plan.architecture
+    # fp32 adapter and two moments in every kept checkpoint and in the one being written, and 64 MiB of logs and tokens.
+    checkpoint = 12 * architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
+    needed = checkpoint * (spec.training.save_total_limit + 2) + GIB // 16
+    status = "fail" if free < needed else "pass"
+    evidence = f"{parent} can be written; {amount(free)} free, {amount(needed)} needed for checkpoints"
+    return Result(
+        name="storage",
+        family="storage",
+        status=status,
+        evidence=evidence,
+        fix="free space, or choose another place with --run-dir" if free < needed else "",
+    )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+CHECKS: tuple[Check, ...] = (packages, devices, memory, model_files, storage)

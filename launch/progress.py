@@ -1,0 +1,86 @@
+"""Follows a run directory while its workers train: a bar on a terminal, a line per logged step elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from launch.rundir import RunDir
+
+
+class Tail:
+    """New complete rows of a .jsonl file since the last look."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset = path, 0
+        self.offset = path.stat().st_size if path.exists() else 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        try:
+            if self.path.stat().st_size < self.offset:  # rewritten by a resume: rows that will be repeated were dropped
+                self.offset = 0
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                block = file.read()
+        except FileNotFoundError:
+            return []
+        end = block.rfind(b"\n") + 1
+        self.offset += end
+        return [json.loads(line) for line in block[:end].splitlines() if line.strip()]
+
+
+class Follower:
+    """Shows what the workers write. Use as a context manager and call `look` now and then."""
+
+    def __init__(self, run: RunDir, console: Console):
+        self.console = console
+        self.events, self.samples, self.metrics = Tail(run.events), Tail(run.samples), Tail(run.metrics)
+        self.total: int | None = None
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(),
+            console=console, transient=False, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("starting", total=None, numbers="")
+
+    def __enter__(self) -> "Follower":
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.look()
+        self.bar.update(self.task, refresh=True)
+        self.bar.__exit__(None, None, None)
+
+    def look(self) -> None:
+        for row in self.events.rows():
+            self._event(row)
+        for row in self.samples.rows():
+            self.bar.update(self.task, completed=row["step"], description="training")
+        for row in self.metrics.rows():
+            self._metrics(row)
+
+    def _event(self, row: dict[str, Any]) -> None:
+        match row["event"]:
+            case "started":
+                self.total = row["steps"]
+                self.bar.update(self.task, total=self.total)
+                data = row["data"]
+                cut = f", {data['truncated_rows']} rows cut to max_length" if data["truncated_rows"] else ""
+                self.console.print(
+                    f"data: {data['rows']} rows, {data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on{cut}"
+                )
+            case "resumed":
+                self.console.print(f"resumed from {row['checkpoint']}")
+            case "checkpoint_refused":
+                self.console.print(f"refused {row['reason']}; using the one before it")
+
+    def _metrics(self, row: dict[str, Any]) -> None:
+        if "eval_loss" in row:
+            self.console.print(f"step {row['step']}: eval_loss {row['eval_loss']:.4f}")
+            return
+        numbers = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s"
+        self.bar.update(self.task, numbers=numbers)
+        if not self.console.is_terminal:
+            self.console.print(f"step {row['step']}/{self.total}: {numbers}")

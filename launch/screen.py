@@ -1,0 +1,82 @@
+"""Plans and checks for people, as rich tables. Readable without colour."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from launch.plan import Plan, amount
+from launch.preflight import Result
+
+MARKS = {
+    "pass": ("ok", "green"),
+    "warn": ("warn", "yellow"),
+    "fail": ("FAIL", "red"),
+    "skipped": ("skip", "dim"),
+    "unknown": ("?", "yellow"),
+}
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    spec, topology = plan.spec, plan.topology
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    batch = f"{plan.global_batch_size} = {plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation x {plan.world_size} devices"
+    length = f"{spec.training.max_steps} steps" if spec.training.max_steps else f"{spec.training.epochs:g} epochs"
+    adapter = plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
+    for name, value in (
+        (
+            "model",
+            f"{spec.model.variant} ({plan.architecture.parameters:,} parameters, quantization {spec.model.quantization})",
+        ),
+        (
+            "adapter",
+            f"LoRA rank {spec.lora.rank}, alpha {spec.lora.alpha}, dropout {spec.lora.dropout:g}: {adapter:,} trainable parameters",
+        ),
+        (
+            "devices",
+            f"{topology.nodes} node{'s' if topology.nodes > 1 else ''} x {topology.devices_per_node} {topology.device_name}",
+        ),
+        ("strategy", plan.reason),
+        ("batch", batch),
+        ("training", f"{length}, learning rate {spec.training.learning_rate:g} {plan.lr_scheduler}, {plan.optimizer}"),
+        (
+            "precision",
+            f"{plan.precision}, {plan.attention} attention, gradient checkpointing {'on' if plan.gradient_checkpointing else 'off'}",
+        ),
+        ("memory", ", ".join(f"{part} {amount(size)}" for part, size in plan.components.items())),
+    ):
+        table.add_row(name, value)
+    return Group(Text(f"Plan for {plan.name}", style="bold"), table)
+
+
+def candidates_view(plan: Plan) -> RenderableType:
+    table = Table(title="Candidates", title_justify="left", box=None, pad_edge=False)
+    for column in ("strategy", "checkpointing", "micro-batch", "per device", "fits"):
+        table.add_column(column)
+    for candidate in plan.candidates:
+        table.add_row(
+            candidate.strategy,
+            "on" if candidate.gradient_checkpointing else "off",
+            str(candidate.micro_batch_size),
+            amount(candidate.peak_bytes),
+            "yes" if candidate.fits else "no",
+        )
+    return table
+
+
+def checks_view(results: Sequence[Result]) -> RenderableType:
+    table = Table(title="Checks", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for result in results:
+        mark, style = MARKS[result.status]
+        table.add_row(Text(mark, style=style), result.name, result.evidence + (f". {result.fix}" if result.fix else ""))
+    return table
+
+
+def console(stderr: bool = True) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
