@@ -123,7 +123,7 @@ def run(
     screen.print(plan_view(resolved))
     claim(place, resolved, resume)
     if finished(place):
-        screen.print(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
+        _say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
         print(place.adapter)
         return
     _check_data(resolved)
@@ -136,10 +136,9 @@ def run(
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
-        screen.print(f"{'' if code == ExitCode.STOPPED else 'error: '}{reason}", markup=False)
-        screen.print(f"logs: {attempt}", markup=False)
+        _say(reason if code == ExitCode.STOPPED else _as_error(reason), f"logs: {attempt}")
         raise typer.Exit(code)
-    screen.print(f"done: run directory {place.root}", markup=False)
+    _say(f"done: run directory {place.root}")
     print(place.adapter)
 
 
@@ -168,7 +167,7 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     except NoPlanError as error:
         raise NoPlanError(f"{spec_file}: {error}") from None
     for warning in resolved.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _say(f"warning: {warning}")
     return resolved
 
 
@@ -211,20 +210,25 @@ def main() -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> None:
-    from launch.redact import redact
-
     try:
         command()
     except MusterError as error:
-        print(
-            redact(
-                "\n".join(f"error: {line}" if not line.startswith(" ") else line for line in str(error).splitlines())
-            ),
-            file=sys.stderr,
-        )
+        _say(_as_error(str(error)))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(ExitCode.DONE)
+
+
+def _as_error(message: str) -> str:
+    """Each line marked, but for the indented ones that continue it."""
+    return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in message.splitlines())
+
+
+def _say(*lines: str) -> None:
+    """To stderr, unwrapped: paths and commands must survive a copy and paste."""
+    from launch.redact import redact
+
+    print(redact("\n".join(lines)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -171,14 +171,15 @@ def promised(plan: Plan) -> dict[str, Any]:
     }
 
 
-def verify(plan: Plan, trainer: Any) -> None:
-    """Raises PlanMismatch naming both values of whatever differs."""
+def verify(plan: Plan, trainer: Any) -> dict[str, Any]:
+    """What this worker has. Raises PlanMismatch naming both values of whatever differs from the plan."""
     expected, found = promised(plan), observe(trainer)
     if plan.spec.lora.bias != "none":
         del expected["trainable_parameters"]  # the formula counts the adapter pairs alone
     lines = differences(expected, found)
     if lines:
         raise PlanMismatch("this worker is not what was planned:\n" + "\n".join(lines))
+    return found
 
 
 def optimizer_name(optimizer: Any) -> str:

@@ -211,7 +211,7 @@ class AdapterTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
-        verify(self.plan, self)
+        self.recorder.event("verified", **verify(self.plan, self))
         return prepared
 
     def _restore(self, directory: Path) -> None:

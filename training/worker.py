@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from launch.architecture import Architecture
-from launch.claim import claim, prepare_run
+from launch.claim import claim, finished, prepare_run
 from launch.diagnose import classify
 from launch.errors import ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
@@ -83,7 +83,11 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     worker.attempt.root.mkdir(parents=True, exist_ok=True)
     worker.console = _redirect(worker.attempt.log(place.rank))
     lock = _lock(run) if place.rank == 0 else None
-    run.stop.unlink(missing_ok=True)
+    if finished(run):
+        worker.say(f"this run is finished; its adapter is in {run.adapter}. To train it again: --resume never")
+        return
+    if arguments.attempt is None:  # `muster run` has done so before it started us; a stop since then is meant for us
+        run.stop.unlink(missing_ok=True)
     from training.train import train
 
     worker.say(

@@ -1,0 +1,158 @@
+"""A tiny model, tiny data and real processes: what the tests share."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = (
+    "token session cookie header policy cipher nonce certificate firewall subnet replica bucket role image registry "
+    "pipeline signature alert triage evidence timeline patch severity owner backup restore prompt passage citation"
+).split()
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with base/, train.jsonl and eval.jsonl. Runs in it are real processes."""
+
+    root: Path
+
+    def spec(self, name: str = "run", **sections: dict[str, Any]) -> Path:
+        """A spec of a small, deterministic run: fp32, no dropout, every step logged."""
+        values: dict[str, Any] = {
+            "name": name,
+            "model": {"variant": str(self.root / "base")},
+            "lora": {"dropout": 0.0},
+            "data": {"train": "train.jsonl", "eval": "eval.jsonl", "max_length": 320, "packing": False},
+            "training": {
+                "epochs": 2, "micro_batch_size": 2, "global_batch_size": 4, "learning_rate": 5.0e-3, "optimizer": "adamw_torch",
+                "log_steps": 1, "save_steps": 4,
+            },
+        }  # fmt: skip
+        for section, changes in sections.items():
+            merged = {**values.get(section, {}), **changes}
+            values[section] = {key: value for key, value in merged.items() if value is not None}
+        path = self.root / f"{name}.yaml"
+        path.write_text(json.dumps(values, indent=1))  # JSON is YAML
+        return path
+
+
+@pytest.fixture(scope="session")
+def base_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    root = tmp_path_factory.mktemp("workspace")
+    make_base(root / "base")
+    write_rows(root / "train.jsonl", 42, "train")
+    write_rows(root / "eval.jsonl", 9, "eval")
+    return Workspace(root)
+
+
+@pytest.fixture
+def workspace(base_workspace: Workspace, tmp_path: Path) -> Workspace:
+    """The shared model and data, with specs and runs of this test alone."""
+    for name in ("base", "train.jsonl", "eval.jsonl"):
+        (tmp_path / name).symlink_to(base_workspace.root / name)
+    return Workspace(tmp_path)
+
+
+def write_rows(path: Path, count: int, prefix: str) -> None:
+    """Rows of {question, documents, answer} of different lengths, the same ones each time."""
+    rows = []
+    for number in range(count):
+        words = [WORDS[(number * 7 + step * (1 + number % 5)) % len(WORDS)] for step in range(6 + number % 11)]
+        document = {"id": f"d{number}", "text": " ".join(words)}
+        answer = f"It is {words[0]} and {words[-1]} [d{number}]."
+        rows.append({"id": f"{prefix}-{number}", "question": f"Which {words[1]} is it?", "documents": [document], "answer": answer})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_base(directory: Path, kind: str = "qwen2") -> None:
+    """A random model of the real architecture with a byte-level tokenizer and ChatML: 100 thousand parameters."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = BpeTrainer(vocab_size=480, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([" ".join(WORDS), "system user assistant Question: Which is it? It is and"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    shape = dict(
+        vocab_size=len(fast), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, max_position_embeddings=512, tie_word_embeddings=False, eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**shape)) if kind == "qwen2" else Qwen3ForCausalLM(Qwen3Config(**shape))
+    model.save_pretrained(directory)
+    fast.save_pretrained(directory)
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "HF_TOKEN", "WANDB"))}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **changes}
+
+
+def command(*argv: object, cwd: Path = ROOT, timeout: float = 200, **variables: str) -> Finished:
+    """Runs `python ARGV` to its end."""
+    done = subprocess.run(
+        [sys.executable, *map(str, argv)], cwd=cwd, env=environment(**variables), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def muster(*argv: object, cwd: Path = ROOT, **variables: str) -> Finished:
+    return command("-m", "launch", *argv, cwd=cwd, **variables)
+
+
+def accelerate_launch(config: str, processes: int, *argv: object, **variables: str) -> Finished:
+    """`accelerate launch` as a person types it in the clone."""
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", f"accelerate_configs/{config}.yaml")
+    return command(*launcher, "--num_processes", processes, "--main_process_port", 0, "-m", "training", *argv, **variables)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(run / "metrics.jsonl") if "loss" in row]
+
+
+def kill_when(argv: list[object], ready: Callable[[], bool], timeout: float = 120, sent: int = signal.SIGKILL) -> int:
+    """Starts `python ARGV`, sends a signal as soon as `ready`, and returns the exit code."""
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, *map(str, argv)], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + timeout
+    try:
+        while not ready():
+            assert process.poll() is None, f"ended with {process.returncode} before it could be killed"
+            assert time.monotonic() < deadline, "never became ready"
+            time.sleep(0.005)
+        process.send_signal(sent)
+        return process.wait(timeout=60)
+    finally:
+        process.kill()
