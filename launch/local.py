@@ -1,6 +1,5 @@
 """One attempt of a run on this machine: start the workers, follow them, pass on a stop, say how it ended."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from launch.diagnose import outcome, read_failures
 from launch.errors import ExitCode
 from launch.journal import event, rows, write_json
 from launch.plan import Plan
+from launch.processes import die_with_parent
 from launch.progress import Follower
 from launch.render import launch_argv
 from launch.rundir import RunDir
@@ -104,11 +104,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def die_with_parent() -> None:
-    """Linux: this process is killed when the one that started it ends, however that happens (prctl PR_SET_PDEATHSIG = 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class _Stopper:

@@ -109,7 +109,6 @@ def accelerate_config(
         "use_cpu": False,
     }
     if nodes > 1:
-        config["rdzv_backend"] = "c10d"
         config["main_process_ip"] = "127.0.0.1"
         config["main_process_port"] = 29500
     if kind == "DEEPSPEED":

@@ -4,7 +4,6 @@ So a checkpoint does not know the strategy that wrote it: one from ZeRO-3 on eig
 cheap: rank 8 on a 14B model is 35 million parameters, 420 MB with both Adam moments. Every rank must call these functions.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,9 +51,9 @@ def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updat
     """Puts the moments back into an optimizer that has not stepped yet."""
     inner = _innermost(optimizer)
     keys = _keys(inner)
-    _create_states(inner, updates)
+    _create_states(optimizer, inner, updates)
     zero = _zero_optimizer(optimizer)
-    if zero is not None and hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
         zero._lazy_init_hp_params_optimizer_state()
     for name, parameter in parameters:
         for moment in MOMENTS:
@@ -68,19 +67,32 @@ def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updat
                 state[keys[moment]].copy_(_like(state[keys[moment]], value))
 
 
-def _create_states(inner: Any, updates: int) -> None:
-    """Empty moments and the update count for each tensor that the optimizer steps: a parameter, or ZeRO's flat partition."""
-    for group_index, group in enumerate(inner.param_groups):
-        for index, tensor in enumerate(group["params"]):
-            if hasattr(inner, "init_state"):  # bitsandbytes, which may place the moments in paged memory
-                inner.init_state(group, tensor, group_index, index)
-                inner.state[tensor]["step"] = updates
-            else:
-                on_device = group.get("fused") or group.get("capturable")
-                inner.state[tensor] = {
-                    "step": torch.tensor(float(updates), device=tensor.device if on_device else "cpu"),
-                    **{moment: torch.zeros_like(tensor) for moment in MOMENTS},
-                }
+def _create_states(optimizer: Any, inner: Any, updates: int) -> None:
+    """Empty moments and the update count for each tensor that the optimizer steps."""
+    for group_index, index, tensor in _stepped(optimizer, inner):
+        group = inner.param_groups[group_index]
+        if hasattr(inner, "init_state"):  # bitsandbytes, which may place the moments in paged memory
+            inner.init_state(group, tensor, group_index, index)
+            inner.state[tensor]["step"] = updates
+        else:
+            on_device = group.get("fused") or group.get("capturable")
+            inner.state[tensor] = {
+                "step": torch.tensor(float(updates), device=tensor.device if on_device else "cpu"),
+                **{moment: torch.zeros_like(tensor) for moment in MOMENTS},
+            }
+
+
+def _stepped(optimizer: Any, inner: Any) -> list[tuple[int, int, torch.Tensor]]:
+    """(group, place in it, tensor) of what the optimizer steps: the parameters, or ZeRO's flat partitions of them.
+
+    ZeRO-3 keeps its partitions out of the groups and lends them to the optimizer for the moment of a step.
+    """
+    zero = _zero_optimizer(optimizer)
+    if zero is not None and hasattr(zero, "fp32_partitioned_groups_flat"):
+        flat = zero.fp32_partitioned_groups_flat
+        return [(zero.sub_group_to_group_id[number], number, tensor) for number, tensor in enumerate(flat)]
+    groups = enumerate(inner.param_groups)
+    return [(number, index, tensor) for number, group in groups for index, tensor in enumerate(group["params"])]
 
 
 def _master(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -146,7 +158,7 @@ def _innermost(optimizer: Any) -> Any:
 
 
 def _zero_optimizer(optimizer: Any) -> Any:
-    found: Callable[..., Any] | None = None
+    found = None
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
         if type(optimizer).__module__.startswith("deepspeed"):
@@ -159,9 +171,4 @@ def _keys(inner: Any) -> dict[str, str]:
 
 
 def _updates(inner: Any) -> int:
-    for group in inner.param_groups:
-        for tensor in group["params"]:
-            state = inner.state.get(tensor)
-            if state and "step" in state:
-                return int(state["step"])
-    return 0
+    return max((int(state["step"]) for state in inner.state.values() if "step" in state), default=0)

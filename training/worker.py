@@ -18,6 +18,7 @@ from launch.errors import ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
 from launch.model_files import read_architecture
 from launch.plan import Plan, as_launched, resolve
+from launch.processes import die_with_parent
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
@@ -43,6 +44,8 @@ def main() -> NoReturn:
     arguments = _arguments()
     place = launched()
     worker = Worker(rank=place.rank, console=sys.stderr)
+    if "LOCAL_RANK" in os.environ:  # started by a launcher: without it the ranks would train on, or wait for one another
+        die_with_parent()
     try:
         _work(worker, arguments, place)
         code = ExitCode.DONE

@@ -33,7 +33,11 @@ class Conversation:
 
 
 class RowError(ValueError):
-    """Why a row cannot be used."""
+    """Why a row cannot be used. The column counts from 1."""
+
+    def __init__(self, message: str, column: int = 1):
+        super().__init__(message)
+        self.column = column
 
 
 def read(path: str | Path, form: str = "auto") -> list[Conversation]:
@@ -54,7 +58,7 @@ def read(path: str | Path, form: str = "auto") -> list[Conversation]:
                         f"id {conversation.id!r} is also on line {first_line[conversation.id]}; ids must be unique"
                     )
             except RowError as error:
-                mistakes.append(Mistake(str(file), line, 1, str(error)))
+                mistakes.append(Mistake(str(file), line, error.column, str(error)))
             else:
                 first_line[conversation.id] = line
                 conversations.append(conversation)
@@ -88,10 +92,11 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def _conversation(text: str, line: int, form: str) -> Conversation:
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-        raise RowError(f"not JSON{where}") from None
+        row = json.loads(text.rstrip("\r\n"))
+    except json.JSONDecodeError as error:
+        raise RowError(f"not JSON: {error.msg}", error.colno) from None
+    except (ValueError, RecursionError):  # a number with more digits than Python reads; nesting without end
+        raise RowError("not JSON that can be read: a number or a nesting without end") from None
     if not isinstance(row, dict):
         raise RowError(f"is {_kind(row)}, not an object")
     if form == "auto":

@@ -1,0 +1,25 @@
+# make demo   trains a small security assistant from nothing and shows what it learnt
+# make test   runs the whole suite
+# make lint   style, types and layers alone
+# Each makes its environment first, in .venv. PYTHON=python3.12 chooses the interpreter.
+
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	@$(VENV)/bin/python examples/demo.py
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/python -m pytest tests/test_gates.py
+
+$(READY): pyproject.toml constraints.txt .ci/environment
+	@sh .ci/environment $(VENV)
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build runs/demo

@@ -1,0 +1,138 @@
+"""Step time of `muster run`'s training loop against a bare PyTorch loop over the same model and batches.
+
+    python benchmarks/overhead.py [--pairs 5] [--steps 30] [--json FILE]
+
+One process. Both loops train copies of one small LoRA model on the same micro-batches with the same optimizer and clipping,
+in turn (A B A B ...), so that a machine whose speed drifts slows both. Printed: the median of the ratios, pair by pair.
+The muster side is AdapterTrainer as a worker runs it, with its recorder writing the ledger, metrics every 25 steps,
+and no checkpoint or evaluation inside the measured steps (neither is the loop's own).
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from launch.discover import topology
+from launch.errors import MusterError
+from launch.model_files import read_architecture
+from launch.plan import Plan, resolve
+from launch.rundir import RunDir
+from launch.specfile import parse_spec
+from training.control import Control
+from training.data.collate import Collator
+from training.data.order import MicroBatches
+from training.data.tokens import Sequences, prepare
+from training.engine import connect, launched
+from training.model import load, load_tokenizer
+from training.trainer import AdapterTrainer, training_arguments
+
+ROOT = Path(__file__).resolve().parent.parent
+WARM_UP = 3
+
+
+class StepClock(TrainerCallback):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.perf_counter())
+
+
+def bare_loop(model: Any, batches: list[list[dict[str, torch.Tensor]]], clip: float, rate: float) -> list[float]:
+    """The least that trains the same: forward, backward, clip, AdamW."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    model.train()
+    times = []
+    for step in batches:
+        items = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in step)
+        for batch in step:
+            loss = model(**{name: value for name, value in batch.items() if name != "indices"}, num_items_in_batch=torch.tensor(items)).loss
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter())
+    return times
+
+
+def muster_loop(plan: Plan, model: Any, tokenizer: Any, rows: Sequences) -> list[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDir(Path(folder))
+        arguments = training_arguments(plan, run, len(rows), False, None, resuming=True)
+        arguments.save_strategy = "no"
+        trainer = AdapterTrainer(plan, run, Control(0, 1, run.stop), model, tokenizer, arguments, rows, None)
+        clock = StepClock()
+        trainer.add_callback(clock)
+        trainer.train()
+        return clock.times
+
+
+def step_time(times: list[float]) -> float:
+    """Mean seconds a step after the warm-up."""
+    return (times[-1] - times[WARM_UP]) / (len(times) - 1 - WARM_UP)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    base = ROOT / "build/tiny-base"
+    if not base.exists():
+        raise SystemExit("build/tiny-base is missing; make it: python examples/tiny_base.py build/tiny-base")
+    spec = parse_spec(
+        f"name: overhead\nmodel: {{variant: {base}}}\nlora: {{dropout: 0.0}}\n"
+        f"data: {{train: {ROOT}/examples/security-rag/train.jsonl, max_length: 2048, packing: false}}\n"
+        f"training: {{max_steps: {options.steps}, micro_batch_size: 2, gradient_accumulation_steps: 4, optimizer: adamw_torch, warmup_ratio: 0.0}}\n",
+        "overhead",
+    )
+    plan = resolve(spec, read_architecture(str(base)), topology(spec.cluster))
+    place = launched()
+    connect(plan, place)
+    tokenizer = load_tokenizer(str(base))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = prepare(spec.data.train, spec.data, tokenizer, Path(folder), writer=True)
+        collate, sampler = Collator(tokenizer.pad_token_id, False), MicroBatches(len(rows), 42, 0, 1, 2, 4)
+        micro = [collate([rows[index] for index in indices]) for indices in list(sampler)[: 4 * options.steps]]
+        batches = [micro[start : start + 4] for start in range(0, len(micro), 4)]
+        original = load(plan)
+        ratios, ours, bare = [], [], []
+        for pair in range(options.pairs + 1):
+            first = step_time(muster_loop(plan, copy.deepcopy(original), tokenizer, rows))
+            second = step_time(bare_loop(copy.deepcopy(original), batches, spec.training.max_grad_norm, spec.training.learning_rate))
+            if pair:  # the first pair warms the machine up
+                ratios.append(first / second)
+                ours.append(first)
+                bare.append(second)
+                print(f"pair {pair}: muster {first * 1000:.1f} ms, bare {second * 1000:.1f} ms a step, ratio {first / second:.3f}", file=sys.stderr)
+    result = {
+        "ratio_median": round(statistics.median(ratios), 4), "ratio_min": round(min(ratios), 4), "ratio_max": round(max(ratios), 4),
+        "muster_ms": round(1000 * statistics.median(ours), 2), "bare_ms": round(1000 * statistics.median(bare), 2),
+        "pairs": options.pairs, "steps": options.steps, "cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    print(json.dumps(result, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MusterError as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,148 @@
+"""Whose run directory this is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.claim import claim, different, finished, prepare_run
+from launch.errors import HostError, UsageError
+from launch.plan import Plan
+from launch.render import rendered
+from launch.rundir import RunDir
+from launch.specfile import read_spec
+from tests.launch.conftest import bug, plan_of, spec_of
+
+PLAN = plan_of("1xH200-141GB")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "demo")
+
+
+def refused(run: RunDir, plan: Plan = PLAN, resume: str = "auto") -> str:
+    with pytest.raises(UsageError) as caught:
+        claim(run, plan, resume)
+    return str(caught.value)
+
+
+def test_a_new_directory_is_free(run: RunDir) -> None:
+    claim(run, PLAN, "auto")
+    run.root.mkdir()
+    claim(run, PLAN, "auto")
+    assert list(run.root.iterdir()) == []
+
+
+def test_a_run_may_go_on_in_its_own_directory(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    claim(run, PLAN, "auto")
+
+
+def test_a_run_may_move_to_other_devices_with_its_global_batch(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    moved = plan_of("2xH200-141GB", 1, spec_of(training={"global_batch_size": 16, "save_steps": 5}))
+    assert (moved.world_size, moved.strategy) == (2, "ddp")
+    claim(run, moved, "auto")
+
+
+def test_a_run_of_another_spec_under_the_same_name(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    other = plan_of("1xH200-141GB", 1, spec_of(training={"learning_rate": 1e-4}, data={"max_length": 2048}))
+    assert refused(run, other) == (
+        f"{run.root}: holds a run of another spec; choose another name or --run-dir, or --resume never to move it aside\n"
+        "  data.max_length: there 4096, here 2048\n"
+        "  training.learning_rate: there 0.0002, here 0.0001"
+    )
+
+
+def test_a_run_with_another_global_batch(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    assert different(PLAN, plan_of("2xH200-141GB")) == ["global batch size: there 16, here 32"]
+
+
+def test_a_directory_that_is_no_run(run: RunDir) -> None:
+    run.root.mkdir()
+    (run.root / "thesis.tex").touch()
+    for resume in ("auto", "never"):
+        assert refused(run, resume=resume) == (
+            f"{run.root}: is not a run directory and not empty; choose another with --run-dir"
+        )
+    assert (run.root / "thesis.tex").exists()
+
+
+def test_a_run_whose_plan_cannot_be_read(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    run.plan.write_text(run.plan.read_text()[:100])
+    assert refused(run) == (
+        f"{run.plan}: cannot be read (ValidationError);"
+        " start afresh with --resume never, which moves this directory aside"
+    )
+
+
+def test_resume_never_moves_each_earlier_run_aside(run: RunDir) -> None:
+    for number in (1, 2):
+        prepare_run(run, PLAN)
+        (run.root / "mark").write_text(str(number))
+        claim(run, PLAN, "never")
+        assert not run.root.exists()
+        assert Path(f"{run.root}.old-{number}", "mark").read_text() == str(number)
+
+
+def test_a_run_is_finished_when_its_adapter_has_its_name(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    assert not finished(run)
+    run.adapter.mkdir()
+    assert finished(run)
+
+
+def test_a_prepared_run_holds_its_spec_its_plan_and_what_was_rendered(run: RunDir) -> None:
+    plan = plan_of(spec=spec_of(cluster={"strategy": "zero3"}))
+    prepare_run(run, plan)
+    files = {str(path.relative_to(run.root)) for path in run.root.rglob("*") if path.is_file()}
+    assert files == {"spec.yaml", "plan.json", "rendered/accelerate.yaml", "rendered/deepspeed.json"}
+    assert Plan.model_validate_json(run.plan.read_text()) == plan
+    assert json.loads(run.deepspeed.read_text())["train_batch_size"] == 128
+    config = yaml.safe_load(run.accelerate.read_text())
+    assert config["deepspeed_config"]["deepspeed_config_file"] == str(run.deepspeed)
+    assert {path.name: path.read_text() for path in run.rendered.iterdir()} == rendered(plan, run.deepspeed)
+
+
+def test_the_spec_of_a_run_is_a_spec(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    assert read_spec(run.spec) == PLAN.spec
+
+
+@bug("claim.py prepare_run: spec.yaml holds the defaults too, which read as given contradict max_steps and the global batch")
+@pytest.mark.parametrize("training", [{"max_steps": 10}, {"global_batch_size": 8}])
+def test_the_spec_of_a_run_can_be_run_again(run: RunDir, training: dict[str, int]) -> None:
+    plan = plan_of("1xH200-141GB", 1, spec_of(training=training))
+    prepare_run(run, plan)
+    assert plan_of("1xH200-141GB", 1, read_spec(run.spec)) == plan
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostError) as caught:
+        prepare_run(RunDir(tmp_path / "file/demo"), PLAN)
+    assert str(caught.value) == (
+        f"{tmp_path}/file/demo: the run directory cannot be written: Not a directory;"
+        " free space or choose another with --run-dir"
+    )
+
+
+@bug("claim.py claim: NotADirectoryError with a traceback")
+def test_a_file_in_place_of_the_directory(run: RunDir) -> None:
+    run.root.touch()
+    refused(run)
+
+
+@bug("claim.py _set_aside: moves a run aside while another process trains in it")
+def test_resume_never_leaves_a_run_alone_that_somebody_trains(run: RunDir) -> None:
+    import fcntl
+
+    prepare_run(run, PLAN)
+    with open(run.lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(run, resume="never")

@@ -1,0 +1,170 @@
+"""Files that stay readable whenever the writer is killed."""
+
+import json
+import multiprocessing
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.journal import append, event, keep_rows, rows, write_json, write_text
+from tests.launch.conftest import bug
+
+TOKEN = "hf_abcdefghijklmnopqrst"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+def steps(file: Path) -> list[int]:
+    return [row["step"] for row in rows(file)]
+
+
+# Rows
+
+
+def test_rows_are_read_back_in_order(file: Path) -> None:
+    written = [{"step": 1, "loss": 0.5}, {"step": 2, "text": "naïve ✓\nline"}]
+    for row in written:
+        append(file, row)
+    assert list(rows(file)) == written
+    assert file.read_text().count("\n") == 2
+
+
+def test_a_file_that_is_not_there_has_no_rows(file: Path) -> None:
+    assert list(rows(file)) == []
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(file: Path) -> None:
+    append(file, {"step": 1})
+    with open(file, "a") as torn:
+        torn.write('{"step": 2, "lo')
+    assert steps(file) == [1]
+
+
+def test_a_line_that_is_no_object_is_left_out(file: Path) -> None:
+    file.write_text('3\n{"step": 1}\n\nnull\n')
+    assert steps(file) == [1]
+
+
+@bug("journal.py append: the row is glued to a torn last line and lost with it")
+def test_a_row_after_a_torn_line_is_not_lost(file: Path) -> None:
+    append(file, {"step": 1})
+    with open(file, "a") as torn:
+        torn.write('{"step": 2, "lo')
+    append(file, {"step": 3})
+    assert steps(file) == [1, 3]
+
+
+@bug("journal.py rows: UnicodeDecodeError for a line that was cut off inside a character")
+def test_a_line_that_was_cut_off_inside_a_character(file: Path) -> None:
+    append(file, {"step": 1})
+    with open(file, "ab") as torn:
+        torn.write('{"text": "naï'.encode()[:-1])
+    assert steps(file) == [1]
+
+
+def _append_many(file: Path, writer: int) -> None:
+    for number in range(200):
+        append(file, {"step": writer * 200 + number, "padding": "x" * 500})
+
+
+def test_rows_of_several_writers_never_mix(file: Path) -> None:
+    writers = [multiprocessing.Process(target=_append_many, args=(file, writer)) for writer in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(steps(file)) == list(range(800))
+
+
+def test_an_event_has_a_name_and_a_time(file: Path) -> None:
+    before = time.time()
+    event(file, "saved", step=25)
+    (row,) = rows(file)
+    assert (row["event"], row["step"]) == ("saved", 25)
+    assert before - 0.001 <= row["time"] <= time.time() + 0.001
+
+
+def test_rows_are_written_without_secrets(file: Path) -> None:
+    append(file, {"step": 1, "message": f"401 for {TOKEN}"})
+    assert list(rows(file)) == [{"step": 1, "message": "401 for [secret]"}]
+
+
+def test_keep_rows_drops_the_others_and_what_was_torn(file: Path) -> None:
+    for step in range(1, 6):
+        append(file, {"step": step})
+    with open(file, "a") as torn:
+        torn.write('{"step": 6')
+    keep_rows(file, lambda row: row["step"] <= 3)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+def test_keep_rows_of_a_file_that_is_not_there_makes_none(file: Path) -> None:
+    keep_rows(file, lambda row: True)
+    assert not file.exists()
+
+
+# Whole files
+
+
+def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a/b/plan.json"
+    write_json(path, {"name": "naïve", "token": TOKEN})
+    assert json.loads(path.read_text()) == {"name": "naïve", "token": "[secret]"}
+    assert path.read_text().endswith("\n")
+    assert [entry.name for entry in path.parent.iterdir()] == ["plan.json"]
+
+
+def test_a_file_is_replaced_and_not_rewritten(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    write_text(path, "old")
+    with open(path) as reader:  # whoever reads while it is written sees the old text to its end
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half \ud800")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["spec.yaml"]
+
+
+def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        append(tmp_path / "rows.jsonl", {})
+        write_text(tmp_path / "spec.yaml", "")
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o644}
+
+
+@bug("journal.py write_json, append: secrets are looked for in the JSON, so a number can be blotted out of it")
+def test_a_secret_of_digits_does_not_break_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "17000000")
+    write_json(tmp_path / "plan.json", {"peak_bytes": 17_000_000_512})
+    assert isinstance(json.loads((tmp_path / "plan.json").read_text()), dict)
+
+
+@bug("journal.py write_json, append: secrets are looked for in the JSON, where quotes and backslashes are escaped")
+def test_a_secret_with_a_quote_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", 'pass"word\\1')
+    write_json(tmp_path / "outcome.json", {"reason": 'login with pass"word\\1 failed'})
+    assert json.loads((tmp_path / "outcome.json").read_text()) == {"reason": "login with [secret] failed"}

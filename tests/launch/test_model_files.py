@@ -1,0 +1,198 @@
+"""A model's files: where they are, what they say, and which are missing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from launch.architecture import VARIANTS
+from launch.errors import UsageError
+from launch.model_files import find, problems, read_architecture
+from tests.launch.conftest import bug, write_model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hugging Face cache, online."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    return tmp_path / "hub"
+
+
+def snapshot(cache: Path, hub_id: str, name: str, age: int) -> Path:
+    path = cache / f"models--{hub_id.replace('/', '--')}" / "snapshots" / name
+    write_model(path)
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+def refused(variant: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_architecture(str(variant))
+    return str(caught.value)
+
+
+# Architecture
+
+
+def test_a_known_variant_needs_no_files() -> None:
+    assert read_architecture("qwen2.5-14b-instruct") is VARIANTS["qwen2.5-14b-instruct"][1]
+
+
+def test_a_folder_is_read(tmp_path: Path) -> None:
+    architecture = read_architecture(str(write_model(tmp_path / "base")))
+    assert (architecture.model_type, architecture.layers, architecture.hidden_size) == ("qwen2", 2, 64)
+
+
+def test_a_cached_hub_id_is_read(cache: Path) -> None:
+    snapshot(cache, "Qwen/Qwen2.5-0.5B", "abc", 0)
+    assert read_architecture("Qwen/Qwen2.5-0.5B").vocab_size == 320
+
+
+def test_an_unknown_variant() -> None:
+    assert refused("qwen2.5-14b-instrct") == (
+        "model.variant qwen2.5-14b-instrct: unknown. Did you mean 'qwen2.5-14b-instruct'?"
+        f" Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}"
+    )
+
+
+def test_a_variant_like_no_other() -> None:
+    assert refused("xyz") == (
+        f"model.variant xyz: unknown. Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}"
+    )
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert refused(tmp_path / "x") == f"model.variant {tmp_path}/x: no such directory"
+
+
+def test_a_hub_id_that_is_not_cached() -> None:
+    assert refused("Qwen/Qwen2.5-0.5B") == (
+        "model.variant Qwen/Qwen2.5-0.5B: not a directory, and not in the Hugging Face cache;"
+        " download it first: hf download Qwen/Qwen2.5-0.5B"
+    )
+
+
+def test_a_folder_without_config(tmp_path: Path) -> None:
+    assert refused(tmp_path) == (
+        f"{tmp_path}/config.json: no such file; a model directory holds config.json, *.safetensors and a tokenizer"
+    )
+
+
+def test_a_config_that_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    assert refused(tmp_path) == (
+        f"{tmp_path}/config.json: cannot be read as JSON:"
+        " Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    )
+
+
+@bug("model_files.py read_architecture: AttributeError for a config.json that is a list")
+def test_a_config_that_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    refused(tmp_path)
+
+
+# Where the files are
+
+
+def test_the_newest_snapshot_is_taken(cache: Path) -> None:
+    assert find("qwen3-8b") is None
+    snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=10)
+    newest = snapshot(cache, "Qwen/Qwen3-8B", "bbb", age=0)
+    snapshot(cache, "Qwen/Qwen3-8B", "ccc", age=20)
+    assert find("qwen3-8b") == find("Qwen/Qwen3-8B") == newest
+
+
+def test_the_cache_may_be_named_by_hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert find("qwen3-8b") is None
+    assert find("Qwen/Qwen3-8B") is None
+    assert find("Qwen/Qwen3-8B") == find("qwen3-8b")
+    path = snapshot(tmp_path / "hub", "Qwen/Qwen3-8B", "aaa", age=0)
+    assert find("qwen3-8b") == path
+
+
+# What is missing
+
+
+def test_a_whole_folder_has_no_problems(tmp_path: Path) -> None:
+    assert problems(str(write_model(tmp_path / "one"))) == []
+    assert problems(str(write_model(tmp_path / "two", shards=("a.safetensors", "b.safetensors")))) == []
+
+
+def test_everything_that_is_missing_is_told(tmp_path: Path) -> None:
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}/config.json is missing",
+        f"{tmp_path}/model.safetensors is missing or empty",
+        f"{tmp_path}: no tokenizer (tokenizer.json, vocab.json, tokenizer.model)",
+    ]
+
+
+def test_a_shard_that_the_index_names_is_missing(tmp_path: Path) -> None:
+    names = tuple(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3))
+    write_model(tmp_path, shards=names)
+    (tmp_path / names[1]).unlink()
+    (tmp_path / names[2]).write_bytes(b"")
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}/{name} is missing or empty, but model.safetensors.index.json names it" for name in names[1:]
+    ]
+
+
+def test_only_a_pickle(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}/model.safetensors is missing or empty; pytorch_model.bin is a pickle, which muster does not load:"
+        " convert it to safetensors"
+    ]
+
+
+def test_an_index_that_cannot_be_read(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map"')
+    assert problems(str(tmp_path)) == [f"{tmp_path}/model.safetensors.index.json cannot be read; download it again"]
+
+
+@bug("model_files.py _weights: TypeError for an index that is a list")
+def test_an_index_that_is_no_object(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    assert problems(str(tmp_path)) == [f"{tmp_path}/model.safetensors.index.json cannot be read; download it again"]
+
+
+def test_a_model_that_can_be_downloaded_has_no_problems() -> None:
+    assert problems("qwen3-8b") == []
+
+
+def test_offline_a_model_has_to_be_in_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert problems("qwen3-8b") == [
+        "Qwen/Qwen3-8B is not in the Hugging Face cache and HF_HUB_OFFLINE is set;"
+        " on a machine with network: hf download Qwen/Qwen3-8B"
+    ]
+    snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=0)
+    assert problems("qwen3-8b") == []
+
+
+@bug("model_files.py problems: online, a snapshot that is not whole would be completed, yet it is told as missing")
+def test_online_a_cached_config_alone_is_no_problem(cache: Path) -> None:
+    path = snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=0)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (path / name).unlink()
+    assert problems("qwen3-8b") == []
+
+
+@pytest.mark.parametrize("variant", ["qwen-7b-chat", "qwen-14b-chat"])
+def test_the_original_layout_is_a_problem(variant: str) -> None:
+    successor = variant.replace("qwen-", "qwen1.5-")
+    assert problems(variant) == [
+        f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code."
+        f" Use its successor {successor}"
+    ]
+
+
+@bug("model_files.py problems: the successor of the base qwen-7b is qwen1.5-7b, not the chat model")
+def test_the_successor_of_a_base_model_is_a_base_model() -> None:
+    assert problems("qwen-7b")[0].endswith("Use its successor qwen1.5-7b")

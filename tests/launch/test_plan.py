@@ -1,0 +1,345 @@
+"""resolve(spec, architecture, topology) -> Plan, and Plan <-> plan.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.errors import NoPlanError, UsageError
+from launch.hardware import GIB, Topology
+from launch.journal import write_json
+from launch.plan import Plan, amount, as_launched, differences, divide_batch
+from launch.spec import Precision, RunSpec
+from tests.launch.conftest import CPU, bug, plan_of, spec_of
+
+SMALL = {"max_length": 512}
+
+
+def refused(gpus: str | Topology = "8xA100-80GB", nodes: int = 1, **sections: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        plan_of(gpus, nodes, spec_of(**sections))
+    return str(caught.value)
+
+
+def batch(gpus: str = "8xA100-80GB", nodes: int = 1, **training: Any) -> tuple[int, int, int]:
+    plan = plan_of(gpus, nodes, spec_of("qwen2.5-7b-instruct", data=SMALL, training=training))
+    assert plan.global_batch_size == plan.micro_batch_size * plan.gradient_accumulation_steps * plan.world_size
+    return plan.micro_batch_size, plan.gradient_accumulation_steps, plan.global_batch_size
+
+
+# The choice
+
+
+def test_the_recipe_on_eight_a100() -> None:
+    plan = plan_of()
+    assert (plan.strategy, plan.zero_stage, plan.offload) == ("zero3", 3, False)
+    assert (plan.world_size, plan.precision, plan.gradient_checkpointing) == (8, "bf16", True)
+    assert (plan.optimizer, plan.lr_scheduler, plan.attention) == ("paged_adamw_32bit", "constant_with_warmup", "sdpa")
+    assert (plan.micro_batch_size, plan.gradient_accumulation_steps, plan.global_batch_size) == (4, 4, 128)
+    assert plan.peak_bytes == sum(plan.components.values())
+    assert plan.warnings == []
+
+
+def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
+    assert "auto" not in json.dumps(plan_of().model_dump(exclude={"spec"}))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sections", "reason"),
+    [
+        ("1xH200-141GB", {}, "single: one device, nothing to share; 73.4 GiB of 139.8 GiB (53 %) on each GPU"),
+        (
+            "8xA100-80GB",
+            {"data": SMALL},
+            "ddp: the base fits one device and only adapter gradients move; 52.9 GiB of 79.2 GiB (67 %) on each GPU",
+        ),
+        (
+            "8xA100-80GB",
+            {"cluster": {"strategy": "zero2"}, "data": SMALL},
+            "zero2: as the spec asks; 52.4 GiB of 79.2 GiB (66 %) on each GPU",
+        ),
+    ],
+)
+def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) -> None:
+    assert plan_of(gpus, 1, spec_of(**sections)).reason == reason
+
+
+@bug("plan.py _reason: names strategies that are less simple than the chosen one, or that fit with recomputation")
+def test_the_reason_names_the_simpler_strategies_alone() -> None:
+    assert plan_of().reason == (
+        "zero3: the simplest that fits (ddp, zero2 would not); 50.5 GiB of 79.2 GiB (64 %) on each GPU"
+    )
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(NoPlanError) as caught:
+        plan_of("1xRTX4090-24GB")
+    assert str(caught.value) == (
+        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 47.0 GiB and muster"
+        " plans for at most 80 %. What would help: model.quantization: nf4; data.max_length: 2048;"
+        " training.micro_batch_size: 1; larger or more GPUs (see --gpus)"
+    )
+
+
+def test_the_advice_leaves_out_what_the_spec_does_already() -> None:
+    spec = spec_of(
+        model={"quantization": "nf4"},
+        data=SMALL,
+        training={"micro_batch_size": 1, "gradient_checkpointing": False},
+    )
+    with pytest.raises(NoPlanError, match=r"help: training.gradient_checkpointing: auto; larger or more GPUs") as caught:
+        plan_of("1xT4-16GB", 1, spec)
+    assert "nf4" not in str(caught.value).split("help:")[1]
+
+
+def test_a_refused_strategy_gives_the_reason_and_the_way_out() -> None:
+    assert refused(cluster={"strategy": "single"}) == (
+        "single on 8 devices: single trains on one device; use ddp, or ask for one device"
+    )
+
+
+def test_a_target_that_is_no_linear_layer() -> None:
+    assert refused(lora={"target_modules": ["q_proj", "lm_head"]}) == (
+        "lora.target_modules: lm_head: not a linear layer of this model;"
+        " allowed: all-linear or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    )
+
+
+def test_no_targets() -> None:
+    assert refused(lora={"target_modules": []}) == (
+        "lora.target_modules: empty: not a linear layer of this model;"
+        " allowed: all-linear or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    )
+
+
+def test_rows_longer_than_the_model() -> None:
+    message = "data.max_length 32769 is beyond the model's 32768 positions; lower it"
+    assert refused("8xB200-180GB", data={"max_length": 32769}, training={"micro_batch_size": 1}) == message
+
+
+@bug("plan.py resolve: memory is looked at first, so that rows too long for the model are answered with 'no plan fits'")
+def test_rows_longer_than_the_model_are_told_before_memory() -> None:
+    assert refused(data={"max_length": 32769}) == "data.max_length 32769 is beyond the model's 32768 positions; lower it"
+
+
+@bug("plan.py resolve: raises at the first of several mistakes")
+def test_all_mistakes_are_told_at_once() -> None:
+    message = refused(lora={"target_modules": ["lm_head"]}, training={"global_batch_size": 60})
+    assert "lora.target_modules" in message
+    assert "training.global_batch_size" in message
+
+
+# Precision, optimizer, schedule
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "precision"),
+    [
+        ("auto", "8xA100-80GB", "bf16"),
+        ("auto", "8xV100-32GB", "fp16"),
+        ("auto", CPU, "fp32"),
+        ("bf16", "8xA100-80GB", "bf16"),
+        ("fp16", "8xV100-32GB", "fp16"),
+        ("fp32", "8xA100-80GB", "fp32"),
+        ("fp32", CPU, "fp32"),
+    ],
+)
+def test_precision(asked: str, gpus: str | Topology, precision: Precision) -> None:
+    spec = spec_of("qwen2.5-7b-instruct", data=SMALL, training={"precision": asked, "micro_batch_size": 1})
+    assert plan_of(gpus, 1, spec).precision == precision
+
+
+def test_fp16_forced_on_a_machine_that_has_bf16_is_a_warning() -> None:
+    plan = plan_of("8xA100-80GB", 1, spec_of(training={"precision": "fp16"}))
+    assert plan.precision == "fp16"
+    assert plan.warnings == [
+        "training.precision fp16 on A100-80GB, which has bf16: Qwen was trained in bf16 and can overflow in fp16;"
+        " use auto"
+    ]
+
+
+def test_a_machine_without_bf16_is_a_warning() -> None:
+    assert plan_of("8xV100-32GB", 1, spec_of("qwen2.5-7b-instruct", data=SMALL)).warnings == [
+        "V100-32GB has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"
+    ]
+
+
+def test_bf16_on_a_machine_that_has_none() -> None:
+    assert refused("8xV100-32GB", training={"precision": "bf16"}) == (
+        "training.precision bf16 needs compute capability 8.0; V100-32GB has none: use fp16 or auto"
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_on_cpu_processes(precision: str) -> None:
+    assert refused(CPU, training={"precision": precision}) == (
+        f"training.precision {precision} needs a GPU; on CPU processes use auto or fp32"
+    )
+
+
+def test_the_default_optimizer_gives_way_to_offloading_with_a_warning() -> None:
+    plan = plan_of("8xA100-80GB", 1, spec_of(cluster={"strategy": "zero3_offload"}))
+    assert (plan.optimizer, plan.offload) == ("adamw_torch", True)
+    assert plan.warnings == [
+        "the recipe's paged_adamw_32bit does not go with zero3_offload: adamw_torch, the same update, is used"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [
+        ({}, "constant_with_warmup"),
+        ({"warmup_ratio": 0.0}, "constant"),
+        ({"lr_scheduler": "cosine"}, "cosine"),
+        ({"lr_scheduler": "linear", "warmup_ratio": 0.0}, "linear"),
+    ],
+)
+def test_constant_with_a_warmup_has_another_name_in_transformers(training: dict[str, Any], name: str) -> None:
+    assert plan_of(spec=spec_of(training=training)).lr_scheduler == name
+
+
+# Batches
+
+
+def test_the_recipe_grows_with_the_devices() -> None:
+    assert batch("1xH100-80GB") == (4, 4, 16)
+    assert batch("8xH100-80GB", nodes=2) == (4, 4, 256)
+
+
+def test_a_global_batch_is_kept_on_any_number_of_devices() -> None:
+    assert batch("1xH100-80GB", global_batch_size=64) == (4, 16, 64)
+    assert batch("8xH100-80GB", global_batch_size=64) == (4, 2, 64)
+    assert batch("8xH100-80GB", nodes=2, global_batch_size=64) == (4, 1, 64)
+    assert batch("8xH100-80GB", nodes=4, global_batch_size=64) == (2, 1, 64)
+
+
+def test_a_global_batch_with_one_of_the_other_two() -> None:
+    assert batch(global_batch_size=64, micro_batch_size=2) == (2, 4, 64)
+    assert batch(global_batch_size=64, gradient_accumulation_steps=8) == (1, 8, 64)
+    assert batch(global_batch_size=64, gradient_accumulation_steps=8, micro_batch_size=1) == (1, 8, 64)
+
+
+def test_an_automatic_micro_batch_is_the_largest_that_fits() -> None:
+    assert batch(global_batch_size=256, micro_batch_size="auto") == (8, 4, 256)
+    plan = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"}))
+    assert (plan.strategy, plan.micro_batch_size, plan.gradient_accumulation_steps) == ("ddp", 2, 4)
+
+
+def test_a_global_batch_that_the_devices_cannot_share() -> None:
+    assert refused(training={"global_batch_size": 60}) == (
+        "training.global_batch_size 60 cannot be divided into micro-batches of 1 on 8 devices;"
+        " nearest that can: 56 or 64"
+    )
+    assert refused(training={"global_batch_size": 4}) == (
+        "training.global_batch_size 4 cannot be divided into micro-batches of 1 on 8 devices; nearest that can: 8"
+    )
+
+
+def test_three_batch_sizes_that_contradict_one_another_on_these_devices() -> None:
+    training = {"global_batch_size": 64, "micro_batch_size": 4, "gradient_accumulation_steps": 4}
+    assert refused(training=training) == (
+        "training.global_batch_size 64 contradicts micro_batch_size 4 x gradient_accumulation_steps 4 x 8 devices"
+        " = 128; give global_batch_size alone, or the other two alone"
+    )
+
+
+@given(total=st.integers(1, 4096), world=st.sampled_from([1, 2, 3, 4, 8, 12, 16, 64]), micro=st.integers(1, 16))
+def test_a_global_batch_is_divided_exactly_or_refused_with_sizes_that_can_be(total: int, world: int, micro: int) -> None:
+    spec = spec_of(training={"global_batch_size": total})
+    try:
+        size, accumulation = divide_batch(spec, world, micro)
+    except UsageError as error:
+        assert total % (micro * world) != 0
+        near = [int(word) for word in str(error).split("can: ")[1].split(" or ")]
+        assert all(value % (micro * world) == 0 for value in near)
+        assert max(near) - total < micro * world
+    else:
+        assert (size, size * accumulation * world) == (micro, total)
+
+
+# plan.json
+
+
+@pytest.mark.parametrize("gpus", ["8xA100-80GB", "1xH200-141GB", CPU], ids=["zero3", "single", "cpu"])
+def test_a_plan_that_was_written_is_read_back_equal(tmp_path: Path, gpus: str | Topology) -> None:
+    spec = spec_of("qwen2.5-7b-instruct", data=SMALL, lora={"target_modules": ["q_proj"]}, training={"extra": {"a": [1]}})
+    plan = plan_of(gpus, 1, spec)
+    write_json(tmp_path / "plan.json", plan.model_dump(mode="json"))
+    assert Plan.model_validate_json((tmp_path / "plan.json").read_text()) == plan
+
+
+# Started by hand
+
+
+def test_a_launch_that_the_spec_leaves_open() -> None:
+    spec, notes = as_launched(spec_of(), "ddp", 1, 2)
+    assert (spec.cluster.strategy, spec.cluster.nodes, spec.cluster.devices_per_node) == ("ddp", 1, 2)
+    assert notes == []
+    assert spec.training == spec_of().training
+
+
+def test_a_launch_that_is_not_what_the_spec_says() -> None:
+    with pytest.raises(UsageError) as caught:
+        as_launched(spec_of(cluster={"strategy": "zero3", "devices_per_node": 8}), "ddp", 1, 2)
+    assert str(caught.value) == (
+        "cluster.strategy: the spec says zero3, this launch is ddp\n"
+        "devices: the spec says 8, this launch has 2\n"
+        "launch what the spec says, or change it with -s"
+    )
+
+
+def test_one_process_keeps_the_global_batch_of_the_spec_that_asks_for_more() -> None:
+    asked = spec_of(cluster={"strategy": "zero3", "nodes": 2, "devices_per_node": 8})
+    spec, notes = as_launched(asked, "single", 1, 1)
+    assert (spec.cluster.strategy, spec.cluster.nodes, spec.cluster.devices_per_node) == ("single", 1, 1)
+    assert (spec.training.micro_batch_size, spec.training.gradient_accumulation_steps) == (4, 64)
+    assert notes == [
+        "cluster.strategy: the spec says zero3, this launch is single",
+        "devices: the spec says 16, this launch has 1",
+        "the global batch of 256 is kept: 64 accumulation steps on one device",
+    ]
+
+
+def test_one_process_leaves_a_global_batch_to_the_planner() -> None:
+    asked = spec_of(cluster={"devices_per_node": 8}, training={"global_batch_size": 64})
+    spec, notes = as_launched(asked, "single", 1, 1)
+    assert spec.training == asked.training
+    assert notes == ["devices: the spec says 8, this launch has 1"]
+
+
+@bug("plan.py as_launched: with micro_batch_size auto the global batch shrinks to an eighth, and no note says so")
+def test_one_process_keeps_the_global_batch_of_an_automatic_micro_batch() -> None:
+    asked = spec_of(data=SMALL, cluster={"devices_per_node": 8}, training={"micro_batch_size": "auto"})
+    spec, _ = as_launched(asked, "single", 1, 1)
+    assert plan_of("1xH200-141GB", 1, spec).global_batch_size == plan_of("8xH200-141GB", 1, asked).global_batch_size
+
+
+@bug("plan.py as_launched: cluster.nodes is compared only when devices_per_node is a number")
+def test_a_launch_on_fewer_nodes_than_the_spec_says() -> None:
+    with pytest.raises(UsageError):
+        as_launched(spec_of(cluster={"nodes": 2}), "ddp", 1, 8)
+
+
+# What a worker got
+
+
+def test_differences_are_told_value_by_value() -> None:
+    promised = {"world_size": 8, "precision": "bf16", "zero_stage": 3}
+    assert differences(promised, {**promised, "extra": 1}) == []
+    assert differences(promised, {"world_size": 1, "precision": "bf16", "zero_stage": 0}) == [
+        "world_size: the plan says 8, this worker has 1",
+        "zero_stage: the plan says 3, this worker has 0",
+    ]
+
+
+def test_amounts_for_people() -> None:
+    assert [amount(GIB), amount(GIB // 2), amount(79 * GIB + GIB // 5)] == ["1.0 GiB", "512.0 MiB", "79.2 GiB"]
+
+
+def test_a_spec_is_frozen_inside_its_plan() -> None:
+    spec: RunSpec = plan_of().spec
+    with pytest.raises(ValueError, match="frozen"):
+        spec.training.seed = 1  # type: ignore[misc]

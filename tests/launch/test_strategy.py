@@ -1,0 +1,94 @@
+"""Candidates and the choice among them."""
+
+from launch.hardware import Topology, parse_gpus
+from launch.spec import RunSpec
+from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
+from tests.launch.conftest import CPU, architecture_of, bug, spec_of
+
+SMALL = {"max_length": 512}
+
+
+def found(spec: RunSpec, gpus: str | Topology, micro: tuple[int, ...] = (4,)) -> list[Candidate]:
+    topology = gpus if isinstance(gpus, Topology) else parse_gpus(gpus)
+    precision = "bf16" if topology.device == "gpu" else "fp32"
+    return candidates(spec, architecture_of(spec), topology, precision, list(micro))[0]
+
+
+def chosen(spec: RunSpec, gpus: str | Topology, micro: tuple[int, ...] = (4,)) -> tuple[str, bool, int] | None:
+    best = choose(found(spec, gpus, micro))
+    return (best.strategy, best.gradient_checkpointing, best.micro_batch_size) if best else None
+
+
+def test_strategies_are_tried_from_the_least_communication_to_the_most() -> None:
+    tried = list(dict.fromkeys(candidate.strategy for candidate in found(spec_of(), "8xA100-80GB")))
+    assert tried == ["ddp", "zero2", "zero3", "zero2_offload", "zero3_offload"]
+    assert tried == [strategy for strategy in ORDER if strategy in tried]
+
+
+def test_recomputation_is_tried_after_doing_without_and_the_largest_micro_batch_first() -> None:
+    spec = spec_of(cluster={"strategy": "ddp"})
+    assert [(c.gradient_checkpointing, c.micro_batch_size) for c in found(spec, "8xA100-80GB", (4, 2))] == [
+        (False, 4),
+        (False, 2),
+        (True, 4),
+        (True, 2),
+    ]
+
+
+def test_the_peak_is_the_sum_of_the_components_and_fits_under_80_percent() -> None:
+    for candidate in found(spec_of(), "8xA100-80GB"):
+        assert candidate.peak_bytes == sum(candidate.components.values())
+        assert candidate.fits == (candidate.peak_bytes <= SAFE_SHARE * parse_gpus("A100-80GB").memory_bytes)
+    assert SAFE_SHARE == 0.8
+
+
+def test_ddp_where_the_base_fits_one_gpu() -> None:
+    assert chosen(spec_of("qwen2.5-7b-instruct", data=SMALL), "8xA100-80GB") == ("ddp", False, 4)
+
+
+def test_single_on_one_gpu() -> None:
+    assert chosen(spec_of(data=SMALL), "1xH100-80GB") == ("single", False, 4)
+
+
+def test_a_smaller_micro_batch_before_recomputation() -> None:
+    assert chosen(spec_of(data={"max_length": 4096}), "8xH200-141GB", (4, 2, 1)) == ("ddp", False, 1)
+
+
+def test_recomputation_before_sharding() -> None:
+    assert chosen(spec_of(data={"max_length": 2048}), "8xA100-80GB") == ("ddp", True, 4)
+
+
+def test_zero3_where_the_base_does_not_fit() -> None:
+    assert chosen(spec_of(data=SMALL), "8xV100-32GB") == ("zero3", True, 4)
+
+
+def test_nothing_where_nothing_fits() -> None:
+    assert chosen(spec_of(), "8xT4-16GB") is None
+
+
+def test_a_quantised_base_is_held_whole() -> None:
+    spec = spec_of(model={"quantization": "nf4"}, data=SMALL)
+    assert {candidate.strategy for candidate in found(spec, "8xV100-32GB")} == {"ddp", "zero2", "zero2_offload"}
+    assert chosen(spec, "8xV100-32GB") == ("ddp", True, 4)
+
+
+def test_what_the_spec_names_is_the_only_one_tried() -> None:
+    spec = spec_of(cluster={"strategy": "fsdp2"}, training={"gradient_checkpointing": True})
+    assert [(c.strategy, c.gradient_checkpointing) for c in found(spec, "8xA100-80GB")] == [("fsdp2", True)]
+
+
+def test_fsdp2_and_sharding_over_one_device_are_never_chosen_unasked() -> None:
+    assert {candidate.strategy for candidate in found(spec_of(), "1xA100-80GB")} == {
+        "single",
+        "zero2_offload",
+        "zero3_offload",
+    }
+
+
+def test_one_device_may_be_asked_to_use_zero() -> None:
+    assert chosen(spec_of(cluster={"strategy": "zero3"}, data=SMALL), "1xH100-80GB") == ("zero3", False, 4)
+
+
+@bug("strategy.py _pointless: on CPU processes there is no other memory to offload to")
+def test_a_cpu_process_is_not_offered_offloading() -> None:
+    assert {candidate.strategy for candidate in found(spec_of(), CPU)} == {"single"}

@@ -1,0 +1,125 @@
+"""A directory with a checkpoint's name is complete; what is not the manifest's is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.errors import NumericalError, UsageError
+from launch.rundir import RunDir
+from tests.conftest import ROOT, environment
+from training.checkpoint import DamagedCheckpoint, adapter_files, check_directory, choose, keep_newest, write_directory
+
+TENSORS = {"a.safetensors": {"x": torch.arange(6.0)}}
+TEXTS = {"progress.json": "{}"}
+
+
+def run_with(tmp_path: Path, *steps: int) -> RunDir:
+    run = RunDir(tmp_path)
+    for step in steps:
+        write_directory(run.checkpoint(step), TENSORS, TEXTS)
+    return run
+
+
+def test_what_was_written_is_accepted(tmp_path: Path) -> None:
+    run = run_with(tmp_path, 5)
+    check_directory(run.checkpoint(5))
+    assert sorted(path.name for path in run.checkpoint(5).iterdir()) == ["a.safetensors", "manifest.json", "progress.json"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: truncate(folder / "a.safetensors"), "step-000005: a.safetensors has 87 bytes, its manifest says 88"),
+        (lambda folder: flip(folder / "a.safetensors"), "step-000005: a.safetensors was changed after it was written (SHA-256 differs)"),
+        (lambda folder: (folder / "progress.json").unlink(), "step-000005: progress.json is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "step-000005: manifest.json is missing or unreadable"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "step-000005: manifest.json is missing or unreadable"),
+    ],
+)
+def test_each_damage_is_named_and_the_checkpoint_before_it_used(damage: object, message: str, tmp_path: Path) -> None:
+    run = run_with(tmp_path, 1, 5)
+    damage(run.checkpoint(5))  # type: ignore[operator]
+    with pytest.raises(DamagedCheckpoint) as caught:
+        check_directory(run.checkpoint(5))
+    assert str(caught.value) == message
+    assert choose(run, "auto") == (run.checkpoint(1), [message])
+    with pytest.raises(UsageError) as refused:
+        choose(run, str(run.checkpoint(5)))
+    assert str(refused.value) == f"--resume {run.checkpoint(5)}: {message}"
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    run = run_with(tmp_path, 3)
+    assert choose(run, "never") == (None, [])
+    assert choose(RunDir(tmp_path / "none"), "auto") == (None, [])
+    assert choose(run, str(run.checkpoint(3))) == (run.checkpoint(3), [])
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from training import checkpoint
+calls = 0
+def fatal(real):
+    def call(*args):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+    return call
+os.fsync = fatal(os.fsync)
+Path.rename = fatal(Path.rename)
+checkpoint.write_directory(Path(sys.argv[1]), {"a.safetensors": {"x": torch.arange(6.0)}}, {"progress.json": "{}"})
+"""
+
+
+def test_a_kill_at_any_point_of_a_save_leaves_the_previous_checkpoint_good(tmp_path: Path) -> None:
+    """Killed at each sync and rename in turn, until a save is left alone."""
+    for call in range(1, 20):
+        run = run_with(tmp_path / str(call), 4)
+        done = subprocess.run([sys.executable, "-c", KILLED, run.checkpoint(8), str(call)], env=environment(), cwd=ROOT, capture_output=True, text=True)
+        if done.returncode == 0:
+            assert choose(run, "auto") == (run.checkpoint(8), [])
+            break
+        assert done.returncode == -9, done.stderr
+        found, refused = choose(run, "auto")
+        assert refused == []
+        assert found in (run.checkpoint(4), run.checkpoint(8))
+        check_directory(found)
+    assert call > 4
+
+
+def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    run = run_with(tmp_path, 1, 2, 3, 4, 5)
+    gone = keep_newest(run, 2, best=run.checkpoint(1))
+    assert [path.name for path in gone] == ["step-000003", "step-000002"]
+    assert [path.name for path in run.complete_checkpoints()] == ["step-000005", "step-000004", "step-000001"]
+
+
+def test_an_adapter_that_is_not_finite_is_never_saved() -> None:
+    with pytest.raises(NumericalError, match=r"1 adapter tensors are not finite, b first; not saved"):
+        adapter_files(None, {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])})  # type: ignore[arg-type]
+
+
+def test_a_manifest_lists_sizes_and_digests(tmp_path: Path) -> None:
+    import hashlib
+
+    run = run_with(tmp_path, 5)
+    files = json.loads((run.checkpoint(5) / "manifest.json").read_text())["files"]
+    content = (run.checkpoint(5) / "a.safetensors").read_bytes()
+    assert files["a.safetensors"] == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
