@@ -85,7 +85,13 @@ def first_cause(failures: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def outcome(
-    returncode: int, failures: Sequence[dict[str, Any]], world_size: int, stopped: bool, finished: bool
+    returncode: int,
+    failures: Sequence[dict[str, Any]],
+    world_size: int,
+    *,
+    stopped: bool,
+    finished: bool,
+    disk_full: bool = False,
 ) -> tuple[ExitCode, str]:
     """How an attempt ended, from what its processes left behind. A negative return code is a signal's number."""
     cause = first_cause(failures)
@@ -102,6 +108,16 @@ def outcome(
         return ExitCode.STOPPED, "stopped as asked; continue with --resume auto"
     if returncode == 0 and finished:
         return ExitCode.DONE, "done"
+    if disk_full:
+        return (
+            ExitCode.HOST,
+            "the disk of the run directory is full; checkpoints that are complete are good. Free space, then --resume auto",
+        )
+    if returncode in set(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL}:
+        return (
+            ExitCode(returncode),
+            f"the worker ended with exit code {returncode} ({ExitCode(returncode).name.lower()}) and could leave no failure file; see its log",
+        )
     if returncode in (-9, 137):
         return (
             ExitCode.WORKER,

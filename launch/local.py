@@ -1,6 +1,8 @@
 """One attempt of a run on this machine: start the workers, follow them, pass on a stop, say how it ended."""
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +25,8 @@ from launch.render import launch_argv
 from launch.rundir import RunDir
 
 LOOK_SECONDS = 0.2
+# A disk with less is full: neither a log line's block nor a failure file fits any more.
+FULL_BYTES = 1 << 20
 # Set by a launcher for its workers. Left over from another launch they would make ours believe that it is part of that one.
 _FOREIGN = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 _FOREIGN_NAMES = {
@@ -69,20 +73,20 @@ def run_attempt(plan: Plan, run: RunDir, resume: str, console: Console) -> tuple
     writer.wait()
     ended = [row["event"] for row in rows(run.events) if row["time"] >= began]
     code, reason = outcome(
-        launcher.returncode, read_failures(attempt), plan.world_size, stopped="stopped" in ended, finished=finished(run)
-    )
-    if code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in ended:
-        event(run.events, "failed", **{"class": code.name.lower(), "message": reason})
-    write_json(
-        attempt.outcome,
-        {
-            "exit_code": int(code),
-            "class": code.name.lower(),
-            "reason": reason,
-            "returncode": launcher.returncode,
-            "seconds": round(time.time() - began, 1),
-        },
-    )
+        launcher.returncode, read_failures(attempt), plan.world_size,
+        stopped="stopped" in ended, finished=finished(run), disk_full=shutil.disk_usage(run.root).free < FULL_BYTES,
+    )  # fmt: skip
+    ending = {
+        "exit_code": int(code),
+        "class": code.name.lower(),
+        "reason": reason,
+        "returncode": launcher.returncode,
+        "seconds": round(time.time() - began, 1),
+    }
+    with contextlib.suppress(OSError):  # on a full disk the exit code and the message are all that can be left
+        if code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in ended:
+            event(run.events, "failed", **{"class": code.name.lower(), "message": reason})
+        write_json(attempt.outcome, ending)
     return code, reason
 
 

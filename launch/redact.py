@@ -5,6 +5,7 @@
 Each worker's output goes through such a process: it outlives the worker, so that nothing is lost when one is killed.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -37,10 +38,10 @@ def redact(text: str, values: list[str] | None = None) -> str:
 
 def main() -> None:
     values = secret_values(os.environ)
-    with open(sys.argv[1], "a", encoding="utf-8", errors="replace") as log:
-        for line in sys.stdin:
+    for line in sys.stdin:
+        # On a full disk lines are lost, but the pipe is still drained: a closed one would end the worker.
+        with contextlib.suppress(OSError), open(sys.argv[1], "a", encoding="utf-8", errors="replace") as log:
             log.write(redact(line, values))
-            log.flush()
 
 
 if __name__ == "__main__":

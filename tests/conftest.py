@@ -69,7 +69,14 @@ def write_rows(path: Path, count: int, prefix: str) -> None:
         words = [WORDS[(number * 7 + step * (1 + number % 5)) % len(WORDS)] for step in range(6 + number % 11)]
         document = {"id": f"d{number}", "text": " ".join(words)}
         answer = f"It is {words[0]} and {words[-1]} [d{number}]."
-        rows.append({"id": f"{prefix}-{number}", "question": f"Which {words[1]} is it?", "documents": [document], "answer": answer})
+        rows.append(
+            {
+                "id": f"{prefix}-{number}",
+                "question": f"Which {words[1]} is it?",
+                "documents": [document],
+                "answer": answer,
+            }
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -109,14 +116,22 @@ class Finished:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "HF_TOKEN", "WANDB"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "HF_TOKEN", "WANDB"))
+    }
     return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **changes}
 
 
 def command(*argv: object, cwd: Path = ROOT, timeout: float = 200, **variables: str) -> Finished:
     """Runs `python ARGV` to its end."""
     done = subprocess.run(
-        [sys.executable, *map(str, argv)], cwd=cwd, env=environment(**variables), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        [sys.executable, *map(str, argv)],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -127,8 +142,16 @@ def muster(*argv: object, cwd: Path = ROOT, **variables: str) -> Finished:
 
 def accelerate_launch(config: str, processes: int, *argv: object, **variables: str) -> Finished:
     """`accelerate launch` as a person types it in the clone."""
-    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", f"accelerate_configs/{config}.yaml")
-    return command(*launcher, "--num_processes", processes, "--main_process_port", 0, "-m", "training", *argv, **variables)
+    launcher = (
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        f"accelerate_configs/{config}.yaml",
+    )
+    return command(
+        *launcher, "--num_processes", processes, "--main_process_port", 0, "-m", "training", *argv, **variables
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -144,7 +167,12 @@ def kill_when(argv: list[object], ready: Callable[[], bool], timeout: float = 12
     import time
 
     process = subprocess.Popen(
-        [sys.executable, *map(str, argv)], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        [sys.executable, *map(str, argv)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + timeout
     try:

@@ -44,7 +44,9 @@ def main() -> NoReturn:
     arguments = _arguments()
     place = launched()
     worker = Worker(rank=place.rank, console=sys.stderr)
-    if "LOCAL_RANK" in os.environ:  # started by a launcher: without it the ranks would train on, or wait for one another
+    if (
+        "LOCAL_RANK" in os.environ
+    ):  # started by a launcher: without it the ranks would train on, or wait for one another
         die_with_parent()
     try:
         _work(worker, arguments, place)

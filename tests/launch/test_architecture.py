@@ -47,7 +47,7 @@ def test_lora_parameters_of_two_targets() -> None:
 
 
 def real_parameters(config: dict[str, object]) -> tuple[int, int]:
-    """All parameters, and those of a rank-4 adapter on all linear layers, counted in transformers' and peft's own model."""
+    """Parameters, and those of a rank-4 adapter on all linear layers, of transformers' and peft's own model."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -51,7 +51,8 @@ def test_a_run_of_another_spec_under_the_same_name(run: RunDir) -> None:
     prepare_run(run, PLAN)
     other = plan_of("1xH200-141GB", 1, spec_of(training={"learning_rate": 1e-4}, data={"max_length": 2048}))
     assert refused(run, other) == (
-        f"{run.root}: holds a run of another spec; choose another name or --run-dir, or --resume never to move it aside\n"
+        f"{run.root}: holds a run of another spec; choose another name or --run-dir,"
+        " or --resume never to move it aside\n"
         "  data.max_length: there 4096, here 2048\n"
         "  training.learning_rate: there 0.0002, here 0.0001"
     )
@@ -114,7 +115,7 @@ def test_the_spec_of_a_run_is_a_spec(run: RunDir) -> None:
     assert read_spec(run.spec) == PLAN.spec
 
 
-@bug("claim.py prepare_run: spec.yaml holds the defaults too, which read as given contradict max_steps and the global batch")
+@bug("claim.py prepare_run: spec.yaml holds the defaults too, which then contradict max_steps or global_batch_size")
 @pytest.mark.parametrize("training", [{"max_steps": 10}, {"global_batch_size": 8}])
 def test_the_spec_of_a_run_can_be_run_again(run: RunDir, training: dict[str, int]) -> None:
     plan = plan_of("1xH200-141GB", 1, spec_of(training=training))

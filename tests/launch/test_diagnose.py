@@ -22,7 +22,8 @@ class DistBackendError(RuntimeError):
 
 
 GPU_ADVICE = (
-    "Use a smaller training.micro_batch_size with training.global_batch_size kept, training.gradient_checkpointing: true,"
+    "Use a smaller training.micro_batch_size with training.global_batch_size kept,"
+    " training.gradient_checkpointing: true,"
     " or model.quantization: nf4"
 )
 PEER_ADVICE = "Another rank ended or cannot be reached; its own log says why"

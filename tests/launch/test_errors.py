@@ -37,5 +37,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
 
 @pytest.mark.parametrize("kind", [SpecError, DataError])
 def test_mistakes_are_sorted_by_place_and_the_hidden_ones_counted(kind: type[SpecError]) -> None:
-    error = kind([Mistake("b", 1, 1, "x"), Mistake("a", 10, 1, "x"), Mistake("a", 9, 2, "x"), Mistake("a", 0, 0, "x")], 7)
+    error = kind(
+        [Mistake("b", 1, 1, "x"), Mistake("a", 10, 1, "x"), Mistake("a", 9, 2, "x"), Mistake("a", 0, 0, "x")], 7
+    )
     assert str(error) == "a: x\na:9:2: x\na:10:1: x\nb:1:1: x\nand 7 more"

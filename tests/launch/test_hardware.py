@@ -50,7 +50,9 @@ def test_an_unknown_gpu(text: str, hint: str) -> None:
     assert str(caught.value) == f"--gpus {text}: not COUNTxTYPE with a known type.{hint} {KNOWN}"
 
 
-@bug("hardware.py parse_gpus: 0xA100-80GB is answered with 'Did you mean A100-80GB?'; its type is known, its count is wrong")
+@bug(
+    "hardware.py parse_gpus: 0xA100-80GB is answered with 'Did you mean A100-80GB?': the type is known, the count wrong"
+)
 def test_no_gpus() -> None:
     with pytest.raises(UsageError) as caught:
         parse_gpus("0xA100-80GB")

@@ -135,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "half \ud800")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["spec.yaml"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["spec.yaml"]
 
 
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def test_the_advice_leaves_out_what_the_spec_does_already() -> None:
         data=SMALL,
         training={"micro_batch_size": 1, "gradient_checkpointing": False},
     )
-    with pytest.raises(NoPlanError, match=r"help: training.gradient_checkpointing: auto; larger or more GPUs") as caught:
+    with pytest.raises(
+        NoPlanError, match=r"help: training.gradient_checkpointing: auto; larger or more GPUs"
+    ) as caught:
         plan_of("1xT4-16GB", 1, spec)
     assert "nf4" not in str(caught.value).split("help:")[1]
 
@@ -122,7 +124,9 @@ def test_rows_longer_than_the_model() -> None:
 
 @bug("plan.py resolve: memory is looked at first, so that rows too long for the model are answered with 'no plan fits'")
 def test_rows_longer_than_the_model_are_told_before_memory() -> None:
-    assert refused(data={"max_length": 32769}) == "data.max_length 32769 is beyond the model's 32768 positions; lower it"
+    assert (
+        refused(data={"max_length": 32769}) == "data.max_length 32769 is beyond the model's 32768 positions; lower it"
+    )
 
 
 @bug("plan.py resolve: raises at the first of several mistakes")
@@ -247,7 +251,9 @@ def test_three_batch_sizes_that_contradict_one_another_on_these_devices() -> Non
 
 
 @given(total=st.integers(1, 4096), world=st.sampled_from([1, 2, 3, 4, 8, 12, 16, 64]), micro=st.integers(1, 16))
-def test_a_global_batch_is_divided_exactly_or_refused_with_sizes_that_can_be(total: int, world: int, micro: int) -> None:
+def test_a_global_batch_is_divided_exactly_or_refused_with_sizes_that_can_be(
+    total: int, world: int, micro: int
+) -> None:
     spec = spec_of(training={"global_batch_size": total})
     try:
         size, accumulation = divide_batch(spec, world, micro)
@@ -265,7 +271,9 @@ def test_a_global_batch_is_divided_exactly_or_refused_with_sizes_that_can_be(tot
 
 @pytest.mark.parametrize("gpus", ["8xA100-80GB", "1xH200-141GB", CPU], ids=["zero3", "single", "cpu"])
 def test_a_plan_that_was_written_is_read_back_equal(tmp_path: Path, gpus: str | Topology) -> None:
-    spec = spec_of("qwen2.5-7b-instruct", data=SMALL, lora={"target_modules": ["q_proj"]}, training={"extra": {"a": [1]}})
+    spec = spec_of(
+        "qwen2.5-7b-instruct", data=SMALL, lora={"target_modules": ["q_proj"]}, training={"extra": {"a": [1]}}
+    )
     plan = plan_of(gpus, 1, spec)
     write_json(tmp_path / "plan.json", plan.model_dump(mode="json"))
     assert Plan.model_validate_json((tmp_path / "plan.json").read_text()) == plan

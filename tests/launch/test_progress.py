@@ -72,7 +72,7 @@ def test_a_file_that_a_resume_rewrote_and_that_grew_again(file: Path) -> None:
     assert steps(tail)[-2:] == [3, 4]
 
 
-@bug("progress.py Tail.rows: JSONDecodeError for a line that journal.rows leaves out; `muster run` and its workers die of it")
+@bug("progress.py Tail.rows: JSONDecodeError for a line that journal.rows leaves out; `muster run` dies of it")
 def test_a_line_that_a_kill_tore_apart_is_left_out(file: Path) -> None:
     tail = Tail(file)
     file.write_text('{"step": 1, "lo{"step": 2}\n{"step": 3}\n')

@@ -110,7 +110,7 @@ def test_the_command_writes_each_line_as_it_comes(tmp_path: Path) -> None:
         assert process.wait(timeout=30) == 0
 
 
-@bug("redact.py main: reads text as strict UTF-8, as under LANG=en_US.UTF-8, and dies; the worker dies of its broken pipe")
+@bug("redact.py main: reads strict UTF-8, as LANG=en_US.UTF-8 has it, and dies; then the worker, of its broken pipe")
 def test_output_that_is_not_utf8_does_not_end_the_log(tmp_path: Path) -> None:
     log = tmp_path / "rank-0.log"
     code = redacted_by_a_process(log, b"before\n\xff\xfe\nafter\n", PYTHONIOENCODING="utf-8:strict")

@@ -12,7 +12,15 @@ import pytest
 import yaml
 
 from launch.plan import Plan
-from launch.render import SHARED, accelerate_config, complete_deepspeed, deepspeed_config, launch_argv, rendered, shipped
+from launch.render import (
+    SHARED,
+    accelerate_config,
+    complete_deepspeed,
+    deepspeed_config,
+    launch_argv,
+    rendered,
+    shipped,
+)
 from launch.spec import Strategy
 from tests.conftest import ROOT
 from tests.launch.conftest import bug, plan_of, spec_of
@@ -186,9 +194,7 @@ def test_accelerate_takes_each_shipped_yaml(name: str) -> None:
 
 
 def test_zero3_builds_the_model_in_shards() -> None:
-    flags = {
-        strategy: accelerate_config(strategy, 1, 8)["deepspeed_config"]["zero3_init_flag"] for strategy in ZERO
-    }
+    flags = {strategy: accelerate_config(strategy, 1, 8)["deepspeed_config"]["zero3_init_flag"] for strategy in ZERO}
     assert flags == {"zero2": False, "zero3": True, "zero2_offload": False, "zero3_offload": True}
 
 
@@ -224,7 +230,12 @@ def test_what_the_plan_decides_is_added_and_what_it_does_not_stays() -> None:
 
 
 def test_numbers_that_contradict_the_plan() -> None:
-    given = {"train_batch_size": 64, "gradient_clipping": 1.0, "gradient_accumulation_steps": 4, "fp16": {"enabled": True}}
+    given = {
+        "train_batch_size": 64,
+        "gradient_clipping": 1.0,
+        "gradient_accumulation_steps": 4,
+        "fp16": {"enabled": True},
+    }
     assert completed(given)[1] == [
         "train_batch_size: the file says 64, the plan says 128",
         "gradient_clipping: the file says 1.0, the plan says 0.3",

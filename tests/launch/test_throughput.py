@@ -17,7 +17,9 @@ def test_flops_of_a_tiny_model_by_hand() -> None:
 
 def test_a_14b_model_costs_four_flops_a_token_for_each_weight_that_is_multiplied() -> None:
     architecture = VARIANTS["qwen2.5-14b"][1]
-    multiplied = architecture.parameters - architecture.vocab_size * architecture.hidden_size  # embeddings are looked up
+    multiplied = (
+        architecture.parameters - architecture.vocab_size * architecture.hidden_size
+    )  # embeddings are looked up
     short = flops_per_token(architecture, 34_406_400, 1)
     assert short / multiplied == pytest.approx(4, rel=0.01)
 

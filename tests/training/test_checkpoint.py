@@ -27,7 +27,11 @@ def run_with(tmp_path: Path, *steps: int) -> RunDir:
 def test_what_was_written_is_accepted(tmp_path: Path) -> None:
     run = run_with(tmp_path, 5)
     check_directory(run.checkpoint(5))
-    assert sorted(path.name for path in run.checkpoint(5).iterdir()) == ["a.safetensors", "manifest.json", "progress.json"]
+    assert sorted(path.name for path in run.checkpoint(5).iterdir()) == [
+        "a.safetensors",
+        "manifest.json",
+        "progress.json",
+    ]
 
 
 def truncate(path: Path) -> None:
@@ -43,11 +47,20 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: truncate(folder / "a.safetensors"), "step-000005: a.safetensors has 87 bytes, its manifest says 88"),
-        (lambda folder: flip(folder / "a.safetensors"), "step-000005: a.safetensors was changed after it was written (SHA-256 differs)"),
+        (
+            lambda folder: truncate(folder / "a.safetensors"),
+            "step-000005: a.safetensors has 87 bytes, its manifest says 88",
+        ),
+        (
+            lambda folder: flip(folder / "a.safetensors"),
+            "step-000005: a.safetensors was changed after it was written (SHA-256 differs)",
+        ),
         (lambda folder: (folder / "progress.json").unlink(), "step-000005: progress.json is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "step-000005: manifest.json is missing or unreadable"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "step-000005: manifest.json is missing or unreadable"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{"),
+            "step-000005: manifest.json is missing or unreadable",
+        ),
     ],
 )
 def test_each_damage_is_named_and_the_checkpoint_before_it_used(damage: object, message: str, tmp_path: Path) -> None:
@@ -92,7 +105,13 @@ def test_a_kill_at_any_point_of_a_save_leaves_the_previous_checkpoint_good(tmp_p
     """Killed at each sync and rename in turn, until a save is left alone."""
     for call in range(1, 20):
         run = run_with(tmp_path / str(call), 4)
-        done = subprocess.run([sys.executable, "-c", KILLED, run.checkpoint(8), str(call)], env=environment(), cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, run.checkpoint(8), str(call)],
+            env=environment(),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode == 0:
             assert choose(run, "auto") == (run.checkpoint(8), [])
             break

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from launch.errors import DataError, ExitCode
 from training.data.formats import SYSTEM, read
 
-RAG = {"id": "q1", "question": "Which port?", "documents": [{"id": "net-1", "title": "Ports", "text": "HTTPS uses 443."}, "Plain text."], "answer": "443 [net-1]."}
+RAG = {
+    "id": "q1",
+    "question": "Which port?",
+    "documents": [{"id": "net-1", "title": "Ports", "text": "HTTPS uses 443."}, "Plain text."],
+    "answer": "443 [net-1].",
+}
 CHAT = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}
 
 
@@ -49,7 +54,9 @@ def test_not_json_on_line_seven_is_named_with_its_column(tmp_path: Path) -> None
 
 
 def test_a_missing_file_says_where_paths_start(tmp_path: Path) -> None:
-    assert problems(tmp_path / "none.jsonl") == "FILE: no such data file; a path in the spec starts at the spec's folder"
+    assert (
+        problems(tmp_path / "none.jsonl") == "FILE: no such data file; a path in the spec starts at the spec's folder"
+    )
 
 
 def test_an_empty_file_says_what_is_expected(tmp_path: Path) -> None:
@@ -80,7 +87,10 @@ def test_bytes_that_are_not_text(tmp_path: Path) -> None:
         ({**RAG, "documents": ["x", {"id": "y"}]}, "document 2: `text` is missing; expected text"),
         ({"messages": []}, "`messages` is missing or empty"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "message 1 has no role of system, user, assistant"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "roles are user; expected an optional system, then user and assistant in turn, assistant last"),
+        (
+            {"messages": [{"role": "user", "content": "x"}]},
+            "roles are user; expected an optional system, then user and assistant in turn, assistant last",
+        ),
         (
             {"messages": [CHAT["messages"][1], CHAT["messages"][0]]},
             "roles are assistant user; expected an optional system, then user and assistant in turn, assistant last",
@@ -92,7 +102,9 @@ def test_each_unusable_row_says_why(row: object, problem: str, tmp_path: Path) -
 
 
 def test_ids_are_unique_because_the_ledger_counts_by_them(tmp_path: Path) -> None:
-    assert problems(written(tmp_path / "a.jsonl", RAG, RAG)) == "FILE:2:1: id 'q1' is also on line 1; ids must be unique"
+    assert (
+        problems(written(tmp_path / "a.jsonl", RAG, RAG)) == "FILE:2:1: id 'q1' is also on line 1; ids must be unique"
+    )
 
 
 def test_many_bad_rows_are_listed_and_the_rest_counted(tmp_path: Path) -> None:

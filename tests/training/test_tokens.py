@@ -19,7 +19,17 @@ from training.data.template import encode
 from training.data.tokens import prepare
 from training.model import load_tokenizer
 
-TURNS = Conversation("a", 1, (("system", "Be brief."), ("user", "Which role?"), ("assistant", "It is admin."), ("user", "Sure?"), ("assistant", "Yes.")))
+TURNS = Conversation(
+    "a",
+    1,
+    (
+        ("system", "Be brief."),
+        ("user", "Which role?"),
+        ("assistant", "It is admin."),
+        ("user", "Sure?"),
+        ("assistant", "Yes."),
+    ),
+)
 
 
 def test_only_the_answers_and_their_end_are_trained_on(base_workspace: Workspace) -> None:
@@ -40,14 +50,24 @@ def test_an_answer_beyond_max_length_is_no_sample(base_workspace: Workspace, tmp
     with pytest.raises(DataError) as caught:
         prepare(str(path), data, tokenizer, tmp_path / "tokens", writer=True)
     tokens = int(str(caught.value).rsplit("(", 1)[1].split()[0])
-    assert str(caught.value) == f"{path}:1:1: has no trainable token: the answer lies beyond data.max_length 32 ({tokens} tokens)"
+    assert (
+        str(caught.value)
+        == f"{path}:1:1: has no trainable token: the answer lies beyond data.max_length 32 ({tokens} tokens)"
+    )
     assert tokens > 32
 
 
 def test_cut_answers_are_counted_never_silent(base_workspace: Workspace, tmp_path: Path) -> None:
     tokenizer, path = load_tokenizer(str(base_workspace.root / "base")), tmp_path / "cut.jsonl"
-    path.write_text(json.dumps({"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because. " * 50}]}) + "\n")
-    rows = prepare(str(path), DataSpec(train=str(path), max_length=64, packing=False), tokenizer, tmp_path / "tokens", writer=True)
+    path.write_text(
+        json.dumps(
+            {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because. " * 50}]}
+        )
+        + "\n"
+    )
+    rows = prepare(
+        str(path), DataSpec(train=str(path), max_length=64, packing=False), tokenizer, tmp_path / "tokens", writer=True
+    )
     assert rows.statistics.truncated_rows == 1
     assert rows.statistics.tokens == 64
     assert rows.statistics.truncated_tokens > 0

@@ -1,0 +1,377 @@
+"""The commands: data on stdout, everything else on stderr, and the exit code that says what happened."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from launch import cli, discover
+from launch.hardware import GIB
+from launch.plan import Plan
+from launch.render import launch_argv, rendered
+from launch.rundir import RunDir
+from launch.spec import RunSpec
+from tests.conftest import ROOT, Finished, command, environment, muster
+from tests.launch.conftest import bug, write_model
+
+SPEC = """\
+name: demo
+model: {variant: qwen2.5-14b-instruct}
+data: {train: train.jsonl}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a spec, one row of data, and a machine with 64 GiB of memory and no GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(discover, "gpus", list)
+    monkeypatch.setattr(discover, "host_memory", lambda: 64 * GIB)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    (tmp_path / "train.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(folder: Path) -> Path:
+    """The same with a spec of a model that a CPU can train."""
+    write_model(folder / "base")
+    (folder / "tiny.yaml").write_text(
+        "name: tiny\nmodel: {variant: base}\ndata: {train: train.jsonl, max_length: 128}\n"
+    )
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *argv: object) -> Finished:
+    """`muster ARGV` in this process."""
+    before = sys.argv
+    sys.argv = ["muster", *map(str, argv)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        sys.argv = before
+    out, err = capsys.readouterr()
+    return Finished(int(ended.value.code or 0), out, err)
+
+
+# Help
+
+
+COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def test_the_commands() -> None:
+    assert list(COMMANDS) == ["plan", "preflight", "run", "schema"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name: str) -> None:
+    documented = {param.name: bool(getattr(param, "help", None)) for param in COMMANDS[name].params}
+    assert all(documented.values()), documented
+    assert COMMANDS[name].help
+
+
+def test_muster_help_names_every_command() -> None:
+    done = muster("--help", COLUMNS="120")
+    assert (done.code, done.err) == (0, "")
+    for name, entry in COMMANDS.items():
+        assert f" {name} " in done.out
+        assert entry.help.split("\n")[0] in done.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, name, "--help")
+    assert (done.code, done.err) == (0, "")
+    for param in COMMANDS[name].params:
+        assert (param.opts[0] if param.param_type_name == "option" else "SPEC") in done.out
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "numpy", "pydantic", "yaml")
+    code = f"import sys, launch.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    assert command("-c", code).out == "[]\n"
+
+
+def test_planning_and_checking_import_no_training_library(tiny: Path) -> None:
+    heavy = ("torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "bitsandbytes", "training")
+    code = (
+        "import sys; from launch import cli\n"
+        "try: cli.app(['preflight', 'tiny.yaml', '--json'])\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = command("-c", code, cwd=tiny)
+    assert done.err.splitlines()[-1] == "[]"
+    assert json.loads(done.out)["checks"]
+
+
+@pytest.mark.parametrize("argv", [["plam"], ["plan"], ["plan", "spec.yaml", "--nodes", "0"], ["plan", "--what"]])
+def test_a_wrong_command_line_is_2(argv: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, *argv)
+    assert (done.code, done.out) == (2, "")
+    assert "Usage: " in done.err
+
+
+# schema
+
+
+def test_schema_is_the_json_schema_of_the_spec(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "schema")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == RunSpec.model_json_schema()
+    assert list(json.loads(done.out)["properties"]) == [
+        "name",
+        "model",
+        "lora",
+        "data",
+        "training",
+        "cluster",
+        "slurm",
+    ]
+
+
+# plan
+
+
+def test_plan_shows_the_choice_the_memory_and_the_candidates(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB")
+    assert (done.code, done.err) == (0, "")
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert lines[:6] == [
+        "Plan for demo",
+        "model qwen2.5-14b-instruct (14,770,033,664 parameters, quantization none)",
+        "adapter LoRA rank 8, alpha 32, dropout 0.05: 34,406,400 trainable parameters",
+        "devices 1 node x 8 A100-80GB",
+        lines[4],
+        "batch 128 = 4 micro x 4 accumulation x 8 devices",
+    ]
+    assert lines[4].startswith("strategy zero3: ")
+    assert lines[6] == "training 3 epochs, learning rate 0.0002 constant_with_warmup, paged_adamw_32bit"
+    assert lines[7] == "precision bf16, sdpa attention, gradient checkpointing on"
+    assert "strategy checkpointing micro-batch per device fits" in lines
+    assert any(line.startswith("zero3 on 4 ") and line.endswith(" yes") for line in lines)
+
+
+def test_plan_json_is_the_plan_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "--nodes", "2", "--json", "-s", "lora.rank=4")
+    plan = Plan.model_validate_json(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert (plan.world_size, plan.spec.lora.rank, plan.spec.cluster.nodes) == (16, 4, 2)
+    assert plan.spec.data.train == str(folder / "train.jsonl")
+
+
+def test_warnings_go_to_stderr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "--json", "-s", "training.precision=fp16")
+    assert json.loads(done.out)["precision"] == "fp16"
+    assert done.err == (
+        "warning: training.precision fp16 on A100-80GB, which has bf16: Qwen was trained in bf16 and can overflow in"
+        " fp16; use auto\n"
+    )
+
+
+def test_all_mistakes_of_a_spec_are_told_and_the_code_is_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "spec.yaml").write_text("name: demo\nmodel: {variant: qwen3-8b}\ndata: {train: 7}\nlora: {rank: 0}\n")
+    done = call(capsys, "plan", "spec.yaml")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: spec.yaml:3:15: data.train: 7 is not allowed;"
+        " allowed: text (Training rows, JSON Lines. Relative paths start at the spec's folder)\n"
+        "error: spec.yaml:4:14: lora.rank: 0 is not allowed;"
+        " allowed: a whole number above 0 (Rank r of each adapter pair)\n"
+    )
+
+
+def test_no_such_spec_is_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spce.yaml")
+    assert (done.code, done.err) == (2, "error: spce.yaml: no such spec file; specs in .: spec.yaml\n")
+
+
+def test_no_plan_is_4_and_names_the_spec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "1xT4-16GB")
+    assert (done.code, done.out) == (4, "")
+    assert done.err.startswith("error: spec.yaml: no plan fits 1 x 1 T4-16GB with 14.7 GiB each: ")
+
+
+@bug("cli.py _resolve: a UsageError of resolve() or read_architecture() comes without the spec's place")
+def test_an_unknown_variant_is_told_at_its_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "spec.yaml").write_text(SPEC.replace("instruct", "instrct"))
+    assert call(capsys, "plan", "spec.yaml").err.startswith("error: spec.yaml:2:18: model.variant")
+
+
+@bug("cli.py plan: --gpus 8x... replaces cluster.devices_per_node in silence")
+def test_gpus_that_contradict_the_spec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "-s", "cluster.devices_per_node=4", "--json")
+    assert done.code == 2 or json.loads(done.out)["world_size"] == 4 or "devices_per_node" in done.err
+
+
+@bug("cli.py plan: --gpus for a spec of CPU processes plans GPUs in silence")
+def test_gpus_for_a_spec_of_cpu_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "-s", "cluster.device=cpu")
+    assert done.code == 2 or "cluster.device" in done.err
+
+
+def test_a_secret_never_reaches_the_screen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "-s", "training.epochs=hf_abcdefghijklmnopqrst")
+    assert done.code == 2
+    assert done.err.startswith("error: -s training.epochs=[secret]: training.epochs: '[secret]' is not allowed")
+
+
+@bug("screen.py: rich reads [base] in a path as its own markup and swallows it")
+def test_a_path_with_brackets_is_shown(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    (tiny / "base").rename(tiny / "[base]")
+    done = call(capsys, "plan", "tiny.yaml", "-s", f"model.variant={tiny}/[base]")
+    assert f"model {tiny}/[base] (" in " ".join(done.out.split())
+
+
+# preflight
+
+
+def test_preflight_passes(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "preflight", "tiny.yaml", "--json", "-s", "training.optimizer=adamw_torch")
+    report = json.loads(done.out)
+    assert (done.code, done.err, report["status"]) == (0, "", "pass")
+    assert {check["name"]: check["status"] for check in report["checks"]} == {
+        "packages": "pass",
+        "devices": "pass",
+        "memory": "pass",
+        "model-files": "pass",
+        "storage": "pass",
+    }
+
+
+def test_preflight_fails_with_3(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    (tiny / "base/model.safetensors").unlink()
+    done = call(capsys, "preflight", "tiny.yaml")
+    assert (done.code, done.err) == (3, "")
+    (line,) = [" ".join(line.split()) for line in done.out.splitlines() if line.startswith("FAIL")]
+    assert line == (
+        f"FAIL model-files {tiny}/base/model.safetensors is missing or empty."
+        " complete the model's files, or change model.variant"
+    )
+
+
+def test_more_gpus_than_exist_is_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "preflight", "spec.yaml", "-s", "cluster.device=gpu", "-s", "cluster.devices_per_node=8")
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        "error: cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus,"
+        " or use cluster.device: cpu\n"
+    )
+
+
+# run
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    done = call(capsys, "run", "tiny.yaml", "--dry-run", *argv)
+    assert (done.code, done.err) == (0, "")
+    document = json.loads(done.out)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_a_dry_run_prints_what_would_run_and_writes_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(tiny.rglob("*"))
+    document = dry_run(capsys)
+    plan, run = Plan.model_validate_json(json.dumps(document["plan"])), RunDir(tiny / "runs/tiny")
+    assert document == {
+        "plan": plan.model_dump(mode="json"),
+        "rendered": rendered(plan, run.deepspeed),
+        "argv": launch_argv(plan, run.root, run.accelerate, 1, 0, "auto"),
+        "run_dir": str(run.root),
+    }
+    assert (plan.strategy, plan.precision, plan.world_size) == ("single", "fp32", 1)
+    assert sorted(tiny.rglob("*")) == before
+
+
+def test_a_run_directory_of_ones_own(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = dry_run(capsys, "--run-dir", "elsewhere")
+    assert document["run_dir"] == str(tiny / "elsewhere")
+    assert document["argv"][3] == str(tiny / "elsewhere")
+
+
+@bug("cli.py _dry_run: prints --resume auto whatever --resume says")
+def test_a_dry_run_prints_the_resume_that_was_asked_for(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry_run(capsys, "--resume", "never")["argv"][-2:] == ["--resume", "never"]
+
+
+@bug("cli.py run: --resume takes any text; a wrong word is found out in the worker, after the data was tokenised")
+def test_a_resume_that_is_neither_a_word_nor_a_directory(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "run", "tiny.yaml", "--dry-run", "--resume", "nevr").code == 2
+
+
+def test_run_trains_on_this_machine_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "run", "tiny.yaml", "-s", "cluster.nodes=2")
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        "error: cluster.nodes is 2, and muster run trains on this machine alone: start accelerate launch with"
+        " accelerate_configs/ddp_multi_node.yaml on every node, or use -s cluster.nodes=1\n"
+    )
+
+
+def test_bad_rows_are_5_before_anything_is_written(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "train.jsonl").write_text('{"messages": 3}\n')
+    done = call(capsys, "run", "tiny.yaml")
+    assert (done.code, done.out) == (5, "")
+    assert f"error: {tiny}/train.jsonl:1:" in done.err
+    assert not (tiny / "runs").exists()
+
+
+def test_failed_checks_are_3_before_anything_is_written(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+    (tiny / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (tiny / "base/tokenizer.json").unlink()
+    done = call(capsys, "run", "tiny.yaml")
+    assert (done.code, done.out) == (3, "")
+    assert done.err.splitlines()[-1] == "error: the checks failed; nothing was started"
+    assert not (tiny / "runs").exists()
+
+
+def test_a_directory_that_is_no_run_is_2(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "run", "tiny.yaml", "--run-dir", tiny / "base")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == (
+        f"error: {tiny}/base: is not a run directory and not empty; choose another with --run-dir"
+    )
+
+
+@bug("cli.py run: --resume never moves the earlier run aside before data and checks are looked at")
+def test_resume_never_leaves_the_earlier_run_in_place_when_nothing_is_started(tiny: Path, capsys: Any) -> None:
+    (tiny / "runs/tiny").mkdir(parents=True)
+    (tiny / "runs/tiny/plan.json").write_text("{}")
+    (tiny / "train.jsonl").unlink()
+    assert call(capsys, "run", "tiny.yaml", "--resume", "never").code != 0
+    assert (tiny / "runs/tiny/plan.json").exists()
+
+
+# As a process
+
+
+def test_the_exit_code_and_the_streams_of_a_process(folder: Path) -> None:
+    fine = muster("plan", "spec.yaml", "--gpus", "8xA100-80GB", "--json", cwd=folder)
+    wrong = muster("plan", "spec.yaml", "-s", "training.epochs=0", cwd=folder)
+    assert (fine.code, json.loads(fine.out)["strategy"], fine.err) == (0, "zero3", "")
+    assert (wrong.code, wrong.out, "Traceback" in wrong.err) == (2, "", False)
+
+
+@bug("cli.py _guarded: typer turns BrokenPipeError into exit code 1 before it gets here")
+def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
+    argv = [sys.executable, "-m", "launch", "schema"]
+    with subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.wait(timeout=30), process.stderr.read()) == (0, b"")

@@ -1,0 +1,299 @@
+"""Faults, injected: each ends with its exit code, its reason, and nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import Workspace, accelerate_launch, command, kill_when, muster, read_rows
+
+TOKEN = "hf_" + "Q7" * 17
+KEY = "0123456789abcdef" * 2 + "wxyzwxyz"
+
+
+def test_a_complete_run_directory(workspace: Workspace) -> None:
+    """Every file of the contract, with its keys."""
+    run = workspace.root / "complete"
+    done = muster("run", workspace.spec(training={"eval_steps": 10, "save_total_limit": 2}), "--run-dir", run)
+    assert done.code == 0, done.err
+    assert done.out == f"{run}/adapter\n"
+    assert "Traceback" not in done.err
+    expected = {
+        "spec.yaml",
+        "plan.json",
+        "rendered",
+        "preflight.json",
+        "metrics.jsonl",
+        "resources.jsonl",
+        "events.jsonl",
+        "samples.jsonl",
+        "attempts",
+        "checkpoints",
+        "adapter",
+    }
+    assert expected <= {path.name for path in run.iterdir()}
+    metrics = read_rows(run / "metrics.jsonl")
+    evaluations = [row for row in metrics if "eval_loss" in row]
+    steps = [row for row in metrics if "loss" in row]
+    assert [row["step"] for row in evaluations] == [0, 10, 20, 22]
+    assert [row["step"] for row in steps] == list(range(1, 23))
+    assert set(steps[0]) == {
+        "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "step_seconds", "mfu", "gpu_memory_peak_bytes", "time",
+    }  # fmt: skip
+    started = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "started")
+    assert steps[-1]["tokens"] == 2 * started["data"]["tokens"]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000020", "step-000022"]
+    assert set(read_rows(run / "resources.jsonl")[0]) >= {
+        "node",
+        "gpu",
+        "utilization",
+        "memory_used_bytes",
+        "power_watts",
+        "temperature",
+        "host_memory_used_bytes",
+    }
+    events = [row["event"] for row in read_rows(run / "events.jsonl")]
+    assert events[0] == "started"
+    assert events[-1] == "finished"
+    assert json.loads((run / "attempts/001/outcome.json").read_text())["exit_code"] == 0
+    again = muster("run", workspace.spec(training={"eval_steps": 10, "save_total_limit": 2}), "--run-dir", run)
+    assert again.code == 0
+    assert "this run is finished" in again.err
+
+
+def test_secrets_reach_no_file(workspace: Workspace) -> None:
+    """Something in every process prints the token, as a library's error message might."""
+    leaky = workspace.root / "leaky"
+    leaky.mkdir()
+    (leaky / "sitecustomize.py").write_text(
+        "import os, threading, time\n"
+        "def leak():\n"
+        "    while True:\n"
+        "        os.write(2, f\"GET https://user:{os.environ.get('WANDB_API_KEY')}@host/ {os.environ.get('HF_TOKEN')}\\n\".encode())\n"
+        "        time.sleep(0.05)\n"
+        "threading.Thread(target=leak, daemon=True).start()\n"
+    )
+    run = workspace.root / "secret"
+    done = muster(
+        "run", workspace.spec(), "--run-dir", run, HF_TOKEN=TOKEN, WANDB_API_KEY=KEY, PYTHONPATH=f"{Path.cwd()}:{leaky}"
+    )
+    assert done.code == 0, done.err
+    log = (run / "attempts/001/rank-0.log").read_text()
+    assert "[secret]" in log
+    for path in run.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert TOKEN.encode() not in content, path
+            assert KEY.encode() not in content, path
+
+
+def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace) -> None:
+    run = workspace.root / "killed"
+
+    def kill_rank_one() -> bool:
+        samples = run / "samples.jsonl"
+        if not (samples.exists() and samples.read_text().count("\n") >= 3):
+            return False
+        workers = subprocess.run(["pgrep", "-f", f"training {run}"], capture_output=True, text=True).stdout.split()
+        ranks = {}
+        for pid in workers:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            ranks |= {int(value.split(b"=")[1]): int(pid) for value in variables if value.startswith(b"RANK=")}
+        os.kill(ranks[1], signal.SIGKILL)
+        return True
+
+    options = ("-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2", "-s", "training.epochs=20.0")
+    began = time.monotonic()
+    code = kill_when(["-m", "launch", "run", workspace.spec(), "--run-dir", run, *options], kill_rank_one, sent=0)  # type: ignore[arg-type]
+    assert code == 10
+    assert time.monotonic() - began < 100
+    reason = json.loads((run / "attempts/001/outcome.json").read_text())["reason"]
+    assert reason.startswith("rank 1 ended without a word and the others lost their connection: killed")
+
+
+def test_a_loss_that_is_not_finite_ends_with_7_and_names_the_step(workspace: Workspace) -> None:
+    poisoned = workspace.root / "poisoned"
+    shutil.copytree(workspace.root / "base", poisoned)
+    weights = load_file(poisoned / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"][0, 0] = float("inf")
+    save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
+    run = workspace.root / "nan"
+    done = muster("run", workspace.spec(model={"variant": str(poisoned)}, data={"eval": None}), "--run-dir", run)
+    assert done.code == 7
+    assert "rank 0: the loss of step 1 is nan; the last checkpoint is from before it." in done.err
+    assert "Traceback" not in done.err
+    assert not list((run / "checkpoints").iterdir())
+    failure = json.loads((run / "attempts/001/failure-rank-0.json").read_text())
+    assert (failure["class"], failure["exit_code"]) == ("numerical", 7)
+
+
+def test_a_worker_that_is_not_what_was_planned_stops_with_1_naming_both_values(workspace: Workspace) -> None:
+    """A plan for two ranks, started as one process: what `accelerate launch --cpu` does in silence."""
+    run = workspace.root / "mismatch"
+    options = ("-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2")
+    kill_when(
+        ["-m", "launch", "run", workspace.spec(), "--run-dir", run, *options], lambda: (run / "plan.json").exists()
+    )
+    done = command("-m", "training", run)
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert "error: this worker is not what was planned:" in lines
+    assert "world_size: the plan says 2, this worker has 1" in lines
+    assert "engine: the plan says ddp, this worker has single" in lines
+
+
+def test_a_full_disk_ends_with_9_and_keeps_what_was_saved(workspace: Workspace) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    disk = workspace.root / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", disk], check=True)
+    run, ballast = disk / "run", disk / "ballast"
+    try:
+
+        def fill() -> bool:
+            if not (run / "checkpoints/step-000004").exists():
+                return False
+            with open(ballast, "wb") as file, pytest.raises(OSError, match="No space left"):
+                while True:
+                    file.write(bytes(1 << 16))
+                    file.flush()
+            return True
+
+        argv: list[object] = [
+            "-m",
+            "launch",
+            "run",
+            workspace.spec(training={"epochs": 30.0, "save_total_limit": 50}),
+            "--run-dir",
+            run,
+        ]
+        assert kill_when(argv, fill, sent=0) == 9  # type: ignore[arg-type]
+        ballast.unlink()
+        done = muster(
+            "run",
+            workspace.spec(training={"epochs": 30.0, "save_total_limit": 50}),
+            "--run-dir",
+            run,
+            "-s",
+            "training.log_steps=10",
+        )
+        assert done.code == 0, done.err
+        assert "resumed from step-" in done.err
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_run_directory_that_cannot_be_written(workspace: Workspace) -> None:
+    done = muster("run", workspace.spec(), "--run-dir", "/proc/no-run-here/run")
+    assert done.code == 3
+    assert done.err.splitlines()[-1] == "error: the checks failed; nothing was started"
+    assert "FAIL  storage      /proc: No such file or directory" in done.err
+
+
+def test_data_without_a_trainable_token_ends_with_5(workspace: Workspace) -> None:
+    path = workspace.root / "long.jsonl"
+    path.write_text(json.dumps({"question": "Why? " * 300, "documents": [], "answer": "So."}) + "\n")
+    done = muster("run", workspace.spec(data={"train": "long.jsonl"}), "--run-dir", workspace.root / "long")
+    assert done.code == 5
+    assert f"{path}:1:1: has no trainable token: the answer lies beyond data.max_length 320" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_two_processes_cannot_train_in_one_run_directory(workspace: Workspace) -> None:
+    run, spec = workspace.root / "shared", workspace.spec(training={"epochs": 30.0})
+    second: list[int] = []
+
+    def start_another() -> bool:
+        if not (run / "samples.jsonl").exists():
+            return False
+        done = muster("run", spec, "--run-dir", run)
+        second.append(done.code)
+        assert "is training in this run directory" in done.err
+        return True
+
+    assert kill_when(["-m", "launch", "run", spec, "--run-dir", run], start_another) == -signal.SIGKILL
+    assert second == [2]
+
+
+def test_early_stopping_keeps_the_best_adapter(workspace: Workspace) -> None:
+    """A learning rate that makes it worse: the best evaluation is an early one."""
+    run = workspace.root / "early"
+    spec = workspace.spec(
+        training={
+            "epochs": 20.0,
+            "learning_rate": 0.5,
+            "eval_steps": 2,
+            "early_stopping_patience": 2,
+            "max_grad_norm": 100.0,
+        }
+    )
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 0, done.err
+    evaluations = [(row["eval_loss"], row["step"]) for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row]
+    best, step = min(row for row in evaluations if row[1] > 0)
+    assert max(row["step"] for row in read_rows(run / "samples.jsonl")) < 220
+    loaded = [row for row in read_rows(run / "events.jsonl") if row["event"] == "best_loaded"]
+    assert [row["checkpoint"] for row in loaded] == [f"step-{step:06d}"]
+    assert evaluations[-1][0] == pytest.approx(best, rel=1e-6)
+
+
+def test_a_deepspeed_file_that_contradicts_the_spec_is_refused_with_both_values(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    config = json.loads(Path("ds_configs/zero2.json").read_text())
+    config["train_micro_batch_size_per_gpu"] = 16
+    (tmp_path / "zero2.json").write_text(json.dumps(config))
+    text = (
+        Path("accelerate_configs/zero2.yaml").read_text().replace("ds_configs/zero2.json", str(tmp_path / "zero2.json"))
+    )
+    (tmp_path / "zero2.yaml").write_text(text)
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", 0, "--num_processes", 1)
+    done = command(
+        *launcher,
+        "--config_file",
+        tmp_path / "zero2.yaml",
+        "-m",
+        "training",
+        workspace.spec(),
+        "--run-dir",
+        workspace.root / "contradiction",
+    )
+    assert done.code != 0
+    assert (
+        f"error: {tmp_path}/zero2.json: train_micro_batch_size_per_gpu: the file says 16, the plan says 2" in done.err
+    )
+
+
+def test_a_spec_for_another_strategy_is_refused_by_a_launch_by_hand(workspace: Workspace) -> None:
+    done = accelerate_launch(
+        "ddp",
+        2,
+        workspace.spec(cluster={"strategy": "zero3", "devices_per_node": 2}),
+        "--run-dir",
+        workspace.root / "other",
+    )
+    assert done.code != 0
+    assert "error: cluster.strategy: the spec says zero3, this launch is ddp" in done.err
+
+
+def test_one_process_is_the_fallback_of_any_spec_and_keeps_its_global_batch(workspace: Workspace) -> None:
+    spec = workspace.spec(
+        cluster={"strategy": "zero3", "devices_per_node": 2},
+        training={"global_batch_size": None, "gradient_accumulation_steps": 2, "max_steps": 2, "epochs": None},
+    )
+    done = command("-m", "training", spec, "--run-dir", workspace.root / "fallback")
+    assert done.code == 0, done.err
+    plan = json.loads((workspace.root / "fallback/plan.json").read_text())
+    assert (plan["strategy"], plan["world_size"], plan["global_batch_size"], plan["gradient_accumulation_steps"]) == (
+        "single",
+        1,
+        8,
+        4,
+    )

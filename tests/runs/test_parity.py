@@ -1,0 +1,104 @@
+"""The same spec gives the same training under every strategy, and in every way it can be started."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Workspace, accelerate_launch, command, losses, muster, read_rows
+
+STRATEGIES = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def single(base_workspace: Workspace) -> Path:
+    """The reference: one process that accumulates, started by `muster run`. 22 steps."""
+    spec = base_workspace.spec("parity")
+    run = base_workspace.root / "single"
+    done = muster("run", spec, "--run-dir", run, "-s", "cluster.strategy=single")
+    assert done.code == 0, done.err
+    return run
+
+
+def relative_difference(run: Path, reference: Path) -> float:
+    found, expected = losses(run), losses(reference)
+    assert len(found) == len(expected) >= 20
+    return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_workspace: Workspace) -> None:
+    """Engine, world size, precision and batch are asserted by the worker itself (engine.verify) and by the plan here."""
+    run = base_workspace.root / strategy
+    options = ("-s", f"cluster.strategy={strategy}", "-s", "cluster.devices_per_node=2")
+    done = muster("run", base_workspace.spec("parity"), "--run-dir", run, *options)
+    assert done.code == 0, done.err
+    observed = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified")
+    assert (observed["engine"], observed["world_size"], observed["device"], observed["precision"]) == (
+        strategy,
+        2,
+        "cpu",
+        "fp32",
+    )
+    assert observed["global_batch_size"] == 4
+    assert relative_difference(run, single) < TOLERANCE
+    ledger, reference = read_rows(run / "samples.jsonl"), read_rows(single / "samples.jsonl")
+    assert [(row["step"], sorted(row["ids"])) for row in ledger] == [
+        (row["step"], sorted(row["ids"])) for row in reference
+    ]
+
+
+def test_plain_python_gives_the_losses_of_muster_run(single: Path, base_workspace: Workspace) -> None:
+    run = base_workspace.root / "plain"
+    done = command("-m", "training", base_workspace.spec("parity"), "--run-dir", run)
+    assert done.code == 0, done.err
+    assert losses(run) == losses(single)
+    assert (run / "adapter/adapter_model.safetensors").read_bytes() == (
+        single / "adapter/adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_accelerate_launch_gives_the_losses_of_muster_run(single: Path, base_workspace: Workspace) -> None:
+    by_hand, by_muster = base_workspace.root / "by-hand", base_workspace.root / "ddp"
+    done = accelerate_launch("ddp", 2, base_workspace.spec("parity"), "--run-dir", by_hand)
+    assert done.code == 0, done.err
+    assert relative_difference(by_hand, single) < TOLERANCE
+    if by_muster.exists():
+        assert losses(by_hand) == losses(by_muster)
+
+
+def test_accelerate_launch_with_one_process_and_a_shipped_zero_file(single: Path, base_workspace: Workspace) -> None:
+    run = base_workspace.root / "zero3-alone"
+    done = accelerate_launch("zero3", 1, base_workspace.spec("parity"), "--run-dir", run)
+    assert done.code == 0, done.err
+    assert json.loads((run / "plan.json").read_text())["strategy"] == "zero3"
+    assert relative_difference(run, single) < TOLERANCE
+
+
+def test_a_rendered_file_works_without_muster_run(single: Path, base_workspace: Workspace) -> None:
+    """What `muster run` has rendered trains under accelerate launch, from the run directory alone."""
+    spec, run = base_workspace.spec("parity"), base_workspace.root / "rendered"
+    first = muster(
+        "run",
+        spec,
+        "--run-dir",
+        run,
+        "-s",
+        "cluster.strategy=ddp",
+        "-s",
+        "cluster.devices_per_node=2",
+        "-s",
+        "training.max_steps=4",
+        "-s",
+        "training.epochs=null",
+    )
+    assert first.code == 2  # epochs must be a number: nothing was started
+    assert not run.exists()
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", 0)
+    prepared = base_workspace.root / "ddp"
+    if not prepared.exists():
+        pytest.fail("the ddp run of this module is missing")
+    again = command(*launcher, "--config_file", prepared / "rendered/accelerate.yaml", "-m", "training", prepared)
+    assert again.code == 0, again.err
+    assert "finished" in again.err

@@ -1,0 +1,175 @@
+"""kill -9 at any moment, resume, and the run is the same run."""
+
+import json
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import Workspace, kill_when, muster, read_rows
+
+STEPS, EPOCHS, ROWS = 22, 2, 42
+
+
+def adapter(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter/adapter_model.safetensors")
+
+
+def largest_difference(run: Path, reference: Path) -> float:
+    found, expected = adapter(run), adapter(reference)
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - expected[name]).abs().max()) for name in expected)
+
+
+def reached(run: Path, step: int) -> bool:
+    path = run / "samples.jsonl"
+    return path.exists() and path.read_text().count("\n") >= step
+
+
+def assert_each_sample_once_an_epoch(run: Path) -> None:
+    ledger = read_rows(run / "samples.jsonl")
+    assert [row["step"] for row in ledger] == list(range(1, STEPS + 1))
+    for epoch in range(EPOCHS):
+        counts = Counter(name for row in ledger if row["epoch"] == epoch for name in row["ids"])
+        assert counts == Counter({f"train-{number}": 1 for number in range(ROWS)})
+
+
+@pytest.fixture(scope="module")
+def dropout_spec(base_workspace: Workspace) -> Path:
+    """With dropout: the random generators have to be restored as well."""
+    return base_workspace.spec("resume", lora={"dropout": 0.1})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(base_workspace: Workspace, dropout_spec: Path) -> Path:
+    run = base_workspace.root / "uninterrupted"
+    done = muster("run", dropout_spec, "--run-dir", run)
+    assert done.code == 0, done.err
+    assert_each_sample_once_an_epoch(run)
+    return run
+
+
+def test_killed_three_times_the_adapter_is_bit_for_bit_the_same(
+    uninterrupted: Path, base_workspace: Workspace, dropout_spec: Path
+) -> None:
+    run = base_workspace.root / "killed"
+    for step in sorted(random.Random(7).sample(range(5, STEPS - 1), 3)):
+        argv: list[object] = ["-m", "launch", "run", dropout_spec, "--run-dir", run, "--resume", "auto"]
+        assert kill_when(argv, lambda step=step: reached(run, step)) == -signal.SIGKILL  # type: ignore[misc]
+    done = muster("run", dropout_spec, "--run-dir", run, "--resume", "auto")
+    assert done.code == 0, done.err
+    assert "resumed from step-" in done.err
+    assert adapter(run).keys() == adapter(uninterrupted).keys()
+    assert largest_difference(run, uninterrupted) == 0
+    assert_each_sample_once_an_epoch(run)
+
+
+@pytest.fixture(scope="module")
+def half_way(base_workspace: Workspace) -> Path:
+    """A run of one process, without dropout, that was killed after its checkpoint of step 8."""
+    run = base_workspace.root / "half-way"
+    argv: list[object] = ["-m", "launch", "run", base_workspace.spec("moves"), "--run-dir", run]
+    kill_when(argv, lambda: (run / "checkpoints/step-000008").exists() and reached(run, 9))
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(base_workspace: Workspace) -> Path:
+    run = base_workspace.root / "straight"
+    done = muster("run", base_workspace.spec("moves"), "--run-dir", run)
+    assert done.code == 0, done.err
+    return run
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "zero3_offload", "fsdp2"])
+def test_resumed_under_another_strategy_and_world_size(
+    strategy: str, half_way: Path, straight: Path, base_workspace: Workspace
+) -> None:
+    import shutil
+
+    run = base_workspace.root / f"moved-{strategy}"
+    shutil.copytree(half_way, run)
+    done = muster(
+        "run",
+        base_workspace.spec("moves"),
+        "--run-dir",
+        run,
+        "-s",
+        f"cluster.strategy={strategy}",
+        "-s",
+        "cluster.devices_per_node=2",
+    )
+    assert done.code == 0, done.err
+    assert "resumed from step-" in done.err
+    assert largest_difference(run, straight) < 1e-5
+    assert_each_sample_once_an_epoch(run)
+
+
+def test_from_zero3_on_two_ranks_to_one_process(straight: Path, base_workspace: Workspace) -> None:
+    run, spec = base_workspace.root / "from-zero3", base_workspace.spec("moves")
+    argv: list[object] = [
+        "-m",
+        "launch",
+        "run",
+        spec,
+        "--run-dir",
+        run,
+        "-s",
+        "cluster.strategy=zero3",
+        "-s",
+        "cluster.devices_per_node=2",
+    ]
+    kill_when(argv, lambda: (run / "checkpoints/step-000008").exists() and reached(run, 9))
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 0, done.err
+    assert "resumed from step-" in done.err
+    assert largest_difference(run, straight) < 1e-5
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
+    straight: Path, base_workspace: Workspace
+) -> None:
+    run, spec = base_workspace.root / "damaged", base_workspace.spec("moves")
+    argv: list[object] = ["-m", "launch", "run", spec, "--run-dir", run]
+    kill_when(argv, lambda: (run / "checkpoints/step-000012").exists())
+    newest = run / "checkpoints/step-000012/optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 0, done.err
+    size = newest.stat().st_size if newest.exists() else None
+    refused = [row["reason"] for row in read_rows(run / "events.jsonl") if row["event"] == "checkpoint_refused"]
+    assert len(refused) == 1
+    assert refused[0].startswith("step-000012: optimizer.safetensors has ")
+    assert "refused step-000012" in done.err
+    assert "resumed from step-000008" in done.err
+    assert largest_difference(run, straight) == 0
+    assert size is None or size > 0
+
+
+def test_a_stop_saves_and_ends_with_75_and_loses_nothing(straight: Path, base_workspace: Workspace) -> None:
+    run, spec = base_workspace.root / "stopped", base_workspace.spec("moves")
+    argv: list[object] = [
+        "-m",
+        "launch",
+        "run",
+        spec,
+        "--run-dir",
+        run,
+        "-s",
+        "cluster.strategy=ddp",
+        "-s",
+        "cluster.devices_per_node=2",
+    ]
+    assert kill_when(argv, lambda: reached(run, 5), sent=signal.SIGTERM) == 75
+    stopped = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "stopped")
+    assert (run / f"checkpoints/step-{stopped['step']:06d}").is_dir()
+    assert json.loads((run / "attempts/001/outcome.json").read_text())["exit_code"] == 75
+    done = muster("run", spec, "--run-dir", run, "-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2")
+    assert done.code == 0, done.err
+    assert f"resumed from step-{stopped['step']:06d}" in done.err
+    assert largest_difference(run, straight) < 1e-5
+    assert_each_sample_once_an_epoch(run)
