@@ -60,7 +60,10 @@ def bare_loop(model: Any, batches: list[list[dict[str, torch.Tensor]]], clip: fl
     for step in batches:
         items = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in step)
         for batch in step:
-            loss = model(**{name: value for name, value in batch.items() if name != "indices"}, num_items_in_batch=torch.tensor(items)).loss
+            loss = model(
+                **{name: value for name, value in batch.items() if name != "indices"},
+                num_items_in_batch=torch.tensor(items),
+            ).loss
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
@@ -114,12 +117,17 @@ def main() -> None:
         ratios, ours, bare = [], [], []
         for pair in range(options.pairs + 1):
             first = step_time(muster_loop(plan, copy.deepcopy(original), tokenizer, rows))
-            second = step_time(bare_loop(copy.deepcopy(original), batches, spec.training.max_grad_norm, spec.training.learning_rate))
+            second = step_time(
+                bare_loop(copy.deepcopy(original), batches, spec.training.max_grad_norm, spec.training.learning_rate)
+            )
             if pair:  # the first pair warms the machine up
                 ratios.append(first / second)
                 ours.append(first)
                 bare.append(second)
-                print(f"pair {pair}: muster {first * 1000:.1f} ms, bare {second * 1000:.1f} ms a step, ratio {first / second:.3f}", file=sys.stderr)
+                print(
+                    f"pair {pair}: muster {first * 1000:.1f} ms, bare {second * 1000:.1f} ms a step, ratio {first / second:.3f}",
+                    file=sys.stderr,
+                )
     result = {
         "ratio_median": round(statistics.median(ratios), 4), "ratio_min": round(min(ratios), 4), "ratio_max": round(max(ratios), 4),
         "muster_ms": round(1000 * statistics.median(ours), 2), "bare_ms": round(1000 * statistics.median(bare), 2),

@@ -75,24 +75,29 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         )
     if model_type not in SUPPORTED:
         raise UsageError(f"{origin}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED)}")
-    try:
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return Architecture(
-            model_type=model_type,
-            hidden_size=hidden,
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            intermediate_size=int(config["intermediate_size"]),
-            vocab_size=int(config["vocab_size"]),
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=model_type == "qwen2",
-            qk_norm=model_type == "qwen3",
-            max_positions=int(config.get("max_position_embeddings", 32768)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{origin}: key {error} is missing or not a number") from None
+
+    def count(key: str, default: int | None = None) -> int:
+        value = config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"{origin}: key {key!r} is missing or not a number")
+        return value
+
+    heads, hidden = count("num_attention_heads"), count("hidden_size")
+    return Architecture(
+        model_type=model_type,
+        hidden_size=hidden,
+        layers=count("num_hidden_layers"),
+        heads=heads,
+        kv_heads=count("num_key_value_heads", heads),
+        head_dim=count("head_dim", hidden // heads),
+        intermediate_size=count("intermediate_size"),
+        vocab_size=count("vocab_size"),
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=model_type == "qwen2",
+        qk_norm=model_type == "qwen3",
+        max_positions=count("max_position_embeddings", 32768),
+    )
 
 
 def _qwen(

@@ -1,12 +1,15 @@
 """Whose run directory this is: a new run's, this run's own, or another's."""
 
+import fcntl
+import os
 from pathlib import Path
+from typing import IO
 
 import yaml
 from pydantic import ValidationError
 
 from launch.errors import HostError, UsageError
-from launch.journal import write_json, write_text
+from launch.journal import write_text
 from launch.plan import Plan
 from launch.render import rendered
 from launch.rundir import RunDir
@@ -14,29 +17,65 @@ from launch.spec import training_identity
 
 
 def claim(run: RunDir, plan: Plan, resume: str) -> None:
-    """Makes sure that this plan may use this directory.
+    """Makes sure that this plan may use this directory; changes nothing in it.
 
-    Raises UsageError when it holds something else. With resume `never` an earlier run is moved aside, not removed.
+    Raises UsageError when it holds something else, or when somebody trains in it now.
     """
+    if run.root.exists() and not run.root.is_dir():
+        raise UsageError(f"{run.root}: is a file; choose another place with --run-dir")
     if not run.root.exists() or not any(run.root.iterdir()):
         return
     if not run.plan.exists():
         raise UsageError(f"{run.root}: is not a run directory and not empty; choose another with --run-dir")
+    holder = trained_by(run)
+    if holder:
+        raise UsageError(
+            f"{run.root}: {holder} is training in this run directory; wait for it, stop it, or use another --run-dir"
+        )
     if resume == "never":
-        _set_aside(run)
         return
     try:
         earlier = Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise UsageError(
-            f"{run.plan}: cannot be read ({type(error).__name__}); start afresh with --resume never, which moves this directory aside"
+            f"{run.plan}: cannot be read ({type(error).__name__}); start afresh with --resume never, which moves this"
+            " directory aside"
         ) from None
     differing = different(earlier, plan)
     if differing:
         raise UsageError(
-            f"{run.root}: holds a run of another spec; choose another name or --run-dir, or --resume never to move it aside\n"
-            + "\n".join(f"  {line}" for line in differing)
+            f"{run.root}: holds a run of another spec; choose another name or --run-dir, or --resume never to move it"
+            " aside\n" + "\n".join(f"  {line}" for line in differing)
         )
+
+
+def trained_by(run: RunDir) -> str | None:
+    """Who holds the run directory's lock; None when nobody does."""
+    try:
+        with open(run.lock, encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return run.lock.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return None
+    return None
+
+
+def hold(run: RunDir) -> IO[str]:
+    """Takes the lock; it is held until this process ends, however it ends. Raises UsageError when somebody else has it."""
+    lock = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise UsageError(
+            f"{run.root}: {holder} is training in this run directory; wait for it, stop it, or use another --run-dir"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+    return lock
 
 
 def different(earlier: Plan, plan: Plan) -> list[str]:
@@ -51,18 +90,26 @@ def finished(run: RunDir) -> bool:
     return run.adapter.is_dir()
 
 
-def prepare_run(run: RunDir, plan: Plan) -> None:
-    """Writes spec.yaml, plan.json and rendered/. Raises HostError when the directory cannot be written."""
+def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
+    """Writes spec.yaml, plan.json and rendered/. With resume `never` an earlier run is moved aside first, not removed.
+
+    spec.yaml holds what the spec gave and no defaults, so that it can be run again. Raises HostError when the directory
+    cannot be written.
+    """
     try:
+        if resume == "never" and run.plan.exists():
+            _set_aside(run)
         run.root.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
-        write_text(run.spec, yaml.safe_dump(plan.spec.model_dump(mode="json"), sort_keys=False))
+        given = plan.spec.model_dump(mode="json", exclude_unset=True)
+        write_text(run.spec, yaml.safe_dump(given, sort_keys=False))
         for name, text in rendered(plan, run.deepspeed).items():
             write_text(run.rendered / name, text)
-        write_json(run.plan, plan.model_dump(mode="json"))
+        write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise HostError(
-            f"{run.root}: the run directory cannot be written: {error.strerror or error}; free space or choose another with --run-dir"
+            f"{run.root}: the run directory cannot be written: {error.strerror or error}; free space or choose another"
+            " with --run-dir"
         ) from None
 
 

@@ -1,6 +1,7 @@
 """The commands. The only place that prints and exits; everything slow is imported inside a command."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.errors import ExitCode, MusterError, NoPlanError, PreflightError
+from launch.errors import ConflictError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
 
 if TYPE_CHECKING:
     from launch.plan import Plan
     from launch.preflight import Result
     from launch.rundir import RunDir
+    from launch.spec import ClusterSpec
 
 app = typer.Typer(
     name="muster",
@@ -109,6 +111,8 @@ def run(
     from launch.preflight import verdict
     from launch.screen import checks_view, console, plan_view
 
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        raise UsageError(f"--resume {resume}: not a checkpoint directory; allowed: auto, never, or the path of one")
     resolved = _resolve(spec, overrides)
     place = _run_dir(resolved, run_dir)
     if resolved.topology.nodes > 1:
@@ -117,12 +121,12 @@ def run(
             f" accelerate_configs/{resolved.strategy}_multi_node.yaml on every node, or use -s cluster.nodes=1"
         )
     if dry_run:
-        _dry_run(resolved, place)
+        _dry_run(resolved, place, resume)
         return
     screen = console()
     screen.print(plan_view(resolved))
     claim(place, resolved, resume)
-    if finished(place):
+    if finished(place) and resume != "never":
         _say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
         print(place.adapter)
         return
@@ -131,7 +135,7 @@ def run(
     screen.print(checks_view(results))
     if verdict(results) == "fail":
         raise PreflightError("the checks failed; nothing was started")
-    prepare_run(place, resolved)
+    prepare_run(place, resolved, resume)
     write_json(place.preflight, {"status": verdict(results), "checks": [result.model_dump() for result in results]})
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
@@ -155,20 +159,30 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     from launch.hardware import parse_gpus
     from launch.model_files import read_architecture
     from launch.plan import resolve
-    from launch.specfile import read_spec
+    from launch.specfile import place, read_spec
 
     spec = read_spec(spec_file, overrides)
+    if gpus:
+        _warn_of_what_is_set_aside(spec.cluster, gpus)
     if nodes is not None:
         spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
-    architecture = read_architecture(spec.model.variant)
     here = parse_gpus(gpus, spec.cluster.nodes) if gpus else topology(spec.cluster)
     try:
-        resolved = resolve(spec, architecture, here)
+        resolved = resolve(spec, read_architecture(spec.model.variant), here)
+    except ConflictError as error:
+        raise place(error, spec_file, overrides) from None
     except NoPlanError as error:
         raise NoPlanError(f"{spec_file}: {error}") from None
     for warning in resolved.warnings:
         _say(f"warning: {warning}")
     return resolved
+
+
+def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str) -> None:
+    for key in ("device", "devices_per_node"):
+        value = getattr(cluster, key)
+        if key in cluster.model_fields_set and str(value) not in ("auto", "gpu", gpus.split("x")[0]):
+            _say(f"warning: --gpus {gpus} is planned for, not cluster.{key}: {value}")
 
 
 def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
@@ -192,16 +206,19 @@ def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
     return run_checks(Context(plan=resolved, run=place), CHECKS)
 
 
-def _dry_run(resolved: "Plan", place: "RunDir") -> None:
+def _dry_run(resolved: "Plan", place: "RunDir", resume: str) -> None:
     from launch.render import launch_argv, rendered
 
     files = rendered(resolved, place.deepspeed)
-    argv = launch_argv(resolved, place.root, place.accelerate, 1, 0, "auto")
+    argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
     _print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    try:
+        print(json.dumps(value, indent=2), flush=True)
+    except BrokenPipeError:  # `muster schema | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
@@ -215,8 +232,6 @@ def _guarded(command: Callable[[], Any]) -> None:
     except MusterError as error:
         _say(_as_error(str(error)))
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(ExitCode.DONE)
 
 
 def _as_error(message: str) -> str:

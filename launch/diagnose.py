@@ -26,7 +26,10 @@ _COMMUNICATION_WORDS = (
     "timed out waiting",
     "broken pipe",
     "connectfullmesh",
+    "watchdog caught collective operation timeout",
 )
+# torch's allocator, the driver, and cuBLAS when it finds no room for its workspace.
+_GPU_MEMORY_WORDS = ("cuda out of memory", "cuda error: out of memory", "cublas_status_alloc_failed")
 _ADVICE = {
     ExitCode.GPU_MEMORY: "Use a smaller training.micro_batch_size with training.global_batch_size kept, training.gradient_checkpointing: true, or model.quantization: nf4",
     ExitCode.COMMUNICATION: "Another rank ended or cannot be reached; its own log says why",
@@ -46,7 +49,7 @@ def classify(error: BaseException) -> tuple[ExitCode, str]:
 
 def _code(error: BaseException) -> ExitCode:
     kind, words = type(error).__name__, str(error).lower()
-    if kind == "OutOfMemoryError" or "cuda out of memory" in words:
+    if kind == "OutOfMemoryError" or any(phrase in words for phrase in _GPU_MEMORY_WORDS):
         return ExitCode.GPU_MEMORY
     if isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)
@@ -113,7 +116,7 @@ def outcome(
             ExitCode.HOST,
             "the disk of the run directory is full; checkpoints that are complete are good. Free space, then --resume auto",
         )
-    if returncode in set(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL}:
+    if returncode in set(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL, ExitCode.PREFLIGHT, ExitCode.NO_PLAN}:
         return (
             ExitCode(returncode),
             f"the worker ended with exit code {returncode} ({ExitCode(returncode).name.lower()}) and could leave no failure file; see its log",

@@ -1,12 +1,16 @@
 """This machine -> Topology: NVML for GPUs, the kernel for CPUs and memory."""
 
+import contextlib
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.errors import PreflightError
-from launch.hardware import CATALOGUE, GIB, Topology
+from launch.hardware import CATALOGUE, GIB, Topology, plural
 from launch.spec import ClusterSpec
 
 
@@ -29,31 +33,33 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
         pynvml.nvmlInit()
     except Exception:  # noqa: BLE001 - no package, no library, no driver, no permission: each means that there is no GPU to use
         return []
-    found = []
+    found: list[tuple[FoundGpu, str]] = []
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-            name = pynvml.nvmlDeviceGetName(handle)
-            found.append(
-                (
-                    FoundGpu(index, name, int(memory.total), int(memory.free), (major, minor)),
-                    pynvml.nvmlDeviceGetUUID(handle),
-                )
-            )
+            with contextlib.suppress(pynvml.NVMLError):  # a GPU that fell off the bus cannot be used
+                found.append(_read_gpu(pynvml, index))
     finally:
         pynvml.nvmlShutdown()
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [gpu for gpu, _ in found]
-    wanted = [name.strip() for name in visible.split(",") if name.strip()]
-    return [
-        gpu
-        for name in wanted
-        for gpu, uuid in found
-        if name == str(gpu.index) or (not name.isdigit() and uuid.startswith(name))
-    ]
+    chosen = []
+    for name in (part.strip() for part in visible.split(",")):
+        matches = [
+            gpu for gpu, uuid in found if name == str(gpu.index) or (name[:1].isalpha() and uuid.startswith(name))
+        ]
+        if not matches:  # CUDA ignores what follows the first name that is no GPU
+            break
+        chosen.append(matches[0])
+    return chosen
+
+
+def _read_gpu(nvml: Any, index: int) -> tuple[FoundGpu, str]:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    name = nvml.nvmlDeviceGetName(handle)
+    return FoundGpu(index, name, int(memory.total), int(memory.free), (major, minor)), nvml.nvmlDeviceGetUUID(handle)
 
 
 def cpu_count() -> int:
@@ -62,21 +68,48 @@ def cpu_count() -> int:
 
 
 def host_memory() -> int:
-    """Bytes of memory available to this process: the machine's, or the cgroup's limit if that is less."""
+    """Bytes of memory available to this process: the machine's, or what its control groups leave if that is less."""
     available = 0
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit, used = int(Path(limit_file).read_text()), int(Path(used_file).read_text())
-        except (OSError, ValueError):  # no such controller, or "max": no limit
+    return min([available, *(_left(folder, *names) for folder, names in _control_groups())])
+
+
+# Limit, use, and the files read into memory that the kernel gives back when it needs room: cgroup v2's names, then v1's.
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _control_groups() -> list[tuple[Path, tuple[str, str, str]]]:
+    """The folders of this process's own memory control group and of those above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = ["0::/"]
+    found = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers not in ("", "memory"):
             continue
-        available = min(available, limit - used)
-    return available
+        root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
+        own = root / group.strip("/")
+        found += [
+            (folder, _V1 if controllers else _V2) for folder in (own, *own.parents) if folder.is_relative_to(root)
+        ]
+    return [*found, (Path("/sys/fs/cgroup"), _V2), (Path("/sys/fs/cgroup/memory"), _V1)]
+
+
+def _left(folder: Path, limit: str, used: str, given_back: str) -> int:
+    try:
+        left = int((folder / limit).read_text()) - int((folder / used).read_text())
+    except (OSError, ValueError):  # no such controller, or "max": no limit
+        return sys.maxsize
+    with contextlib.suppress(OSError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            if line.startswith(f"{given_back} "):
+                left += int(line.split()[1])
+    return left
 
 
 def topology(cluster: ClusterSpec) -> Topology:
@@ -85,6 +118,10 @@ def topology(cluster: ClusterSpec) -> Topology:
     if cluster.device == "gpu" and not found:
         raise PreflightError(
             "cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus, or use cluster.device: cpu"
+        )
+    if not found and cluster.device == "auto" and Path("/proc/driver/nvidia/gpus").is_dir():
+        raise PreflightError(
+            "this machine has an NVIDIA driver, but no GPU can be used (nvidia-smi says why); mend it, or say cluster.device: cpu"
         )
     if not found:
         processes = 1 if cluster.devices_per_node == "auto" else cluster.devices_per_node
@@ -95,7 +132,7 @@ def topology(cluster: ClusterSpec) -> Topology:
     wanted = len(found) if cluster.devices_per_node == "auto" else cluster.devices_per_node
     if wanted > len(found):
         raise PreflightError(
-            f"cluster.devices_per_node is {wanted}, but this machine has {len(found)} GPUs that can be used ({found[0].name}); ask for {len(found)} or fewer"
+            f"cluster.devices_per_node is {wanted}, but this machine has {plural(len(found), 'GPU')} that can be used ({found[0].name}); ask for {len(found)} or fewer"
         )
     smallest = min(found[:wanted], key=lambda gpu: gpu.memory_bytes)
     return Topology(
@@ -106,7 +143,7 @@ def topology(cluster: ClusterSpec) -> Topology:
 
 def _flops(gpu: FoundGpu) -> float | None:
     """The catalogue's rate for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that it does not list."""
-    words = gpu.name.replace("-", " ").upper().replace("RTX ", "RTX").split()
+    words = re.sub(r"RTX (?=\d)", "RTX", gpu.name.replace("-", " ").upper()).split()
     matches = [known for known in CATALOGUE.values() if known.name.split("-")[0].upper() in words]
     nearest = min(matches, key=lambda known: abs(known.memory_bytes - gpu.memory_bytes), default=None)
     return nearest.flops if nearest and abs(nearest.memory_bytes - gpu.memory_bytes) < 8 * GIB else None

@@ -3,6 +3,7 @@
 MusterError                      exit code
 +-- UsageError                    2   wrong command line, spec or run directory
 |   +-- SpecError                 2   the spec's mistakes, all of them, with file:line:column
+|   +-- ConflictError             2   values of a spec that cannot be planned together
 +-- PreflightError                3   a check says that this run cannot work here
 +-- NoPlanError                   4   no strategy fits the hardware
 +-- DataError                     5   rows that cannot be trained on
@@ -79,6 +80,14 @@ class DataError(_Mistakes):
     """All rows that cannot be used."""
 
     exit_code = ExitCode.DATA
+
+
+class ConflictError(UsageError):
+    """Values of a spec that cannot be planned together, each with its key path; the file's places are added where it is known."""
+
+    def __init__(self, problems: Sequence[tuple[tuple[str, ...], str]]):
+        self.problems = list(problems)
+        super().__init__("\n".join(message for _, message in self.problems))
 
 
 class PreflightError(MusterError):

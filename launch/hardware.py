@@ -63,15 +63,21 @@ class Topology(BaseModel):
         return self.nodes * self.devices_per_node
 
 
+def plural(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
 def parse_gpus(text: str, nodes: int = 1) -> Topology:
     """`8xA100-80GB` to a topology of `nodes` such machines. Raises UsageError naming the catalogue."""
     match = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9-]+)", text.strip())
     names = {name.lower(): gpu for name, gpu in CATALOGUE.items()}
     gpu = names.get(match[2].lower()) if match else None
-    if match is None or gpu is None or int(match[1] or 1) < 1:
+    if match is None or gpu is None:
         near = difflib.get_close_matches((match[2] if match else text).lower(), names, n=1, cutoff=0.4)
         hint = f" Did you mean {names[near[0]].name}?" if near else ""
         raise UsageError(f"--gpus {text}: not COUNTxTYPE with a known type.{hint} Known: {', '.join(CATALOGUE)}")
+    if match[1] is not None and int(match[1]) < 1:
+        raise UsageError(f"--gpus {text}: the count must be 1 or more, such as 8x{gpu.name}")
     return gpu_topology(gpu, nodes, int(match[1] or 1))
 
 

@@ -1,5 +1,6 @@
 """Reading and writing the files of a run directory so that a kill at any instant leaves them readable."""
 
+import errno
 import json
 import os
 import time
@@ -7,15 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launch.redact import redact
+from launch.redact import redact, secret_values
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Adds one row to a .jsonl file with a single write, so that rows of several writers never mix."""
-    line = redact(json.dumps(row, ensure_ascii=False)) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Adds one row to a .jsonl file with a single write, so that rows of several writers never mix.
+
+    A last line that a kill tore apart is ended first: the new row must not be lost with it. Raises OSError on a full disk.
+    """
+    line = json.dumps(scrub(row), ensure_ascii=False) + "\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        content = ("\n" if torn else "").encode() + line.encode()
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 
@@ -25,12 +33,17 @@ def event(path: Path, name: str, **data: Any) -> None:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of a .jsonl file. A last line that was cut off by a kill is left out."""
+    """The complete rows of a .jsonl file; none where there is no file."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    for line in lines:
+    yield from parse_rows(text)
+
+
+def parse_rows(text: str) -> Iterator[dict[str, Any]]:
+    """The rows of JSON Lines. One that a kill cut off is left out."""
+    for line in text.split("\n"):
         try:
             row = json.loads(line)
         except ValueError:
@@ -60,4 +73,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, redact(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+    write_text(path, json.dumps(scrub(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def scrub(value: Any) -> Any:
+    """A copy of nested dicts and lists with the secrets taken out of every text.
+
+    Done on the values: in their JSON a secret's quotes are escaped, and a secret of digits would break a number.
+    """
+    secrets = secret_values(os.environ)
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, str):
+            return redact(item, secrets)
+        if isinstance(item, dict):
+            return {key: clean(inner) for key, inner in item.items()}
+        return [clean(inner) for inner in item] if isinstance(item, list | tuple) else item
+
+    return clean(value)

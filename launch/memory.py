@@ -56,7 +56,7 @@ def _base(architecture: Architecture, setting: Setting) -> int:
         window = (
             2 * linear // architecture.layers + architecture.vocab_size * architecture.hidden_size
         ) * setting.element_bytes
-        return window + (0 if setting.strategy == "zero3_offload" else held // setting.world_size)
+        return window + (0 if setting.strategy == "zero3_offload" and setting.gpu else held // setting.world_size)
     return held
 
 
@@ -70,8 +70,10 @@ def _adapter(parameters: int, setting: Setting) -> int:
             return 20 * parameters  # DDP's gradient buckets
         case "zero2":
             return 4 * parameters + 12 * parameters // world
-        case "zero2_offload" | "zero3_offload":
+        case "zero2_offload" | "zero3_offload" if setting.gpu:
             return 4 * parameters
+        case "zero2_offload":
+            return 4 * parameters + 12 * parameters // world  # without a GPU the host is the device
         case _:
             return 16 * parameters // world
 

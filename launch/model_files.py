@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from launch.architecture import ORIGINAL_LAYOUT, VARIANTS, Architecture, from_config
-from launch.errors import UsageError
+from launch.errors import ConflictError, UsageError
 from launch.specfile import looks_like_path
 
 INDEX = "model.safetensors.index.json"
@@ -25,12 +25,12 @@ def read_architecture(variant: str) -> Architecture:
         near = difflib.get_close_matches(variant.lower(), VARIANTS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         if looks_like_path(variant):
-            raise UsageError(f"model.variant {variant}: no such directory")
+            raise _unknown(f"model.variant {variant}: no such directory")
         if "/" in variant:
-            raise UsageError(
+            raise _unknown(
                 f"model.variant {variant}: not a directory, and not in the Hugging Face cache; download it first: hf download {variant}"
             )
-        raise UsageError(
+        raise _unknown(
             f"model.variant {variant}: unknown.{hint} Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}"
         )
     config = directory / "config.json"
@@ -42,12 +42,18 @@ def read_architecture(variant: str) -> Architecture:
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{config}: cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{config}: is not a JSON object")
     return from_config(values, str(config))
+
+
+def _unknown(message: str) -> ConflictError:
+    return ConflictError([(("model", "variant"), message)])
 
 
 def find(variant: str) -> Path | None:
     """The directory of a variant's files: local, or the Hugging Face cache's newest snapshot; None where there is neither."""
-    name = VARIANTS[variant][0] if variant in VARIANTS else variant
+    name = hub_name(variant)
     if Path(name).is_dir():
         return Path(name)
     cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
@@ -58,21 +64,32 @@ def find(variant: str) -> Path | None:
     return found[0] if found else None
 
 
+def hub_name(variant: str) -> str:
+    """A known variant's hub id; a path or a hub id as it is."""
+    return VARIANTS[variant][0] if variant in VARIANTS else variant
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 def problems(variant: str) -> list[str]:
     """What is missing or unusable in a variant's files, file by file; empty when it can be loaded."""
     if variant in ORIGINAL_LAYOUT:
-        successor = "qwen1.5-" + variant.removeprefix("qwen-").replace("-chat", "") + "-chat"
+        successor = variant.replace("qwen-", "qwen1.5-")
         return [
             f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code. Use its successor {successor}"
         ]
     directory = find(variant)
     if directory is None:
-        name = VARIANTS[variant][0] if variant in VARIANTS else variant
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        name = hub_name(variant)
+        if _offline():
             return [
                 f"{name} is not in the Hugging Face cache and HF_HUB_OFFLINE is set; on a machine with network: hf download {name}"
             ]
         return []
+    if not Path(hub_name(variant)).is_dir() and not _offline():
+        return []  # a part of a snapshot: loading fetches the rest
     found = [f"{directory / 'config.json'} is missing"] if not (directory / "config.json").is_file() else []
     found += _weights(directory)
     if not any((directory / name).is_file() for name in TOKENIZERS):
@@ -91,7 +108,7 @@ def _weights(directory: Path) -> list[str]:
         return [f"{single} is missing or empty{hint}"]
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return [f"{index} cannot be read; download it again"]
     return [
         f"{directory / shard} is missing or empty, but {INDEX} names it"

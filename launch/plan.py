@@ -8,11 +8,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
-from launch.compatibility import OFFLOADS, Refusal
-from launch.errors import NoPlanError, UsageError
+from launch.compatibility import OFFLOADS, Refusal, refusals
+from launch.errors import ConflictError, NoPlanError, UsageError
 from launch.hardware import GIB, Topology
-from launch.spec import Optimizer, Precision, RunSpec, Strategy
-from launch.strategy import Candidate, candidates, choose
+from launch.spec import Optimizer, Path, Precision, RunSpec, Strategy
+from launch.strategy import ORDER, Candidate, candidates, choose
+
+
+# `micro_batch_size: auto` without a global batch: the recipe's.
+AUTO_MICRO_BATCH = 4
 
 
 class Plan(BaseModel):
@@ -56,21 +60,17 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
 
     Raises UsageError when the spec asks for what cannot be combined, NoPlanError when nothing fits.
     """
+    conflicts = _conflicts(spec, architecture, topology)
+    if conflicts:
+        raise ConflictError(conflicts)
     precision, warnings = _precision(spec, topology)
     found, refused = candidates(spec, architecture, topology, precision, _micro_batch_sizes(spec, topology.world_size))
-    if not found:
-        raise UsageError("\n".join(str(refusal) for refusal in refused))
     chosen = choose(found)
     if chosen is None:
         raise NoPlanError(_too_large(spec, topology, found))
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
     optimizer, optimizer_note = _optimizer(spec, chosen.strategy)
     warnings += optimizer_note
-    if spec.data.max_length > architecture.max_positions:
-        raise UsageError(
-            f"data.max_length {spec.data.max_length} is beyond the model's {architecture.max_positions} positions; lower it"
-        )
-    _check_targets(spec, architecture)
     return Plan(
         name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found), world_size=topology.world_size,
         micro_batch_size=micro, gradient_accumulation_steps=accumulation, global_batch_size=micro * accumulation * topology.world_size,
@@ -78,6 +78,27 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
         lr_scheduler=_scheduler(spec), peak_bytes=chosen.peak_bytes, components=chosen.components, candidates=found, refusals=refused,
         warnings=warnings, topology=topology, architecture=architecture, spec=spec,
     )  # fmt: skip
+
+
+def _conflicts(spec: RunSpec, architecture: Architecture, topology: Topology) -> list[tuple[Path, str]]:
+    """Everything in the spec that rules a plan out, whatever fits: told together, before memory is looked at."""
+    found: list[tuple[Path, str]] = []
+    if spec.data.max_length > architecture.max_positions:
+        message = f"data.max_length {spec.data.max_length} is beyond the model's {architecture.max_positions} positions; lower it"
+        found.append((("data", "max_length"), message))
+    found += _target_conflicts(spec, architecture)
+    for decide in (
+        lambda: _precision(spec, topology),
+        lambda: divide_batch(spec, topology.world_size, _micro_batch_sizes(spec, topology.world_size)[0]),
+    ):
+        try:
+            decide()
+        except ConflictError as conflict:
+            found += conflict.problems
+    asked = spec.cluster.strategy
+    if asked != "auto":
+        found += [(("cluster", "strategy"), str(refusal)) for refusal in refusals(spec, asked, topology.world_size)]
+    return found
 
 
 def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
@@ -90,15 +111,17 @@ def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
         step = micro * world_size
         below, above = total // step * step, (total // step + 1) * step
         near = " or ".join(str(value) for value in (below, above) if value)
-        raise UsageError(
-            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro} on {world_size} devices; nearest that can: {near}"
+        raise _conflict(
+            ("training", "global_batch_size"),
+            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro} on {world_size} devices; nearest that can: {near}",
         )
     accumulation = total // (micro * world_size)
     asked = training.gradient_accumulation_steps
     if "gradient_accumulation_steps" in training.model_fields_set and asked != accumulation:
-        raise UsageError(
+        raise _conflict(
+            ("training", "global_batch_size"),
             f"training.global_batch_size {total} contradicts micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size}"
-            f" devices = {micro * asked * world_size}; give global_batch_size alone, or the other two alone"
+            f" devices = {micro * asked * world_size}; give global_batch_size alone, or the other two alone",
         )
     return micro, accumulation
 
@@ -110,22 +133,26 @@ def as_launched(spec: RunSpec, strategy: Strategy, nodes: int, devices_per_node:
     another strategy or size is refused with both values.
     """
     cluster, training = spec.cluster, spec.training
-    asked_devices = None if cluster.devices_per_node == "auto" else cluster.nodes * cluster.devices_per_node
+    per_node = cluster.devices_per_node
+    asked_devices = None if per_node == "auto" else cluster.nodes * per_node
     fallback = strategy == "single"
     differing = []
     if cluster.strategy not in ("auto", strategy):
         differing.append(f"cluster.strategy: the spec says {cluster.strategy}, this launch is {strategy}")
     if asked_devices not in (None, nodes * devices_per_node):
         differing.append(f"devices: the spec says {asked_devices}, this launch has {nodes * devices_per_node}")
+    elif "nodes" in cluster.model_fields_set and cluster.nodes != nodes:
+        differing.append(f"cluster.nodes: the spec says {cluster.nodes}, this launch has {nodes}")
     if differing and not fallback:
         raise UsageError("\n".join([*differing, "launch what the spec says, or change it with -s"]))
     update = {}
-    if fallback and asked_devices and training.global_batch_size is None and training.micro_batch_size != "auto":
-        total = training.micro_batch_size * training.gradient_accumulation_steps * asked_devices
-        accumulation = total // training.micro_batch_size
+    if fallback and asked_devices and asked_devices > 1 and training.global_batch_size is None:
+        micro = AUTO_MICRO_BATCH if training.micro_batch_size == "auto" else training.micro_batch_size
+        accumulation = training.gradient_accumulation_steps * asked_devices
         update = {"training": training.model_copy(update={"gradient_accumulation_steps": accumulation})}
-        if asked_devices > 1:
-            differing.append(f"the global batch of {total} is kept: {accumulation} accumulation steps on one device")
+        differing.append(
+            f"the global batch of {micro * accumulation} is kept: {accumulation} accumulation steps on one device"
+        )
     here = cluster.model_copy(update={"strategy": strategy, "nodes": nodes, "devices_per_node": devices_per_node})
     return spec.model_copy(update={"cluster": here, **update}), differing
 
@@ -137,7 +164,7 @@ def _micro_batch_sizes(spec: RunSpec, world_size: int) -> list[int]:
     if given != "auto" and "micro_batch_size" in training.model_fields_set:
         return [given]
     if training.global_batch_size is None:
-        return [4 if given == "auto" else given]
+        return [AUTO_MICRO_BATCH if given == "auto" else given]
     if "gradient_accumulation_steps" in training.model_fields_set:
         share = world_size * training.gradient_accumulation_steps
         return [max(1, training.global_batch_size // share)]
@@ -150,7 +177,9 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
     asked = spec.training.precision
     if topology.device == "cpu":
         if asked in ("bf16", "fp16"):
-            raise UsageError(f"training.precision {asked} needs a GPU; on CPU processes use auto or fp32")
+            raise _conflict(
+                ("training", "precision"), f"training.precision {asked} needs a GPU; on CPU processes use auto or fp32"
+            )
         return "fp32", []
     if asked == "auto":
         if topology.bf16:
@@ -159,8 +188,9 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
             f"{topology.device_name} has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"
         ]
     if asked == "bf16" and not topology.bf16:
-        raise UsageError(
-            f"training.precision bf16 needs compute capability 8.0; {topology.device_name} has none: use fp16 or auto"
+        raise _conflict(
+            ("training", "precision"),
+            f"training.precision bf16 needs compute capability 8.0; {topology.device_name} has none: use fp16 or auto",
         )
     if asked == "fp16" and topology.bf16:
         return "fp16", [
@@ -185,13 +215,20 @@ def _scheduler(spec: RunSpec) -> str:
     return spec.training.lr_scheduler
 
 
-def _check_targets(spec: RunSpec, architecture: Architecture) -> None:
-    if isinstance(spec.lora.target_modules, list):
-        unknown = [name for name in spec.lora.target_modules if name not in architecture.linears]
-        if unknown or not spec.lora.target_modules:
-            raise UsageError(
-                f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model; allowed: all-linear or {', '.join(architecture.linears)}"
-            )
+def _target_conflicts(spec: RunSpec, architecture: Architecture) -> list[tuple[Path, str]]:
+    targets = spec.lora.target_modules
+    if isinstance(targets, str):
+        return []
+    unknown = [name for name in targets if name not in architecture.linears]
+    if targets and not unknown:
+        return []
+    names = ", ".join(architecture.linears)
+    message = f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model; allowed: all-linear or {names}"
+    return [(("lora", "target_modules"), message)]
+
+
+def _conflict(path: Path, message: str) -> ConflictError:
+    return ConflictError([(path, message)])
 
 
 def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
@@ -199,10 +236,13 @@ def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Ca
     memory = f"{amount(chosen.peak_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {'GPU' if topology.device == 'gpu' else 'process'}"
     if spec.cluster.strategy != "auto":
         return f"{chosen.strategy}: as the spec asks; {memory}"
-    simpler = sorted({candidate.strategy for candidate in found if not candidate.fits} - {chosen.strategy})
+    fitting = {candidate.strategy for candidate in found if candidate.fits}
+    before = ORDER[: ORDER.index(chosen.strategy)]
+    tried = {candidate.strategy for candidate in found}
+    simpler = [strategy for strategy in before if strategy in tried and strategy not in fitting]
     why = (
         f"the simplest that fits ({', '.join(simpler)} would not)"
-        if simpler and found[0].strategy in simpler
+        if simpler
         else "the base fits one device and only adapter gradients move"
     )
     if topology.world_size == 1 and chosen.strategy == "single":
@@ -211,6 +251,8 @@ def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Ca
 
 
 def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str:
+    if not found:
+        return "no strategy can run this spec on these devices"
     best = min(found, key=lambda candidate: candidate.peak_bytes)
     advice = []
     if spec.model.quantization == "none" and topology.device == "gpu":

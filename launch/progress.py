@@ -1,12 +1,13 @@
 """Follows a run directory while its workers train: a bar on a terminal, a line per logged step elsewhere."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from launch.journal import parse_rows
 from launch.rundir import RunDir
 
 
@@ -14,21 +15,22 @@ class Tail:
     """New complete rows of a .jsonl file since the last look."""
 
     def __init__(self, path: Path):
-        self.path, self.offset = path, 0
-        self.offset = path.stat().st_size if path.exists() else 0
+        self.path = path
+        self.offset, self.inode = (path.stat().st_size, path.stat().st_ino) if path.exists() else (0, 0)
 
     def rows(self) -> list[dict[str, Any]]:
         try:
-            if self.path.stat().st_size < self.offset:  # rewritten by a resume: rows that will be repeated were dropped
-                self.offset = 0
             with open(self.path, "rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self.inode:  # a resume wrote it anew, without the rows that it will repeat
+                    self.offset, self.inode = 0, inode
                 file.seek(self.offset)
                 block = file.read()
         except FileNotFoundError:
             return []
         end = block.rfind(b"\n") + 1
         self.offset += end
-        return [json.loads(line) for line in block[:end].splitlines() if line.strip()]
+        return list(parse_rows(block[:end].decode(errors="replace")))
 
 
 class Follower:

@@ -6,6 +6,7 @@ Each worker's output goes through such a process: it outlives the worker, so tha
 """
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -38,7 +39,7 @@ def redact(text: str, values: list[str] | None = None) -> str:
 
 def main() -> None:
     values = secret_values(os.environ)
-    for line in sys.stdin:
+    for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace"):
         # On a full disk lines are lost, but the pipe is still drained: a closed one would end the worker.
         with contextlib.suppress(OSError), open(sys.argv[1], "a", encoding="utf-8", errors="replace") as log:
             log.write(redact(line, values))

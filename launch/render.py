@@ -5,6 +5,7 @@ spec's; the worker fills it in and refuses a number that contradicts the spec (c
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any
         "bf16",
         "fp16",
     }
-    contradictions = []
+    contradictions: list[str] = []
     if "optimizer" in given or "scheduler" in given:
         contradictions.append(
             "optimizer and scheduler blocks override the spec in silence: remove them, training.optimizer decides"
@@ -80,6 +81,8 @@ def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any
                 key: fill(item, ours.get(key) if isinstance(ours, dict) else None, f"{path}.{key}" if path else key)
                 for key, item in value.items()
             }
+        if isinstance(value, list):
+            return [fill(item, None, f"{path}[{index}]") for index, item in enumerate(value)]
         if value == AUTO:
             if ours is None:
                 contradictions.append(f'{path}: "auto", but the plan has no value for it; remove it')
@@ -165,7 +168,10 @@ def rendered(plan: Plan, deepspeed_file: Path) -> dict[str, str]:
     """The run's own files by name: accelerate.yaml, and deepspeed.json where DeepSpeed runs."""
     topology = plan.topology
     config = accelerate_config(plan.strategy, topology.nodes, topology.devices_per_node, str(deepspeed_file))
-    command = "accelerate launch --config_file rendered/accelerate.yaml -m training RUN_DIRECTORY"
+    root = deepspeed_file.parent.parent
+    command = shlex.join(
+        ["accelerate", "launch", "--config_file", str(root / "rendered/accelerate.yaml"), "-m", "training", str(root)]
+    )
     files = {"accelerate.yaml": accelerate_text(config, command)}
     if plan.zero_stage:
         files["deepspeed.json"] = deepspeed_text(deepspeed_config(plan.strategy, plan))

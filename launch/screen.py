@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from launch.hardware import plural
 from launch.plan import Plan, amount
 from launch.preflight import Result
 
@@ -23,7 +24,7 @@ def plan_view(plan: Plan) -> RenderableType:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    batch = f"{plan.global_batch_size} = {plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation x {plan.world_size} devices"
+    batch = f"{plan.global_batch_size} = {plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation x {plural(plan.world_size, 'device')}"
     length = f"{spec.training.max_steps} steps" if spec.training.max_steps else f"{spec.training.epochs:g} epochs"
     adapter = plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
     for name, value in (
@@ -37,7 +38,7 @@ def plan_view(plan: Plan) -> RenderableType:
         ),
         (
             "devices",
-            f"{topology.nodes} node{'s' if topology.nodes > 1 else ''} x {topology.devices_per_node} {topology.device_name}",
+            f"{plural(topology.nodes, 'node')} x {topology.devices_per_node} {topology.device_name}",
         ),
         ("strategy", plan.reason),
         ("batch", batch),
@@ -48,7 +49,7 @@ def plan_view(plan: Plan) -> RenderableType:
         ),
         ("memory", ", ".join(f"{part} {amount(size)}" for part, size in plan.components.items())),
     ):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return Group(Text(f"Plan for {plan.name}", style="bold"), table)
 
 
@@ -74,7 +75,9 @@ def checks_view(results: Sequence[Result]) -> RenderableType:
     table.add_column(overflow="fold")
     for result in results:
         mark, style = MARKS[result.status]
-        table.add_row(Text(mark, style=style), result.name, result.evidence + (f". {result.fix}" if result.fix else ""))
+        table.add_row(
+            Text(mark, style=style), result.name, Text(result.evidence + (f". {result.fix}" if result.fix else ""))
+        )
     return table
 
 

@@ -17,6 +17,7 @@ Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
 Scheduler = Literal["constant", "linear", "cosine"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -28,7 +29,7 @@ class Section(BaseModel):
 
 
 class ModelSpec(Section):
-    variant: str
+    variant: Text
     """A known name (`qwen2.5-14b-instruct`), a local directory, or a hub id (`Qwen/Qwen2.5-14B-Instruct`)."""
     quantization: Quantization = "none"
     """How the frozen base is held: `none` (the run's precision), `nf4` (QLoRA) or `int8`."""
@@ -48,9 +49,9 @@ class LoraSpec(Section):
 
 
 class DataSpec(Section):
-    train: str
+    train: Text
     """Training rows, JSON Lines. Relative paths start at the spec's folder."""
-    eval: str | None = None
+    eval: Text | None = None
     """Evaluation rows, JSON Lines."""
     format: Literal["auto", "messages", "rag"] = "auto"
     """`messages` ({messages}), `rag` ({question, documents, answer}), or `auto`: told from each row's keys."""
@@ -168,7 +169,7 @@ DECIDED_ELSEWHERE = {
     "save_total_limit": "training.save_total_limit",
     "logging_steps": "training.log_steps",
     "logging_strategy": "training.log_steps",
-    "logging_nan_inf_filter": "the check for non-finite losses",
+    "logging_nan_inf_filter": "the check for non-finite losses, which it would blind",
     "eval_steps": "training.eval_steps",
     "eval_strategy": "training.eval_steps",
     "eval_on_start": "the base's evaluation at step 0",
@@ -185,6 +186,13 @@ DECIDED_ELSEWHERE = {
     "average_tokens_across_devices": "the loss, a mean over the global batch",
     "remove_unused_columns": "the data pipeline",
     "group_by_length": "the data pipeline",
+    "train_sampling_strategy": "the data pipeline",
+    "dataloader_drop_last": "the data pipeline",
+    "ignore_data_skip": "--resume",
+    "save_only_model": "--resume, which needs the optimizer's state",
+    "disable_tqdm": "muster's own progress bar",
+    "ddp_find_unused_parameters": "the adapter, whose parameters are all used",
+    "local_rank": "the launcher",
     "resume_from_checkpoint": "--resume",
     "hub_token": "the environment variable HF_TOKEN",
 }
@@ -236,7 +244,7 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
                 )
     for key in training.extra:
         if key in DECIDED_ELSEWHERE:
-            found.append((("training", "extra", key), f"is decided by {DECIDED_ELSEWHERE[key]}; set it there"))
+            found.append((("training", "extra", key), f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}"))
     for path, text in strings(spec.model_dump()):
         if SECRET.search(text):
             found.append(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from launch.errors import Mistake, SpecError, UsageError
+from launch.errors import ConflictError, Mistake, SpecError, UsageError
 from launch.spec import DECIDED_ELSEWHERE, Path, RunSpec, contradictions
 
 
@@ -57,6 +57,7 @@ class Located:
     keys: dict[Path, tuple[str, int, int]] = field(default_factory=dict)
     places: dict[Path, tuple[str, int, int]] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
 
     def at(self, path: Path, key: bool = False) -> tuple[str, int, int]:
         """The nearest known place of a path: its own, or that of the section around it."""
@@ -87,24 +88,58 @@ def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSp
 
 def parse_spec(text: str, origin: str, overrides: list[str] | None = None) -> RunSpec:
     """YAML text and overrides to a RunSpec. Paths in it are left as they stand. Raises SpecError."""
-    located = _locate(text, origin)
-    for override in overrides or []:
-        _override(located, override)
+    located = locate(text, origin, overrides or [])
     mistakes = list(located.mistakes)
+    values, dropped = located.values, set(located.unreadable)
     spec = None
-    try:
-        spec = RunSpec.model_validate(located.values)
-    except ValidationError as error:
-        mistakes += [_explain(located, dict(problem)) for problem in error.errors()]
+    while spec is None:
+        try:
+            spec = RunSpec.model_validate(values)
+        except ValidationError as error:
+            problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+            mistakes += [
+                _explain(located, problem) for problem in problems if _spec_path(problem["loc"]) not in dropped
+            ]
+            paths = {_spec_path(problem["loc"]) for problem in problems}
+            if paths <= dropped:
+                break
+            # Judged again without what was wrong, so that one mistake does not hide a contradiction elsewhere.
+            dropped |= paths
+            values = _without(values, dropped)
     if spec is not None:
-        mistakes += [
-            Mistake(*located.at(path), f"{'.'.join(path)}: {message}") for path, message in contradictions(spec)
+        hidden = {".".join(path) for path in dropped}
+        conflicts = [
+            (path, message) for path, message in contradictions(spec) if not any(name in message for name in hidden)
         ]
+        mistakes += [Mistake(*located.at(path), f"{'.'.join(path)}: {message}") for path, message in conflicts]
         mistakes += _unknown_extra(located, spec)
     if mistakes:
-        raise SpecError(sorted(set(mistakes)))
+        raise SpecError(_one_a_path(mistakes))
     assert spec is not None
     return spec
+
+
+def place(error: ConflictError, path: str | FilePath, overrides: list[str]) -> SpecError:
+    """A conflict that planning found, told at its places in the spec."""
+    located = locate(FilePath(path).read_text(encoding="utf-8"), str(path), overrides)
+    return SpecError([Mistake(*located.at(keys), message) for keys, message in error.problems])
+
+
+def _one_a_path(mistakes: list[Mistake]) -> list[Mistake]:
+    """One mistake for each key: a union's members would each tell theirs."""
+    first: dict[tuple[str, int, int, str], Mistake] = {}
+    for mistake in mistakes:
+        first.setdefault((mistake.origin, mistake.line, mistake.column, mistake.message.split(": ")[0]), mistake)
+    return list(first.values())
+
+
+def _without(values: Any, dropped: set[Path], path: Path = ()) -> Any:
+    if isinstance(values, dict):
+        kept = {
+            key: _without(value, dropped, (*path, key)) for key, value in values.items() if (*path, key) not in dropped
+        }
+        return kept
+    return values
 
 
 def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
@@ -127,6 +162,14 @@ def looks_like_path(variant: str) -> bool:
     return variant.startswith((".", "/", "~")) or variant.count("/") > 1
 
 
+def locate(text: str, origin: str, overrides: list[str]) -> Located:
+    """Values and places of a spec's text with its overrides. Raises SpecError for text that is no mapping."""
+    located = _locate(text, origin)
+    for override in overrides:
+        _override(located, override)
+    return located
+
+
 def _locate(text: str, origin: str) -> Located:
     located = Located(origin)
     try:
@@ -134,7 +177,10 @@ def _locate(text: str, origin: str) -> Located:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        parts = [getattr(error, "context", None), getattr(error, "problem", None)]
+        # "but found another document" is half a sentence; "while parsing a flow sequence" adds nothing.
+        parts = parts if str(parts[1]).startswith("but ") else parts[1:]
+        problem = ", ".join(part for part in parts if part) or str(error).splitlines()[0]
         line, column = place
         raise SpecError([Mistake(origin, line, column, f"not YAML: {problem}")]) from None
     if root is None:
@@ -148,8 +194,12 @@ def _locate(text: str, origin: str) -> Located:
     return located
 
 
-def _walk(located: Located, node: yaml.Node, path: Path) -> Any:
+def _walk(located: Located, node: yaml.Node, path: Path, above: tuple[int, ...] = ()) -> Any:
     located.places[path] = (located.origin, node.start_mark.line + 1, node.start_mark.column + 1)
+    if id(node) in above:
+        _unreadable(located, path, "contains itself")
+        return None
+    above = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -158,18 +208,21 @@ def _walk(located: Located, node: yaml.Node, path: Path) -> Any:
             if key in mapping:
                 located.mistakes.append(Mistake(*place, f"{'.'.join((*path, key))}: given twice; keep one"))
             located.keys[(*path, key)] = place
-            mapping[key] = _walk(located, value_node, (*path, key))
+            mapping[key] = _walk(located, value_node, (*path, key), above)
         return mapping
     if isinstance(node, yaml.SequenceNode):
-        return [_walk(located, item, (*path, str(index))) for index, item in enumerate(node.value)]
+        return [_walk(located, item, (*path, str(index)), above) for index, item in enumerate(node.value)]
     loader = CoreLoader("")
     try:
         return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
     except (yaml.YAMLError, ValueError):
-        located.mistakes.append(
-            Mistake(*located.places[path], f"{'.'.join(path)}: {node.value!r} cannot be read as {node.tag}")
-        )
+        _unreadable(located, path, f"{node.value!r} cannot be read as {node.tag}")
         return None
+
+
+def _unreadable(located: Located, path: Path, why: str) -> None:
+    located.mistakes.append(Mistake(*located.places[path], f"{'.'.join(path)}: {why}"))
+    located.unreadable.append(path)
 
 
 def _override(located: Located, override: str) -> None:
@@ -202,7 +255,7 @@ def _explain(located: Located, problem: dict[str, Any]) -> Mistake:
     if kind == "extra_forbidden":
         return Mistake(*located.at(path, key=True), f"{dotted}: {_unknown_key(path)}")
     if kind == "missing":
-        return Mistake(*located.at(path[:-1]), f"{dotted}: is required: {_allowed(path)}")
+        return Mistake(*located.at(path[:-1]), f"{dotted}: is required: {_allowed(path).removeprefix('allowed: ')}")
     given = problem["input"]
     return Mistake(
         *located.at(path), f"{dotted}: {_shown(given)} is not allowed; {_allowed(path)}{_nearest_value(path, given)}"
@@ -301,8 +354,8 @@ def _nearest_value(path: Path, given: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
-from launch.compatibility import Refusal, refusals
+from launch.compatibility import OFFLOADS, Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Setting, components
 from launch.spec import Precision, RunSpec, Strategy
@@ -40,7 +40,7 @@ def candidates(
     for strategy in ORDER if asked == "auto" else (asked,):
         reasons = refusals(spec, strategy, topology.world_size)
         refused += reasons
-        if reasons or (asked == "auto" and _pointless(strategy, topology.world_size)):
+        if reasons or (asked == "auto" and _pointless(strategy, topology)):
             continue
         for recompute in (False, True) if checkpointing == "auto" else (checkpointing,):
             for micro in micro_batch_sizes:
@@ -64,9 +64,14 @@ def candidates(
     return found, refused
 
 
-def _pointless(strategy: Strategy, world_size: int) -> bool:
-    """Never chosen unless asked for: fsdp2, since zero3 does the same and is older in the field; sharding over one device."""
-    return strategy == "fsdp2" or (world_size == 1 and strategy in ("zero2", "zero3"))
+def _pointless(strategy: Strategy, topology: Topology) -> bool:
+    """Never chosen unless asked for.
+
+    fsdp2 does the same as zero3, which is older in the field; one device has nothing to shard over; a CPU process has no
+    other memory to offload to.
+    """
+    alone = topology.world_size == 1 and strategy in ("zero2", "zero3")
+    return strategy == "fsdp2" or alone or (topology.device == "cpu" and strategy in OFFLOADS)
 
 
 def choose(found: list[Candidate]) -> Candidate | None:

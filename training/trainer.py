@@ -154,7 +154,7 @@ class AdapterTrainer(Trainer):
         model.train()
         metrics = {f"{metric_key_prefix}_loss": float(summed[0] / summed[1])}
         self.log(metrics)
-        control: Any = self.control
+        control: Any = self.__dict__["control"]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         self.recorder.paused += time.monotonic() - began
         return metrics

@@ -1,7 +1,6 @@
 """A worker's process: arguments, the plan, logs, and how it ends."""
 
 import argparse
-import fcntl
 import os
 import subprocess
 import sys
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launch.architecture import Architecture
-from launch.claim import claim, finished, prepare_run
+from launch.claim import claim, finished, hold, prepare_run
 from launch.diagnose import classify
-from launch.errors import ExitCode, MusterError, Stopped, UsageError
+from launch.errors import ConflictError, ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
 from launch.model_files import read_architecture
 from launch.plan import Plan, as_launched, resolve
@@ -22,6 +20,7 @@ from launch.processes import die_with_parent
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
+from launch.specfile import place as place_in_file
 from launch.specfile import read_spec
 from training.engine import Launched, connect, launched, read_deepspeed
 
@@ -87,7 +86,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     worker.attempt = run.attempt(number)
     worker.attempt.root.mkdir(parents=True, exist_ok=True)
     worker.console = _redirect(worker.attempt.log(place.rank))
-    lock = _lock(run) if place.rank == 0 else None
+    lock = hold(run) if place.rank == 0 else None
     if finished(run):
         worker.say(f"this run is finished; its adapter is in {run.adapter}. To train it again: --resume never")
         return
@@ -115,18 +114,20 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
             )
         return Plan.model_validate_json(run.plan.read_text(encoding="utf-8")), run
     spec = read_spec(target, arguments.set)
-    architecture: Architecture = read_architecture(spec.model.variant)
     nodes = max(1, place.world_size // place.local_world_size)
     spec, warnings = as_launched(spec, place.strategy, nodes, place.local_world_size)
     from launch.discover import topology
 
-    plan = resolve(spec, architecture, topology(spec.cluster))
+    try:
+        plan = resolve(spec, read_architecture(spec.model.variant), topology(spec.cluster))
+    except ConflictError as error:
+        raise place_in_file(error, target, arguments.set) from None
     for warning in [*warnings, *plan.warnings]:
         worker.say(f"warning: {warning}")
     run = RunDir(Path(arguments.run_dir or f"runs/{spec.name}").resolve())
     if place.rank == 0:
         claim(run, plan, arguments.resume)
-        prepare_run(run, plan)
+        prepare_run(run, plan, arguments.resume)
     return plan, run
 
 
@@ -164,22 +165,6 @@ def _redirect(log: Path) -> Any:
     os.dup2(writer.stdin.fileno(), 2)
     writer.stdin.close()
     return console
-
-
-def _lock(run: RunDir) -> Any:
-    """Held until this process ends, however it ends."""
-    lock = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        raise UsageError(
-            f"{run.root}: {lock.read().strip() or 'another process'} is training in this run directory; wait for it, stop it, or use another --run-dir"
-        ) from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-    lock.flush()
-    return lock
 
 
 def _failed(worker: Worker, error: BaseException) -> ExitCode:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch import discover
 from launch.hardware import GIB
-from launch.model_files import find, problems
+from launch.model_files import find, hub_name, problems
 from launch.plan import amount
 from launch.preflight.result import Check, Context, Result
 
@@ -69,31 +69,33 @@ def devices(context: Context) -> Result:
 
 
 def memory(context: Context) -> Result:
-    """Free memory of every device against the plan's peak."""
-    plan = context.plan
-    needed = plan.peak_bytes
-    if plan.topology.device == "gpu":
-        found = discover.gpus()[: plan.topology.devices_per_node]
-        short = [gpu for gpu in found if gpu.free_bytes < needed]
-        evidence = (
-            ", ".join(f"GPU {gpu.index}: {amount(gpu.free_bytes)} free" for gpu in (short or found))
-            + f"; the plan needs {amount(needed)}"
-        )
-        return Result(
-            name="memory",
-            family="gpu",
-            status="fail" if short else "pass",
-            evidence=evidence,
-            fix="stop what else runs on these GPUs (nvidia-smi)" if short else "",
-        )
-    free, total = discover.host_memory(), needed * plan.topology.devices_per_node
-    evidence = f"{amount(free)} of host memory free; the plan needs {amount(total)}"
+    """Free memory of every device against the plan's peak, and of the host where something is offloaded to it."""
+    plan, topology = context.plan, context.plan.topology
+    if topology.device == "cpu":
+        return _host_memory(plan.peak_bytes * topology.devices_per_node, "free memory or use fewer processes")
+    if plan.offload:
+        adapter = 12 * plan.architecture.lora_parameters(plan.spec.lora.rank, plan.spec.lora.target_modules)
+        base = 2 * plan.architecture.parameters if plan.strategy == "zero3_offload" else 0
+        host = _host_memory(base + adapter, "free host memory, or use a strategy without offload")
+        if host.status == "fail":
+            return host
+    found = discover.gpus()[: topology.devices_per_node]
+    if len(found) < topology.devices_per_node:
+        evidence = f"{len(found)} of {topology.devices_per_node} GPUs can be read"
+        return Result(name="memory", family="gpu", status="unknown", evidence=evidence, fix="see nvidia-smi")
+    short = [gpu for gpu in found if gpu.free_bytes < plan.peak_bytes]
+    free = ", ".join(f"GPU {gpu.index}: {amount(gpu.free_bytes)} free" for gpu in (short or found))
+    fix = "stop what else runs on these GPUs (nvidia-smi)" if short else ""
+    evidence = f"{free}; the plan needs {amount(plan.peak_bytes)}"
+    return Result(name="memory", family="gpu", status="fail" if short else "pass", evidence=evidence, fix=fix)
+
+
+def _host_memory(needed: int, fix: str) -> Result:
+    free = discover.host_memory()
+    evidence = f"{amount(free)} of host memory free; the plan needs {amount(needed)}"
+    short = free < needed
     return Result(
-        name="memory",
-        family="node",
-        status="fail" if free < total else "pass",
-        evidence=evidence,
-        fix="free memory or use fewer processes" if free < total else "",
+        name="memory", family="node", status="fail" if short else "pass", evidence=evidence, fix=fix if short else ""
     )
 
 
@@ -116,7 +118,7 @@ def model_files(context: Context) -> Result:
             family="model",
             status="warn",
             evidence=f"{variant} is not on this machine and will be downloaded",
-            fix="download it before the job waits for it: hf download",
+            fix=f"download it before the job waits for it: hf download {hub_name(variant)}",
         )
     return Result(name="model-files", family="model", status="pass", evidence=str(directory))
 
@@ -125,6 +127,14 @@ def storage(context: Context) -> Result:
     """A file can be written, synced and renamed where the run directory goes, and all checkpoints fit."""
     root = context.run.root
     parent = next(path for path in (root, *root.parents) if path.is_dir())
+    if root.exists() and not root.is_dir():
+        return Result(
+            name="storage",
+            family="storage",
+            status="fail",
+            evidence=f"{root} is a file",
+            fix="choose another place with --run-dir",
+        )
     probe = parent / f".muster-probe-{os.getpid()}"
     try:
         with open(probe, "wb") as file:

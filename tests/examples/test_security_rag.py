@@ -29,7 +29,9 @@ build = _build()
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict[str, Any]]]:
-    return {name: [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()] for name in FILES}
+    return {
+        name: [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()] for name in FILES
+    }
 
 
 def shown(rows: list[dict[str, Any]]) -> set[str]:

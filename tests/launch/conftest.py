@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from launch.architecture import VARIANTS, Architecture
 from launch.hardware import Topology, parse_gpus
 from launch.plan import Plan, resolve
@@ -25,11 +23,6 @@ TINY_CONFIG = {
     "vocab_size": 320,
     "max_position_embeddings": 512,
 }
-
-
-def bug(reason: str) -> pytest.MarkDecorator:
-    """A test of how it ought to be. It is reported, and the day it is mended this mark fails and has to go."""
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 def spec_of(variant: str = "qwen2.5-14b-instruct", **sections: dict[str, Any]) -> RunSpec:

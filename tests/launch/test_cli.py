@@ -16,7 +16,7 @@ from launch.render import launch_argv, rendered
 from launch.rundir import RunDir
 from launch.spec import RunSpec
 from tests.conftest import ROOT, Finished, command, environment, muster
-from tests.launch.conftest import bug, write_model
+from tests.launch.conftest import write_model
 
 SPEC = """\
 name: demo
@@ -203,19 +203,16 @@ def test_no_plan_is_4_and_names_the_spec(folder: Path, capsys: pytest.CaptureFix
     assert done.err.startswith("error: spec.yaml: no plan fits 1 x 1 T4-16GB with 14.7 GiB each: ")
 
 
-@bug("cli.py _resolve: a UsageError of resolve() or read_architecture() comes without the spec's place")
 def test_an_unknown_variant_is_told_at_its_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "spec.yaml").write_text(SPEC.replace("instruct", "instrct"))
     assert call(capsys, "plan", "spec.yaml").err.startswith("error: spec.yaml:2:18: model.variant")
 
 
-@bug("cli.py plan: --gpus 8x... replaces cluster.devices_per_node in silence")
 def test_gpus_that_contradict_the_spec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "-s", "cluster.devices_per_node=4", "--json")
     assert done.code == 2 or json.loads(done.out)["world_size"] == 4 or "devices_per_node" in done.err
 
 
-@bug("cli.py plan: --gpus for a spec of CPU processes plans GPUs in silence")
 def test_gpus_for_a_spec_of_cpu_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "-s", "cluster.device=cpu")
     assert done.code == 2 or "cluster.device" in done.err
@@ -227,7 +224,6 @@ def test_a_secret_never_reaches_the_screen(folder: Path, capsys: pytest.CaptureF
     assert done.err.startswith("error: -s training.epochs=[secret]: training.epochs: '[secret]' is not allowed")
 
 
-@bug("screen.py: rich reads [base] in a path as its own markup and swallows it")
 def test_a_path_with_brackets_is_shown(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     (tiny / "base").rename(tiny / "[base]")
@@ -303,12 +299,10 @@ def test_a_run_directory_of_ones_own(tiny: Path, capsys: pytest.CaptureFixture[s
     assert document["argv"][3] == str(tiny / "elsewhere")
 
 
-@bug("cli.py _dry_run: prints --resume auto whatever --resume says")
 def test_a_dry_run_prints_the_resume_that_was_asked_for(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dry_run(capsys, "--resume", "never")["argv"][-2:] == ["--resume", "never"]
 
 
-@bug("cli.py run: --resume takes any text; a wrong word is found out in the worker, after the data was tokenised")
 def test_a_resume_that_is_neither_a_word_nor_a_directory(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "run", "tiny.yaml", "--dry-run", "--resume", "nevr").code == 2
 
@@ -348,7 +342,6 @@ def test_a_directory_that_is_no_run_is_2(tiny: Path, capsys: pytest.CaptureFixtu
     )
 
 
-@bug("cli.py run: --resume never moves the earlier run aside before data and checks are looked at")
 def test_resume_never_leaves_the_earlier_run_in_place_when_nothing_is_started(tiny: Path, capsys: Any) -> None:
     (tiny / "runs/tiny").mkdir(parents=True)
     (tiny / "runs/tiny/plan.json").write_text("{}")
@@ -367,7 +360,6 @@ def test_the_exit_code_and_the_streams_of_a_process(folder: Path) -> None:
     assert (wrong.code, wrong.out, "Traceback" in wrong.err) == (2, "", False)
 
 
-@bug("cli.py _guarded: typer turns BrokenPipeError into exit code 1 before it gets here")
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     argv = [sys.executable, "-m", "launch", "schema"]
     with subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

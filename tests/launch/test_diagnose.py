@@ -10,7 +10,6 @@ import pytest
 from launch.diagnose import classify, first_cause, outcome, read_failures
 from launch.errors import DataError, ExitCode, Mistake, NumericalError, Stopped
 from launch.rundir import RunDir
-from tests.launch.conftest import bug
 
 
 class OutOfMemoryError(RuntimeError):
@@ -69,7 +68,6 @@ def test_an_error_of_our_own_speaks_for_itself(error: Exception, code: int) -> N
     assert classify(error) == (code, str(error))
 
 
-@bug("diagnose.py _code: the driver says 'CUDA error: out of memory', which is taken for a crash (10)")
 def test_the_driver_s_out_of_memory() -> None:
     assert classify(RuntimeError("CUDA error: out of memory"))[0] == ExitCode.GPU_MEMORY
 
@@ -113,7 +111,7 @@ def test_failure_files_are_read_and_broken_ones_left_out(tmp_path: Path) -> None
 def ended(
     returncode: int, *failures: dict[str, Any], world_size: int = 2, stopped: bool = False, finished: bool = False
 ) -> tuple[int, str]:
-    code, reason = outcome(returncode, failures, world_size, stopped, finished)
+    code, reason = outcome(returncode, failures, world_size, stopped=stopped, finished=finished)
     return int(code), reason
 
 

@@ -14,7 +14,6 @@ from launch.discover import FoundGpu
 from launch.errors import PreflightError
 from launch.hardware import CATALOGUE, GIB
 from launch.spec import ClusterSpec
-from tests.launch.conftest import bug
 
 A100 = FoundGpu(0, "NVIDIA A100-SXM4-80GB", int(79.2 * GIB), int(78 * GIB), (8, 0))
 
@@ -76,13 +75,11 @@ def test_cuda_visible_devices_is_honoured(visible: str, indices: list[int], monk
     assert [gpu.index for gpu in discover.gpus({"CUDA_VISIBLE_DEVICES": visible})] == indices
 
 
-@bug("discover.py gpus: CUDA stops at the first name that is no GPU, so that 0,9,1 shows one GPU and not two")
 def test_cuda_stops_at_the_first_wrong_name(monkeypatch: pytest.MonkeyPatch) -> None:
     install_driver(monkeypatch, *several(4))
     assert [gpu.index for gpu in discover.gpus({"CUDA_VISIBLE_DEVICES": "0,9,1"})] == [0]
 
 
-@bug("discover.py gpus: an NVMLError of one GPU is an internal error with a traceback")
 def test_a_gpu_that_fell_off_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(gpu: FoundGpu) -> Any:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
@@ -146,7 +143,6 @@ def test_a_cgroup_cannot_give_more_than_the_machine_has(kernel: Path) -> None:
     assert discover.host_memory() == 64 * GIB
 
 
-@bug("discover.py host_memory: reads the root cgroup; a Slurm step's or a service's own limit stands below it")
 def test_memory_of_a_slurm_step(kernel: Path) -> None:
     (kernel / "proc/self").mkdir()
     (kernel / "proc/self/cgroup").write_text("0::/system.slice/slurmstepd.scope/job_7/step_0\n")
@@ -154,9 +150,6 @@ def test_memory_of_a_slurm_step(kernel: Path) -> None:
     assert discover.host_memory() == 10 * GIB
 
 
-@bug(
-    "discover.py host_memory: page cache counts as used, although the kernel gives it back (memory.stat: inactive_file)"
-)
 def test_files_that_were_read_do_not_use_up_a_cgroup(kernel: Path) -> None:
     limit(kernel, "sys/fs/cgroup", 16 * GIB, 15 * GIB)
     (kernel / "sys/fs/cgroup/memory.stat").write_text(f"anon {GIB}\nfile {14 * GIB}\ninactive_file {14 * GIB}\n")
@@ -210,7 +203,6 @@ def test_more_gpus_asked_for_than_exist(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-@bug("discover.py topology: 'has 1 GPUs', 'ask for 1 or fewer'")
 def test_two_gpus_asked_for_where_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, A100)
     with pytest.raises(PreflightError, match="has 1 GPU that can be used"):
@@ -256,7 +248,6 @@ def test_the_rate_of_a_gpu_by_its_driver_s_name(name: str, known: str, monkeypat
     assert rate(monkeypatch, name, CATALOGUE[known].memory_bytes) == CATALOGUE[known].flops
 
 
-@bug("discover.py _flops: 'RTX ' is glued to A6000 as well, whose name in the catalogue has no RTX")
 def test_the_rate_of_an_rtx_a6000(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate(monkeypatch, "NVIDIA RTX A6000", CATALOGUE["A6000-48GB"].memory_bytes) == 155e12
 

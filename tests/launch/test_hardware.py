@@ -4,7 +4,6 @@ import pytest
 
 from launch.errors import UsageError
 from launch.hardware import CATALOGUE, GIB, parse_gpus
-from tests.launch.conftest import bug
 
 KNOWN = (
     "Known: T4-16GB, V100-16GB, V100-32GB, RTX3090-24GB, RTX4090-24GB, RTX5090-32GB, A10-24GB, A40-48GB, L4-24GB,"
@@ -50,9 +49,6 @@ def test_an_unknown_gpu(text: str, hint: str) -> None:
     assert str(caught.value) == f"--gpus {text}: not COUNTxTYPE with a known type.{hint} {KNOWN}"
 
 
-@bug(
-    "hardware.py parse_gpus: 0xA100-80GB is answered with 'Did you mean A100-80GB?': the type is known, the count wrong"
-)
 def test_no_gpus() -> None:
     with pytest.raises(UsageError) as caught:
         parse_gpus("0xA100-80GB")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from launch.journal import append, event, keep_rows, rows, write_json, write_text
-from tests.launch.conftest import bug
 
 TOKEN = "hf_abcdefghijklmnopqrst"
 
@@ -51,7 +50,6 @@ def test_a_line_that_is_no_object_is_left_out(file: Path) -> None:
     assert steps(file) == [1]
 
 
-@bug("journal.py append: the row is glued to a torn last line and lost with it")
 def test_a_row_after_a_torn_line_is_not_lost(file: Path) -> None:
     append(file, {"step": 1})
     with open(file, "a") as torn:
@@ -60,7 +58,6 @@ def test_a_row_after_a_torn_line_is_not_lost(file: Path) -> None:
     assert steps(file) == [1, 3]
 
 
-@bug("journal.py rows: UnicodeDecodeError for a line that was cut off inside a character")
 def test_a_line_that_was_cut_off_inside_a_character(file: Path) -> None:
     append(file, {"step": 1})
     with open(file, "ab") as torn:
@@ -156,14 +153,12 @@ def test_others_may_read_what_is_written(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o644}
 
 
-@bug("journal.py write_json, append: secrets are looked for in the JSON, so a number can be blotted out of it")
 def test_a_secret_of_digits_does_not_break_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASSWORD", "17000000")
     write_json(tmp_path / "plan.json", {"peak_bytes": 17_000_000_512})
     assert isinstance(json.loads((tmp_path / "plan.json").read_text()), dict)
 
 
-@bug("journal.py write_json, append: secrets are looked for in the JSON, where quotes and backslashes are escaped")
 def test_a_secret_with_a_quote_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASSWORD", 'pass"word\\1')
     write_json(tmp_path / "outcome.json", {"reason": 'login with pass"word\\1 failed'})

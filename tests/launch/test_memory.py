@@ -7,7 +7,6 @@ import pytest
 from launch.architecture import VARIANTS
 from launch.memory import NF4_BYTES, Setting, components
 from launch.spec import Strategy
-from tests.launch.conftest import bug
 
 QWEN = VARIANTS["qwen2.5-14b"][1]
 ADAPTER = 34_406_400
@@ -72,7 +71,6 @@ def test_on_a_gpu_offloading_leaves_the_window_alone() -> None:
     assert parts("zero3_offload", 8)["base weights"] == parts("zero3", 8)["base weights"] - BASE // 8
 
 
-@bug("memory.py _base, _adapter: without a GPU the host is the device, and what is offloaded to it is still there")
 @pytest.mark.parametrize("strategy", ["zero2_offload", "zero3_offload"])
 def test_on_a_cpu_process_offloading_frees_nothing(strategy: Strategy) -> None:
     assert peak(strategy, 1, gpu=False) >= peak("single", 1, gpu=False)

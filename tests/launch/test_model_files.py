@@ -8,7 +8,7 @@ import pytest
 from launch.architecture import VARIANTS
 from launch.errors import UsageError
 from launch.model_files import find, problems, read_architecture
-from tests.launch.conftest import bug, write_model
+from tests.launch.conftest import write_model
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,6 @@ def test_a_config_that_is_no_json(tmp_path: Path) -> None:
     )
 
 
-@bug("model_files.py read_architecture: AttributeError for a config.json that is a list")
 def test_a_config_that_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     refused(tmp_path)
@@ -152,7 +151,6 @@ def test_an_index_that_cannot_be_read(tmp_path: Path) -> None:
     assert problems(str(tmp_path)) == [f"{tmp_path}/model.safetensors.index.json cannot be read; download it again"]
 
 
-@bug("model_files.py _weights: TypeError for an index that is a list")
 def test_an_index_that_is_no_object(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("[]")
@@ -173,7 +171,6 @@ def test_offline_a_model_has_to_be_in_the_cache(cache: Path, monkeypatch: pytest
     assert problems("qwen3-8b") == []
 
 
-@bug("model_files.py problems: online, a snapshot that is not whole would be completed, yet it is told as missing")
 def test_online_a_cached_config_alone_is_no_problem(cache: Path) -> None:
     path = snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=0)
     for name in ("model.safetensors", "tokenizer.json"):
@@ -190,6 +187,5 @@ def test_the_original_layout_is_a_problem(variant: str) -> None:
     ]
 
 
-@bug("model_files.py problems: the successor of the base qwen-7b is qwen1.5-7b, not the chat model")
 def test_the_successor_of_a_base_model_is_a_base_model() -> None:
     assert problems("qwen-7b")[0].endswith("Use its successor qwen1.5-7b")

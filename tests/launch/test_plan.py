@@ -13,7 +13,7 @@ from launch.hardware import GIB, Topology
 from launch.journal import write_json
 from launch.plan import Plan, amount, as_launched, differences, divide_batch
 from launch.spec import Precision, RunSpec
-from tests.launch.conftest import CPU, bug, plan_of, spec_of
+from tests.launch.conftest import CPU, plan_of, spec_of
 
 SMALL = {"max_length": 512}
 
@@ -67,7 +67,6 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
     assert plan_of(gpus, 1, spec_of(**sections)).reason == reason
 
 
-@bug("plan.py _reason: names strategies that are less simple than the chosen one, or that fit with recomputation")
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
         "zero3: the simplest that fits (ddp, zero2 would not); 50.5 GiB of 79.2 GiB (64 %) on each GPU"
@@ -122,14 +121,12 @@ def test_rows_longer_than_the_model() -> None:
     assert refused("8xB200-180GB", data={"max_length": 32769}, training={"micro_batch_size": 1}) == message
 
 
-@bug("plan.py resolve: memory is looked at first, so that rows too long for the model are answered with 'no plan fits'")
 def test_rows_longer_than_the_model_are_told_before_memory() -> None:
     assert (
         refused(data={"max_length": 32769}) == "data.max_length 32769 is beyond the model's 32768 positions; lower it"
     )
 
 
-@bug("plan.py resolve: raises at the first of several mistakes")
 def test_all_mistakes_are_told_at_once() -> None:
     message = refused(lora={"target_modules": ["lm_head"]}, training={"global_batch_size": 60})
     assert "lora.target_modules" in message
@@ -318,14 +315,12 @@ def test_one_process_leaves_a_global_batch_to_the_planner() -> None:
     assert notes == ["devices: the spec says 8, this launch has 1"]
 
 
-@bug("plan.py as_launched: with micro_batch_size auto the global batch shrinks to an eighth, and no note says so")
 def test_one_process_keeps_the_global_batch_of_an_automatic_micro_batch() -> None:
     asked = spec_of(data=SMALL, cluster={"devices_per_node": 8}, training={"micro_batch_size": "auto"})
     spec, _ = as_launched(asked, "single", 1, 1)
     assert plan_of("1xH200-141GB", 1, spec).global_batch_size == plan_of("8xH200-141GB", 1, asked).global_batch_size
 
 
-@bug("plan.py as_launched: cluster.nodes is compared only when devices_per_node is a number")
 def test_a_launch_on_fewer_nodes_than_the_spec_says() -> None:
     with pytest.raises(UsageError):
         as_launched(spec_of(cluster={"nodes": 2}), "ddp", 1, 8)

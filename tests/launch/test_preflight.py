@@ -13,7 +13,7 @@ from launch.plan import Plan
 from launch.preflight import CHECKS, Context, Result, run_checks, verdict
 from launch.preflight import checks as preflight
 from launch.rundir import RunDir
-from tests.launch.conftest import CPU, bug, plan_of, spec_of, write_model
+from tests.launch.conftest import CPU, plan_of, spec_of, write_model
 
 SMALL = {"max_length": 512}
 ON_CPU = plan_of(CPU, 1, spec_of("qwen2.5-7b-instruct", data=SMALL, training={"micro_batch_size": 1}))
@@ -168,13 +168,11 @@ def test_a_gpu_that_somebody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.fix == "stop what else runs on these GPUs (nvidia-smi)"
 
 
-@bug("preflight/checks.py memory: passes with the evidence '; the plan needs ...' when no GPU can be read")
 def test_memory_of_gpus_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch)
     assert preflight.memory(context(ON_GPUS)).status == "unknown"
 
 
-@bug("preflight/checks.py memory: what is offloaded to the host is not looked for there")
 def test_offloading_needs_memory_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, *[78] * 8)
     monkeypatch.setattr(discover, "host_memory", lambda: GIB)
@@ -223,7 +221,6 @@ def test_a_model_that_will_be_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
     assert (result.status, result.evidence) == ("warn", "qwen3-8b is not on this machine and will be downloaded")
 
 
-@bug("preflight/checks.py model_files: the command lacks the name of what to download")
 def test_the_download_can_be_typed_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -256,7 +253,6 @@ def test_a_place_that_is_too_small(tmp_path: Path) -> None:
     assert result.evidence.endswith(" GiB needed for checkpoints")
 
 
-@bug("preflight/checks.py storage: a file in place of the run directory passes")
 def test_a_file_in_place_of_the_run_directory(tmp_path: Path) -> None:
     (tmp_path / "demo").touch()
     assert preflight.storage(context(ON_CPU, tmp_path / "demo")).status == "fail"

@@ -9,7 +9,6 @@ from rich.console import Console
 from launch.journal import append, keep_rows
 from launch.progress import Follower, Tail
 from launch.rundir import RunDir
-from tests.launch.conftest import bug
 
 
 @pytest.fixture
@@ -62,7 +61,6 @@ def test_a_file_that_a_resume_made_shorter_is_read_from_its_start(file: Path) ->
     assert steps(tail) == [3]
 
 
-@bug("progress.py Tail.rows: compares sizes; a file rewritten and grown again between two looks is read from mid-row")
 def test_a_file_that_a_resume_rewrote_and_that_grew_again(file: Path) -> None:
     write(file, 1, 2, 3)
     tail = Tail(file)
@@ -72,7 +70,6 @@ def test_a_file_that_a_resume_rewrote_and_that_grew_again(file: Path) -> None:
     assert steps(tail)[-2:] == [3, 4]
 
 
-@bug("progress.py Tail.rows: JSONDecodeError for a line that journal.rows leaves out; `muster run` dies of it")
 def test_a_line_that_a_kill_tore_apart_is_left_out(file: Path) -> None:
     tail = Tail(file)
     file.write_text('{"step": 1, "lo{"step": 2}\n{"step": 3}\n')

@@ -9,7 +9,6 @@ import pytest
 from launch.redact import redact, secret_values
 from launch.secrets import SECRET
 from tests.conftest import ROOT, environment
-from tests.launch.conftest import bug
 
 SECRETS = {
     "Hugging Face": "hf_abcdefghijklmnopqrst",
@@ -78,7 +77,6 @@ def test_a_secret_inside_a_longer_one_leaves_no_rest() -> None:
     assert redact("abcdefgh-ijkl abcdefgh", values) == "[secret] [secret]"
 
 
-@bug("secrets.py SECRET: the password ends at its first @, so that the rest of it stays")
 def test_a_password_with_an_at_sign() -> None:
     assert redact("https://me:pa@ss@host/x", []) == "[secret]host/x"
 
@@ -110,7 +108,6 @@ def test_the_command_writes_each_line_as_it_comes(tmp_path: Path) -> None:
         assert process.wait(timeout=30) == 0
 
 
-@bug("redact.py main: reads strict UTF-8, as LANG=en_US.UTF-8 has it, and dies; then the worker, of its broken pipe")
 def test_output_that_is_not_utf8_does_not_end_the_log(tmp_path: Path) -> None:
     log = tmp_path / "rank-0.log"
     code = redacted_by_a_process(log, b"before\n\xff\xfe\nafter\n", PYTHONIOENCODING="utf-8:strict")

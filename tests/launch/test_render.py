@@ -23,7 +23,7 @@ from launch.render import (
 )
 from launch.spec import Strategy
 from tests.conftest import ROOT
-from tests.launch.conftest import bug, plan_of, spec_of
+from tests.launch.conftest import plan_of, spec_of
 
 GOLDEN = ROOT / "tests/golden"
 RUN = Path("/runs/demo")
@@ -256,13 +256,11 @@ def test_an_auto_that_the_plan_has_no_value_for() -> None:
     ]
 
 
-@bug("render.py complete_deepspeed: does not look inside lists")
 def test_an_auto_in_a_list() -> None:
     given = {"curriculum": {"steps": ["auto"]}}
     assert "auto" not in json.dumps(completed(given)[0]) or completed(given)[1]
 
 
-@bug("render.py rendered: the comment's paths are relative to two different folders, so the command works in neither")
 def test_the_first_comment_of_a_rendered_yaml_is_a_command_that_uses_it() -> None:
     from accelerate.commands.launch import launch_command_parser
 

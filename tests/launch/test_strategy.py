@@ -3,7 +3,7 @@
 from launch.hardware import Topology, parse_gpus
 from launch.spec import RunSpec
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
-from tests.launch.conftest import CPU, architecture_of, bug, spec_of
+from tests.launch.conftest import CPU, architecture_of, spec_of
 
 SMALL = {"max_length": 512}
 
@@ -89,6 +89,5 @@ def test_one_device_may_be_asked_to_use_zero() -> None:
     assert chosen(spec_of(cluster={"strategy": "zero3"}, data=SMALL), "1xH100-80GB") == ("zero3", False, 4)
 
 
-@bug("strategy.py _pointless: on CPU processes there is no other memory to offload to")
 def test_a_cpu_process_is_not_offered_offloading() -> None:
     assert {candidate.strategy for candidate in found(spec_of(), CPU)} == {"single"}
