@@ -57,7 +57,8 @@ def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]]
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise HostError(
-            f"{target} could not be written: {error.strerror or error}; earlier checkpoints are untouched. Free space, then --resume auto"
+            f"{target} could not be written: {error.strerror or error}; earlier checkpoints are untouched. Free"
+            " space, then --resume auto"
         ) from error
     return sum(int(str(file["bytes"])) for file in files.values())
 
@@ -83,8 +84,8 @@ def check_directory(directory: Path) -> None:
 def choose(run: RunDir, resume: str) -> tuple[Path | None, list[str]]:
     """The checkpoint to continue from, and why newer ones were refused.
 
-    `auto` takes the newest good one, `never` none, a path that one or nothing. Raises UsageError for a path that is no good
-    checkpoint.
+    `auto` takes the newest good one, `never` none, a path that one or nothing. Raises UsageError for a path
+    that is no good checkpoint.
     """
     if resume == "never":
         return None, []
@@ -108,11 +109,15 @@ def choose(run: RunDir, resume: str) -> tuple[Path | None, list[str]]:
 def adapter_files(
     model: PeftModel, tensors: dict[str, torch.Tensor]
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]:
-    """PEFT's two files, from whole tensors by parameter name. Raises NumericalError rather than save what is not finite."""
+    """PEFT's two files, from whole tensors by parameter name.
+
+    Raises NumericalError rather than save what is not finite.
+    """
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise NumericalError(
-            f"{len(broken)} adapter tensors are not finite, {broken[0]} first; not saved. Lower training.learning_rate or look at the rows of the last step in samples.jsonl"
+            f"{len(broken)} adapter tensors are not finite, {broken[0]} first; not saved. Lower"
+            " training.learning_rate or look at the rows of the last step in samples.jsonl"
         )
     state = get_peft_model_state_dict(model, state_dict=dict(tensors))
     config = model.peft_config["default"].to_dict()
@@ -123,8 +128,11 @@ def adapter_files(
     return {"adapter_model.safetensors": state}, {"adapter_config.json": text}
 
 
-def read_adapter(directory: Path, model: PeftModel, names: list[str]) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by the model's parameter names. Raises DamagedCheckpoint when names or shapes are others."""
+def read_adapter(directory: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by the model's parameter names.
+
+    Raises DamagedCheckpoint when names or shapes are others.
+    """
     saved = load_file(directory / "adapter_model.safetensors")
     stripped = {name.replace(".default.", "."): name for name in names}
     if set(saved) != set(stripped):

@@ -1,4 +1,4 @@
-"""What all ranks agree on once an optimizer step: whether to stop, which samples were trained on, the highest memory peak.
+"""What all ranks agree on once an optimizer step: whether to stop, the samples trained on, the highest memory peak.
 
 The exchange runs over a gloo group of its own, on the CPU: reading its result never waits for a GPU.
 """
@@ -30,7 +30,7 @@ class Control:
         self.signalled = False
 
     def listen(self) -> None:
-        """SIGTERM, SIGINT and SIGUSR1 ask for a stop at the next step boundary; the run then saves and ends with exit 75."""
+        """SIGTERM, SIGINT and SIGUSR1 ask for a stop at the next step boundary: the run saves and ends with exit 75."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._signalled)
 

@@ -34,29 +34,38 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched:
-    """Reads the variables that torchrun and accelerate set. Raises UsageError for an engine that muster does not train with."""
+    """Reads the variables that torchrun and accelerate set.
+
+    Raises UsageError for an engine that muster does not train with.
+    """
     world_size = int(environment.get("WORLD_SIZE", "1"))
     deepspeed_file = None
     strategy: Strategy = "ddp" if world_size > 1 else "single"
     if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         deepspeed_file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE") or None
-        strategy = _zero_strategy(deepspeed_file, environment)
+        strategy = _zero_strategy(deepspeed_file)
     elif environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         if environment.get("FSDP_VERSION", "1") != "2":
             raise UsageError(
-                "accelerate was told to use FSDP 1; muster trains with FSDP 2: set fsdp_version: 2 as accelerate_configs/fsdp2.yaml does"
+                "accelerate was told to use FSDP 1; muster trains with FSDP 2: set fsdp_version: 2 as"
+                " accelerate_configs/fsdp2.yaml does"
             )
         strategy = "fsdp2"
     return Launched(
-        rank=int(environment.get("RANK", "0")), local_rank=int(environment.get("LOCAL_RANK", "0")), world_size=world_size,
-        local_world_size=int(environment.get("LOCAL_WORLD_SIZE", "1")), strategy=strategy, deepspeed_file=deepspeed_file,
-    )  # fmt: skip
+        rank=int(environment.get("RANK", "0")),
+        local_rank=int(environment.get("LOCAL_RANK", "0")),
+        world_size=world_size,
+        local_world_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
+        strategy=strategy,
+        deepspeed_file=deepspeed_file,
+    )
 
 
-def _zero_strategy(file: str | None, environment: Mapping[str, str]) -> Strategy:
+def _zero_strategy(file: str | None) -> Strategy:
     if file is None:
         raise UsageError(
-            "accelerate was told to use DeepSpeed without a DeepSpeed file; name one as accelerate_configs/zero2.yaml does: deepspeed_config_file: ds_configs/zero2.json"
+            "accelerate was told to use DeepSpeed without a DeepSpeed file; name one as"
+            " accelerate_configs/zero2.yaml does: deepspeed_config_file: ds_configs/zero2.json"
         )
     zero = read_deepspeed(file).get("zero_optimization", {})
     offload = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
@@ -100,7 +109,8 @@ def connect(plan: Plan, place: Launched) -> None:
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
-    # accelerate gives each of several processes one thread and a single one all of them; the sums would then differ by how it was started.
+    # accelerate gives each of several processes one thread and a single one all of them; the sums would then differ
+    # by how it was started.
     torch.set_num_threads(max(1, cpu_count() // place.local_world_size))
     try:
         if gpu:
@@ -114,7 +124,8 @@ def connect(plan: Plan, place: Launched) -> None:
             f"rank {place.rank} could not join the other {plan.world_size - 1} ranks: {error}"
         ) from error
     if not gpu and plan.strategy == "fsdp2":
-        # accelerate offers FSDP to GPU groups alone, and would train CPU ranks as DDP. FSDP2 itself runs on CPU over gloo.
+        # accelerate offers FSDP to GPU groups alone, and would train CPU ranks as DDP. FSDP2 itself runs on CPU over
+        # gloo.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
@@ -128,11 +139,12 @@ def observe(trainer: Any) -> dict[str, Any]:
     wrapped, args = trainer.model_wrapped, trainer.args
     adapter = trainer.accelerator.unwrap_model(trainer.model)
     deepspeed = type(wrapped).__name__ == "DeepSpeedEngine"
-    engine = (
-        _zero_name(wrapped)
-        if deepspeed
-        else "fsdp2" if isinstance(wrapped, FSDPModule) else "ddp" if isinstance(wrapped, DistributedDataParallel) else "single"
-    )  # fmt: skip
+    if deepspeed:
+        engine = _zero_name(wrapped)
+    elif isinstance(wrapped, FSDPModule):
+        engine = "fsdp2"
+    else:
+        engine = "ddp" if isinstance(wrapped, DistributedDataParallel) else "single"
     if deepspeed:
         precision = "bf16" if wrapped.bfloat16_enabled() else "fp16" if wrapped.fp16_enabled() else "fp32"
         micro, accumulation = wrapped.train_micro_batch_size_per_gpu(), wrapped.gradient_accumulation_steps()
@@ -203,5 +215,6 @@ def _zero_name(engine: Any) -> str:
 
 
 def _count(parameters: Any) -> int:
-    # A ZeRO-3 parameter is empty between its uses; ds_numel is its full size. A DTensor's numel is already the full one.
+    # A ZeRO-3 parameter is empty between its uses; ds_numel is its full size. A DTensor's numel is already the full
+    # one.
     return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in parameters)

@@ -2,30 +2,24 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from launch.architecture import VARIANTS
 from launch.errors import UsageError
+from launch.model_files import hub_name
 from launch.plan import Plan
 from launch.spec import LoraSpec
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def source(variant: str) -> str:
-    """A known variant's hub id; a path or a hub id as it is."""
-    return VARIANTS[variant][0] if variant in VARIANTS else variant
-
-
 def load_tokenizer(variant: str) -> Any:
     """The model's tokenizer with its chat template. Raises UsageError when either is missing."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source(variant), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"model.variant {variant}: no tokenizer could be loaded: {str(error).splitlines()[0]}"
@@ -61,7 +55,7 @@ def load_base(plan: Plan) -> Any:
         }
     try:
         return AutoModelForCausalLM.from_pretrained(
-            source(variant),
+            hub_name(variant),
             dtype=DTYPES[plan.precision],
             attn_implementation=plan.attention,
             use_safetensors=True,
@@ -96,9 +90,11 @@ def lora_config(lora: LoraSpec) -> LoraConfig:
 
 
 def seed_adapter(model: PeftModel, seed: int) -> None:
-    """LoRA's own initialisation (A uniform by Kaiming with a = sqrt(5), B zero), drawn on the CPU in the order of the modules.
+    """LoRA's own initialisation (A uniform by Kaiming with a = sqrt(5), B zero), drawn on the CPU in the order of the
+    modules.
 
-    PEFT draws on whatever device and after whatever else used the generator, so the adapter would depend on the strategy.
+    PEFT draws on whatever device and after whatever else used the generator, so the adapter would depend on the
+    strategy.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(adapter_parameters(model)):
@@ -111,8 +107,3 @@ def seed_adapter(model: PeftModel, seed: int) -> None:
 def adapter_parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     """The trainable parameters by name, in the model's order."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def local_directory(variant: str) -> Path | None:
-    path = Path(source(variant))
-    return path if path.is_dir() else None

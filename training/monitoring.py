@@ -1,10 +1,12 @@
 """What a run leaves behind while it trains: metrics, the ledger of samples, events, resources."""
 
+import contextlib
 import math
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -22,7 +24,8 @@ from training.data.tokens import Sequences
 
 
 class Recorder(TrainerCallback):
-    """Writes metrics.jsonl, samples.jsonl and events.jsonl on rank 0, and carries out a stop that the ranks agree on."""
+    """Writes metrics.jsonl, samples.jsonl and events.jsonl on rank 0, and carries out a stop that the ranks"
+    " agree on."""
 
     def __init__(self, plan: Plan, run: RunDir, control: Control, train: Sequences, steps_per_epoch: int):
         self.plan, self.run, self.ranks, self.train = plan, run, control, train
@@ -71,7 +74,8 @@ class Recorder(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise NumericalError(
                 f"the loss of step {state.global_step} is {logs['loss']}; the last checkpoint is from before it."
-                f" Its samples are in samples.jsonl. Lower training.learning_rate ({self.plan.spec.training.learning_rate:g}) or leave those rows out"
+                " Its samples are in samples.jsonl. Lower training.learning_rate ("
+                f"{self.plan.spec.training.learning_rate:g}) or leave those rows out"
             )
         seconds = time.monotonic() - self.clock - self.paused
         steps = state.global_step - self.step_at_log
@@ -80,12 +84,19 @@ class Recorder(TrainerCallback):
             append(
                 self.run.metrics,
                 {
-                    "step": state.global_step, "epoch": round(state.epoch, 4), "loss": logs["loss"], "learning_rate": logs["learning_rate"],
-                    "grad_norm": logs.get("grad_norm"), "tokens": self.tokens, "tokens_per_second": round(tokens_per_second, 1),
-                    "step_seconds": round(seconds / steps, 4), "mfu": self._mfu(tokens_per_second),
-                    "gpu_memory_peak_bytes": self.peak_bytes or None, "time": round(time.time(), 3),
+                    "step": state.global_step,
+                    "epoch": round(state.epoch, 4),
+                    "loss": logs["loss"],
+                    "learning_rate": logs["learning_rate"],
+                    "grad_norm": logs.get("grad_norm"),
+                    "tokens": self.tokens,
+                    "tokens_per_second": round(tokens_per_second, 1),
+                    "step_seconds": round(seconds / steps, 4),
+                    "mfu": self._mfu(tokens_per_second),
+                    "gpu_memory_peak_bytes": self.peak_bytes or None,
+                    "time": round(time.time(), 3),
                 },
-            )  # fmt: skip
+            )
         self.step_at_log, self.tokens_at_log = state.global_step, self.tokens
         self.clock, self.paused = time.monotonic(), 0.0
 
@@ -114,8 +125,24 @@ class Recorder(TrainerCallback):
         return round(needed / (topology.flops * topology.world_size), 4)
 
 
+@contextlib.contextmanager
+def sampling(run: RunDir, here: bool) -> Iterator[None]:
+    """Samples this node's resources meanwhile; `here` is true in one process of each node."""
+    sampler = ResourceSampler(run) if here else None
+    if sampler:
+        sampler.start()
+    try:
+        yield
+    finally:
+        if sampler:
+            sampler.stop()
+
+
 class ResourceSampler(threading.Thread):
-    """Writes a row per GPU of this node to resources.jsonl every `interval` seconds; one row of the host where there is none."""
+    """Writes a row per GPU of this node to resources.jsonl every `interval` seconds
+
+    one row of the host where there is none.
+    """
 
     def __init__(self, run: RunDir, interval: float = 5.0):
         super().__init__(name="resources", daemon=True)
@@ -136,9 +163,11 @@ class ResourceSampler(threading.Thread):
     def _sample(self) -> list[dict[str, Any]]:
         memory = psutil.virtual_memory()
         host = {
-            "node": socket.gethostname(), "time": round(time.time(), 3),
-            "host_memory_used_bytes": memory.total - memory.available, "host_cpu_percent": psutil.cpu_percent(),
-        }  # fmt: skip
+            "node": socket.gethostname(),
+            "time": round(time.time(), 3),
+            "host_memory_used_bytes": memory.total - memory.available,
+            "host_cpu_percent": psutil.cpu_percent(),
+        }
         found = gpus(os.environ)
         if not found:
             return [

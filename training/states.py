@@ -1,7 +1,9 @@
 """Adapter and optimizer as whole tensors by parameter name, whatever engine holds them, and back.
 
-So a checkpoint does not know the strategy that wrote it: one from ZeRO-3 on eight GPUs continues on one. For LoRA this is
-cheap: rank 8 on a 14B model is 35 million parameters, 420 MB with both Adam moments. Every rank must call these functions.
+So a checkpoint does not know the strategy that wrote it: one from ZeRO-3 on eight GPUs continues on one. For LoRA
+this is
+cheap: rank 8 on a 14B model is 35 million parameters, 420 MB with both Adam moments. Every rank must call these
+functions.
 """
 
 from typing import Any
@@ -113,7 +115,10 @@ def _moment(inner: Any, parameter: torch.nn.Parameter, key: str) -> torch.Tensor
 
 
 def _set_zero3(parameter: torch.nn.Parameter, value: torch.Tensor, key: str | None) -> None:
-    """This rank's slice of a whole tensor. DeepSpeed's own setter fails when the size is not a multiple of the ranks."""
+    """This rank's slice of a whole tensor.
+
+    DeepSpeed's own setter fails when the size is not a multiple of the ranks.
+    """
     engine = parameter._z3_optimizer  # type: ignore[attr-defined]
     partition, _ = engine._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
     partition.data.copy_(_slice(value, partition.numel(), engine._get_param_partition_rank(parameter)))

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from training import checkpoint
 from training.control import Control
-from training.data.tokens import prepare
+from training.data.tokens import Sequences, prepare
 from training.model import load, load_tokenizer
-from training.monitoring import ResourceSampler
+from training.monitoring import sampling
 from training.states import gather_adapter, scatter_adapter
 from training.trainer import AdapterTrainer, seed_rank, total_steps, training_arguments
 
@@ -33,47 +34,37 @@ def train(
     directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
     args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
     trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation)
-    tell = trainer.recorder.event
-    tell(
-        "started",
-        attempt=attempt,
-        strategy=plan.strategy,
-        world_size=plan.world_size,
-        global_batch_size=plan.global_batch_size,
-        steps=total_steps(plan, len(rows)),
-        data=asdict(rows.statistics),
-    )
-    for reason in refused:
-        tell("checkpoint_refused", reason=reason)
+    _tell_the_start(trainer, rows, attempt, directory, refused)
     if directory is None:
         trainer.recorder.forget_after(-1)
         seed_rank(spec.training.seed, control.rank, 0)
-    else:
-        tell("resumed", checkpoint=directory.name, step=checkpoint.read_progress(directory)["step"])
 
-    sampler = ResourceSampler(run) if first or args.local_process_index == 0 else None
-    if sampler:
-        sampler.start()
-    try:
+    with sampling(run, here=args.local_process_index == 0):
         trainer.train(resume_from_checkpoint=str(directory) if directory else None)
+        step, last = trainer.state.global_step, trainer.state.max_steps
         if trainer.recorder.stopped:
-            tell("stopped", step=trainer.state.global_step)
-            raise Stopped(
-                f"stopped as asked after step {trainer.state.global_step} of {trainer.state.max_steps}; continue with --resume auto"
-            )
+            trainer.recorder.event("stopped", step=step)
+            raise Stopped(f"stopped as asked after step {step} of {last}; continue with --resume auto")
         _load_best(trainer)
-        if evaluation is not None and trainer.recorder.last_evaluation != trainer.state.global_step:
+        if evaluation is not None and trainer.recorder.last_evaluation != step:
             trainer.evaluate()
         save_adapter(trainer, tokenizer)
-        tell(
-            "finished",
-            step=trainer.state.global_step,
-            seconds=round(time.monotonic() - began, 1),
-            tokens=trainer.recorder.tokens,
-        )
-    finally:
-        if sampler:
-            sampler.stop()
+        seconds = round(time.monotonic() - began, 1)
+        trainer.recorder.event("finished", step=step, seconds=seconds, tokens=trainer.recorder.tokens)
+
+
+def _tell_the_start(
+    trainer: AdapterTrainer, rows: Sequences, attempt: int, directory: Path | None, refused: list[str]
+) -> None:
+    plan, tell = trainer.plan, trainer.recorder.event
+    tell(
+        "started", attempt=attempt, strategy=plan.strategy, world_size=plan.world_size,
+        global_batch_size=plan.global_batch_size, steps=total_steps(plan, len(rows)), data=asdict(rows.statistics),
+    )  # fmt: skip
+    for reason in refused:
+        tell("checkpoint_refused", reason=reason)
+    if directory is not None:
+        tell("resumed", checkpoint=directory.name, step=checkpoint.read_progress(directory)["step"])
 
 
 def _load_best(trainer: AdapterTrainer) -> None:
@@ -83,9 +74,7 @@ def _load_best(trainer: AdapterTrainer) -> None:
         checkpoint.check_directory(best)
         parameters = trainer.adapter_parameters()
         names = [name for name, _ in parameters]
-        scatter_adapter(
-            parameters, checkpoint.read_adapter(best, trainer.accelerator.unwrap_model(trainer.model), names)
-        )
+        scatter_adapter(parameters, checkpoint.read_adapter(best, names))
         trainer.recorder.last_evaluation = None
         trainer.recorder.event("best_loaded", checkpoint=best.name, eval_loss=trainer.state.best_metric)
 
@@ -102,7 +91,7 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
         tensors, texts = checkpoint.adapter_files(model, live)
         checkpoint.write_directory(target, tensors, texts)
         checkpoint.check_directory(target)
-        saved = checkpoint.read_adapter(target, model, list(live))
+        saved = checkpoint.read_adapter(target, list(live))
         differing = [name for name, tensor in live.items() if not torch.equal(tensor, saved[name])]
         if differing:
             raise WorkerError(

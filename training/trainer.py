@@ -16,7 +16,8 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from training import checkpoint
 from training.control import Control
-from training.data.collate import IGNORED, Collator
+from training.data.collate import Collator
+from training.data.labels import IGNORED
 from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
@@ -103,9 +104,13 @@ class AdapterTrainer(Trainer):
         if plan.spec.training.early_stopping_patience:
             callbacks.append(EarlyStoppingCallback(plan.spec.training.early_stopping_patience))
         super().__init__(
-            model=model, args=args, data_collator=Collator(tokenizer.pad_token_id, plan.spec.data.packing), callbacks=callbacks,
-            train_dataset=train, eval_dataset=evaluation,
-        )  # fmt: skip
+            model=model,
+            args=args,
+            data_collator=Collator(tokenizer.pad_token_id, plan.spec.data.packing),
+            callbacks=callbacks,
+            train_dataset=train,
+            eval_dataset=evaluation,
+        )
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
 
@@ -174,10 +179,15 @@ class AdapterTrainer(Trainer):
         if self.ranks.rank == 0:
             tensors, texts = checkpoint.adapter_files(self.accelerator.unwrap_model(self.model), adapter)
             progress = {
-                "step": step, "updates": updates, "tokens": self.recorder.tokens, "scheduler_epoch": self.lr_scheduler.last_epoch,
+                "step": step,
+                "updates": updates,
+                "tokens": self.recorder.tokens,
+                "scheduler_epoch": self.lr_scheduler.last_epoch,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                "strategy": self.plan.strategy, "world_size": self.plan.world_size, "optimizer": self.plan.optimizer,
-            }  # fmt: skip
+                "strategy": self.plan.strategy,
+                "world_size": self.plan.world_size,
+                "optimizer": self.plan.optimizer,
+            }
             tensors |= {"optimizer.safetensors": moments, "generators.safetensors": generators}
             texts |= {"progress.json": json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
             size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
@@ -207,7 +217,10 @@ class AdapterTrainer(Trainer):
         return text
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """transformers would load an engine's own format here; the adapter and its moments are loaded by name instead."""
+        """transformers would load an engine's own format here
+
+        the adapter and its moments are loaded by name instead.
+        """
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
@@ -217,9 +230,7 @@ class AdapterTrainer(Trainer):
     def _restore(self, directory: Path) -> None:
         parameters = self.adapter_parameters()
         names = [name for name, _ in parameters]
-        scatter_adapter(
-            parameters, checkpoint.read_adapter(directory, self.accelerator.unwrap_model(self.model), names)
-        )
+        scatter_adapter(parameters, checkpoint.read_adapter(directory, names))
         progress = checkpoint.read_progress(directory)
         scatter_optimizer(
             self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"]

@@ -43,14 +43,13 @@ def main() -> NoReturn:
     arguments = _arguments()
     place = launched()
     worker = Worker(rank=place.rank, console=sys.stderr)
-    if (
-        "LOCAL_RANK" in os.environ
-    ):  # started by a launcher: without it the ranks would train on, or wait for one another
+    # Ranks whose launcher is gone would train on, or wait for one another for ever.
+    if "LOCAL_RANK" in os.environ:
         die_with_parent()
     try:
         _work(worker, arguments, place)
         code = ExitCode.DONE
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever ends a worker has to be reported
         code = _failed(worker, error)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -95,7 +94,8 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     from training.train import train
 
     worker.say(
-        f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run directory {run.root}"
+        f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run"
+        f" directory {run.root}"
     )
     train(plan, run, control, number, arguments.resume, deepspeed)
     worker.say(f"done: {run.adapter}")
@@ -137,7 +137,8 @@ def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
         return None
     if place.deepspeed_file is None:
         raise UsageError(
-            f"the plan is {plan.strategy}, but this worker was not launched with DeepSpeed; use accelerate_configs/{plan.strategy}.yaml"
+            f"the plan is {plan.strategy}, but this worker was not launched with DeepSpeed; use"
+            f" accelerate_configs/{plan.strategy}.yaml"
         )
     completed, contradictions = complete_deepspeed(read_deepspeed(place.deepspeed_file), plan)
     if contradictions:
@@ -175,9 +176,14 @@ def _failed(worker: Worker, error: BaseException) -> ExitCode:
         traceback.print_exc()
     if worker.attempt is not None and worker.attempt.root.is_dir() and not isinstance(error, Stopped):
         failure = {
-            "rank": worker.rank, "class": code.name.lower(), "exit_code": int(code), "error": type(error).__name__, "message": message,
-            "time": time.time(), "traceback": "".join(traceback.format_exception(error)),
-        }  # fmt: skip
+            "rank": worker.rank,
+            "class": code.name.lower(),
+            "exit_code": int(code),
+            "error": type(error).__name__,
+            "message": message,
+            "time": time.time(),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
         try:
             write_json(worker.attempt.failure(worker.rank), failure)
             if worker.run is not None and worker.rank == 0:

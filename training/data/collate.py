@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+from training.data.labels import IGNORED
 
 
 @dataclass(frozen=True)
 class Collator:
     """Pads on the right to the longest sequence of the micro-batch.
 
-    Packed sequences carry position ids that restart with each document and no attention mask: transformers then builds the
-    block-diagonal mask, so that documents cannot see one another. An empty micro-batch becomes one ignored token.
+    Packed sequences carry position ids that restart with each document and no attention mask: transformers then
+    builds the block-diagonal mask, so that documents cannot see one another. An empty micro-batch becomes one ignored token.
     """
 
     pad_token_id: int

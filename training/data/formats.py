@@ -15,7 +15,8 @@ from typing import Any
 from launch.errors import DataError, Mistake
 
 SYSTEM = (
-    "You are a security assistant. Answer from the documents below and cite the id of each document you use in square brackets."
+    "You are a security assistant. Answer from the documents below and cite the id of each document you use in"
+    " square brackets."
     " If the documents do not contain the answer, say so."
 )
 ROLES = ("system", "user", "assistant")
@@ -103,7 +104,8 @@ def _conversation(text: str, line: int, form: str) -> Conversation:
         form = "messages" if "messages" in row else "rag" if "question" in row else "unknown"
     if form == "unknown":
         raise RowError(
-            f"has neither `messages` nor `question`, `documents`, `answer`; its keys are {', '.join(map(repr, row)) or 'none'}"
+            "has neither `messages` nor `question`, `documents`, `answer`; its keys are"
+            f" {', '.join(map(repr, row)) or 'none'}"
         )
     messages = _from_messages(row) if form == "messages" else _from_rag(row)
     return Conversation(str(row.get("id", line)), line, messages)
@@ -125,7 +127,8 @@ def _from_messages(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         or not turns
     ):
         raise RowError(
-            f"roles are {' '.join(role for role, _ in messages)}; expected an optional system, then user and assistant in turn, assistant last"
+            f"roles are {' '.join(role for role, _ in messages)}; expected an optional system, then user and"
+            " assistant in turn, assistant last"
         )
     return tuple(messages)
 

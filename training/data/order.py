@@ -1,7 +1,7 @@
 """The order of samples: the same global batches on one device and on sixty-four.
 
-An epoch is a seeded permutation of all sequences, cut into global batches; the last one may be short. A device's share of
-a global batch depends on its rank, the batches do not.
+An epoch is a seeded permutation of all sequences, cut into global batches; the last one may be short. A device's
+share of a global batch depends on its rank, the batches do not.
 """
 
 import numpy as np

@@ -3,6 +3,7 @@
 from typing import Any
 
 from training.data.formats import Conversation, RowError
+from training.data.labels import IGNORED
 
 
 def render(tokenizer: Any, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
@@ -30,15 +31,15 @@ def render(tokenizer: Any, conversation: Conversation) -> tuple[str, list[tuple[
 def encode(
     tokenizer: Any, conversations: list[Conversation], max_length: int
 ) -> list[tuple[list[int], list[int], int]]:
-    """(input_ids, labels, tokens cut off) of each conversation. Labels are -100 outside the assistant's tokens.
+    """(input_ids, labels, tokens cut off) of each conversation. Labels are IGNORED outside the assistant's tokens.
 
-    The first label is always -100: no token predicts it.
+    The first label is always IGNORED: no token predicts it.
     """
     rendered = [render(tokenizer, conversation) for conversation in conversations]
     batch = tokenizer([text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True)
     encoded = []
     for ids, offsets, (_, spans) in zip(batch["input_ids"], batch["offset_mapping"], rendered, strict=True):
-        labels = [-100] * len(ids)
+        labels = [IGNORED] * len(ids)
         for start, end in spans:
             for position, (left, right) in enumerate(offsets):
                 if left >= start and right <= end and position > 0:

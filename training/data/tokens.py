@@ -16,10 +16,15 @@ import datasets
 from launch.errors import CommunicationError, DataError, Mistake
 from launch.spec import DataSpec
 from training.data.formats import SHOWN, Conversation, RowError, read
+from training.data.labels import IGNORED
 from training.data.packing import pack
 from training.data.template import encode
 
 BATCH = 256
+_INTEGERS = datasets.List(datasets.Value("int32"))
+FEATURES = datasets.Features(
+    {"ids": datasets.List(datasets.Value("string")), "lengths": _INTEGERS, "input_ids": _INTEGERS, "labels": _INTEGERS}
+)
 WAIT_SECONDS = 3600.0
 
 
@@ -36,7 +41,7 @@ class Statistics:
 
 
 class Sequences:
-    """Tokenised sequences: an index gives its tokens, `ids[index]` the samples in it, `lengths[index]` each one's tokens."""
+    """Tokenised sequences by index; `ids[index]` names the samples in one, `lengths[index]` counts each one's tokens."""
 
     def __init__(self, folder: Path):
         self.rows = datasets.load_from_disk(str(folder / "rows")).with_format("python")
@@ -89,50 +94,56 @@ def fingerprint(path: str, data: DataSpec, tokenizer: Any) -> str:
     return digest.hexdigest()[:20]
 
 
+@dataclass(frozen=True)
+class _Row:
+    id: str
+    input_ids: list[int]
+    labels: list[int]
+    cut: int
+    """Tokens beyond max_length that were left out."""
+
+
 def _write(path: str, data: DataSpec, tokenizer: Any, folder: Path) -> None:
-    conversations = read(path, data.format)
-    rows, mistakes, truncated_rows, truncated_tokens = [], [], 0, 0
-    for start in range(0, len(conversations), BATCH):
-        batch = conversations[start : start + BATCH]
-        for conversation, (ids, labels, cut) in zip(
-            batch, _encode(path, tokenizer, batch, data.max_length), strict=True
-        ):
-            if all(label == -100 for label in labels):
-                why = (
-                    f"the answer lies beyond data.max_length {data.max_length} ({len(ids) + cut} tokens)"
-                    if cut
-                    else "no token of the answer can be trained on"
-                )
-                mistakes.append(Mistake(path, conversation.line, 1, f"has no trainable token: {why}"))
-            truncated_rows, truncated_tokens = truncated_rows + bool(cut), truncated_tokens + cut
-            rows.append((conversation.id, ids, labels))
-    if mistakes:
-        raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
-    groups = (
-        pack([len(ids) for _, ids, _ in rows], data.max_length)
-        if data.packing
-        else [[index] for index in range(len(rows))]
-    )
+    rows = _tokenise(path, data, tokenizer)
+    lengths = [len(row.input_ids) for row in rows]
+    groups = pack(lengths, data.max_length) if data.packing else [[index] for index in range(len(rows))]
     sequences = {
-        "ids": [[rows[row][0] for row in group] for group in groups],
-        "lengths": [[len(rows[row][1]) for row in group] for group in groups],
-        "input_ids": [[token for row in group for token in rows[row][1]] for group in groups],
-        "labels": [[label for row in group for label in rows[row][2]] for group in groups],
+        "ids": [[rows[row].id for row in group] for group in groups],
+        "lengths": [[lengths[row] for row in group] for group in groups],
+        "input_ids": [[token for row in group for token in rows[row].input_ids] for group in groups],
+        "labels": [[label for row in group for label in rows[row].labels] for group in groups],
     }
     statistics = Statistics(
-        rows=len(rows), sequences=len(groups), tokens=sum(len(ids) for _, ids, _ in rows),
-        trainable_tokens=sum(label != -100 for _, _, labels in rows for label in labels),
-        truncated_rows=truncated_rows, truncated_tokens=truncated_tokens,
-    )  # fmt: skip
-    integers = datasets.List(datasets.Value("int32"))
-    features = datasets.Features(
-        {"ids": datasets.List(datasets.Value("string")), "lengths": integers, "input_ids": integers, "labels": integers}
+        rows=len(rows),
+        sequences=len(groups),
+        tokens=sum(lengths),
+        trainable_tokens=sum(label != IGNORED for row in rows for label in row.labels),
+        truncated_rows=sum(row.cut > 0 for row in rows),
+        truncated_tokens=sum(row.cut for row in rows),
     )
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    datasets.Dataset.from_dict(sequences, features=features).save_to_disk(str(temporary / "rows"))
+    datasets.Dataset.from_dict(sequences, features=FEATURES).save_to_disk(str(temporary / "rows"))
     (temporary / "statistics.json").write_text(json.dumps(asdict(statistics)))
     temporary.rename(folder)
+
+
+def _tokenise(path: str, data: DataSpec, tokenizer: Any) -> list[_Row]:
+    conversations = read(path, data.format)
+    rows, mistakes = [], []
+    for start in range(0, len(conversations), BATCH):
+        batch = conversations[start : start + BATCH]
+        encoded = _encode(path, tokenizer, batch, data.max_length)
+        for conversation, (ids, labels, cut) in zip(batch, encoded, strict=True):
+            rows.append(_Row(conversation.id, ids, labels, cut))
+            if all(label == IGNORED for label in labels):
+                why = "no token of the answer can be trained on"
+                if cut:
+                    why = f"the answer lies beyond data.max_length {data.max_length} ({len(ids) + cut} tokens)"
+                mistakes.append(Mistake(path, conversation.line, 1, f"has no trainable token: {why}"))
+    if mistakes:
+        raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
+    return rows
 
 
 def _encode(
