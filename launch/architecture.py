@@ -31,12 +31,8 @@ class Architecture(BaseModel):
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of each linear layer of one block, by module name."""
-        h, q, kv, i = (
-            self.hidden_size,
-            self.heads * self.head_dim,
-            self.kv_heads * self.head_dim,
-            self.intermediate_size,
-        )
+        h, i = self.hidden_size, self.intermediate_size
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h),
             "gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h),
@@ -57,21 +53,18 @@ class Architecture(BaseModel):
 
     def lora_parameters(self, rank: int, targets: str | list[str]) -> int:
         """Trainable parameters of a LoRA adapter: rank x (inputs + outputs) for each target of each block."""
-        names = (
-            self.linears
-            if targets == "all-linear"
-            else {name: self.linears[name] for name in targets if name in self.linears}
-        )
-        return self.layers * rank * sum(inputs + outputs for inputs, outputs in names.values())
+        adapted = self.linears if targets == "all-linear" else set(targets) & set(self.linears)
+        return self.layers * rank * sum(sum(self.linears[name]) for name in adapted)
 
 
 def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
-    """Reads the keys of a Hugging Face config.json. Raises UsageError for an architecture that muster does not train."""
+    """Reads a Hugging Face config.json's keys. Raises UsageError for an architecture that muster does not train."""
     model_type = str(config.get("model_type", "missing"))
     if model_type == "qwen":
         raise UsageError(
-            f"{origin}: model_type 'qwen' is the original checkpoint layout, whose code comes with the weights; muster never runs such code."
-            " Use a successor of the same size: qwen1.5-7b-chat, qwen2.5-7b-instruct, qwen1.5-14b-chat, qwen2.5-14b-instruct"
+            f"{origin}: model_type 'qwen' is the original checkpoint layout, whose code comes with the weights;"
+            " muster never runs such code. Use a successor of the same size:"
+            " qwen1.5-7b-chat, qwen2.5-7b-instruct, qwen1.5-14b-chat, qwen2.5-14b-instruct"
         )
     if model_type not in SUPPORTED:
         raise UsageError(f"{origin}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED)}")
@@ -101,24 +94,17 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
 
 
 def _qwen(
-    hidden: int,
-    layers: int,
-    heads: int,
-    kv: int,
-    intermediate: int,
-    vocab: int,
-    *,
-    positions: int = 32768,
-    qwen3: bool = False,
+    hidden: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, positions: int = 32768, qwen3: bool = False
 ) -> Architecture:
     return Architecture(
-        model_type="qwen3" if qwen3 else "qwen2", hidden_size=hidden, layers=layers, heads=heads, kv_heads=kv, head_dim=128,
-        intermediate_size=intermediate, vocab_size=vocab, qkv_bias=not qwen3, qk_norm=qwen3, max_positions=positions,
+        model_type="qwen3" if qwen3 else "qwen2", hidden_size=hidden, layers=layers, heads=heads, kv_heads=kv,
+        head_dim=128, intermediate_size=mlp, vocab_size=vocab, qkv_bias=not qwen3, qk_norm=qwen3,
+        max_positions=positions,
     )  # fmt: skip
 
 
-# Shapes of the released models, from the config.json of each hub repository. The originals (Qwen-7B, Qwen-14B) are given in
-# the native Qwen2 layout: their config.json counts both halves of the MLP, 22016 and 27392.
+# Shapes of the released models, from the config.json of each hub repository. The originals (Qwen-7B, Qwen-14B) are
+# given in the native Qwen2 layout: their config.json counts both halves of the MLP, 22016 and 27392.
 _ORIGINAL_7B = _qwen(4096, 32, 32, 32, 11008, 151936, positions=8192)
 _ORIGINAL_14B = _qwen(5120, 40, 40, 40, 13696, 152064, positions=8192)
 _QWEN15_7B = _qwen(4096, 32, 32, 32, 11008, 151936)

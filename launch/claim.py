@@ -29,9 +29,7 @@ def claim(run: RunDir, plan: Plan, resume: str) -> None:
         raise UsageError(f"{run.root}: is not a run directory and not empty; choose another with --run-dir")
     holder = trained_by(run)
     if holder:
-        raise UsageError(
-            f"{run.root}: {holder} is training in this run directory; wait for it, stop it, or use another --run-dir"
-        )
+        raise _busy(run, holder)
     if resume == "never":
         return
     try:
@@ -54,28 +52,39 @@ def trained_by(run: RunDir) -> str | None:
     try:
         with open(run.lock, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
     except BlockingIOError:
-        return run.lock.read_text(encoding="utf-8").strip() or "another process"
+        with open(run.lock, encoding="utf-8") as lock:
+            return _holder(lock)
     except OSError:
         return None
-    return None
 
 
 def hold(run: RunDir) -> IO[str]:
-    """Takes the lock; it is held until this process ends, however it ends. Raises UsageError when somebody else has it."""
+    """Takes the lock, which this process then holds until it ends, however it ends.
+
+    Raises UsageError when somebody else has it.
+    """
     lock = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        raise UsageError(
-            f"{run.root}: {holder} is training in this run directory; wait for it, stop it, or use another --run-dir"
-        ) from None
+        raise _busy(run, _holder(lock)) from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()
     return lock
+
+
+def _holder(lock: IO[str]) -> str:
+    return lock.read().strip() or "another process"
+
+
+def _busy(run: RunDir, holder: str) -> UsageError:
+    return UsageError(
+        f"{run.root}: {holder} is training in this run directory; wait for it, stop it, or use another --run-dir"
+    )
 
 
 def different(earlier: Plan, plan: Plan) -> list[str]:

@@ -2,10 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.spec import RunSpec, Strategy
-
-SHARDS_BASE = ("zero3", "zero3_offload", "fsdp2")
-OFFLOADS = ("zero2_offload", "zero3_offload")
+from launch.spec import OFFLOADS, SHARDS_BASE, RunSpec, Strategy
 
 
 class Refusal(BaseModel):
@@ -34,7 +31,8 @@ def refusals(spec: RunSpec, strategy: Strategy, world_size: int) -> list[Refusal
     if quantization != "none" and strategy in SHARDS_BASE:
         refuse(
             f"{quantization} with {strategy}",
-            "sharding packed weights value-casts or replicates them unless the storage type matches the engine's (accelerate#3987, DeepSpeed#5637)",
+            "sharding packed weights value-casts or replicates them unless the storage type matches the engine's"
+            " (accelerate#3987, DeepSpeed#5637)",
             "use ddp or zero2: a quantised base is small enough to be held whole",
         )
     if "optimizer" in training.model_fields_set and training.optimizer == "paged_adamw_32bit":

@@ -30,8 +30,13 @@ _COMMUNICATION_WORDS = (
 )
 # torch's allocator, the driver, and cuBLAS when it finds no room for its workspace.
 _GPU_MEMORY_WORDS = ("cuda out of memory", "cuda error: out of memory", "cublas_status_alloc_failed")
+# The disk is full, its quota is used up, it was mounted read-only; there is no memory.
+_HOST_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)
 _ADVICE = {
-    ExitCode.GPU_MEMORY: "Use a smaller training.micro_batch_size with training.global_batch_size kept, training.gradient_checkpointing: true, or model.quantization: nf4",
+    ExitCode.GPU_MEMORY: (
+        "Use a smaller training.micro_batch_size with training.global_batch_size kept,"
+        " training.gradient_checkpointing: true, or model.quantization: nf4"
+    ),
     ExitCode.COMMUNICATION: "Another rank ended or cannot be reached; its own log says why",
     ExitCode.HOST: "Free memory or disk, then --resume auto",
 }
@@ -51,9 +56,7 @@ def _code(error: BaseException) -> ExitCode:
     kind, words = type(error).__name__, str(error).lower()
     if kind == "OutOfMemoryError" or any(phrase in words for phrase in _GPU_MEMORY_WORDS):
         return ExitCode.GPU_MEMORY
-    if isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)
-    ):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _HOST_ERRNOS):
         return ExitCode.HOST
     if "no space left on device" in words or "defaultcpuallocator: can't allocate" in words:
         return ExitCode.HOST
@@ -81,7 +84,8 @@ def read_failures(attempt: Attempt) -> list[dict[str, Any]]:
 def first_cause(failures: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The failure that the others follow from.
 
-    When one rank dies the rest lose their connection, so a communication failure is a cause only where nothing else failed.
+    When one rank dies the rest lose their connection, so a communication failure is a cause only where nothing else
+    failed.
     """
     own = [failure for failure in failures if failure["exit_code"] != ExitCode.COMMUNICATION]
     return min(own or failures, key=lambda failure: (failure["time"], failure["rank"]), default=None)
@@ -98,33 +102,42 @@ def outcome(
 ) -> tuple[ExitCode, str]:
     """How an attempt ended, from what its processes left behind. A negative return code is a signal's number."""
     cause = first_cause(failures)
-    silent = sorted(set(range(world_size)) - {failure["rank"] for failure in failures})
-    if cause is not None and cause["exit_code"] == ExitCode.COMMUNICATION and silent:
-        ranks = ", ".join(map(str, silent))
-        return ExitCode.WORKER, (
-            f"rank {ranks} ended without a word and the others lost their connection: killed, by somebody or by the kernel for want of memory"
-            " (see dmesg); continue with --resume auto"
-        )
     if cause is not None:
-        return ExitCode(cause["exit_code"]), f"rank {cause['rank']}: {cause['message']}"
+        return _failed(cause, sorted(set(range(world_size)) - {failure["rank"] for failure in failures}))
     if stopped:
         return ExitCode.STOPPED, "stopped as asked; continue with --resume auto"
     if returncode == 0 and finished:
         return ExitCode.DONE, "done"
     if disk_full:
-        return (
-            ExitCode.HOST,
-            "the disk of the run directory is full; checkpoints that are complete are good. Free space, then --resume auto",
+        return ExitCode.HOST, (
+            "the disk of the run directory is full; checkpoints that are complete are good."
+            " Free space, then --resume auto"
         )
+    return _unexplained(returncode)
+
+
+def _failed(cause: dict[str, Any], silent: list[int]) -> tuple[ExitCode, str]:
+    """A failure that some rank wrote down; `silent` are the ranks that wrote none."""
+    if cause["exit_code"] == ExitCode.COMMUNICATION and silent:
+        return ExitCode.WORKER, (
+            f"rank {', '.join(map(str, silent))} ended without a word and the others lost their connection:"
+            " killed, by somebody or by the kernel for want of memory (see dmesg); continue with --resume auto"
+        )
+    return ExitCode(cause["exit_code"]), f"rank {cause['rank']}: {cause['message']}"
+
+
+def _unexplained(returncode: int) -> tuple[ExitCode, str]:
+    """No rank wrote a failure down: the return code is all there is."""
     if returncode in set(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL, ExitCode.PREFLIGHT, ExitCode.NO_PLAN}:
-        return (
-            ExitCode(returncode),
-            f"the worker ended with exit code {returncode} ({ExitCode(returncode).name.lower()}) and could leave no failure file; see its log",
+        code = ExitCode(returncode)
+        return code, (
+            f"the worker ended with exit code {returncode} ({code.name.lower()}) and could leave no failure file;"
+            " see its log"
         )
     if returncode in (-9, 137):
-        return (
-            ExitCode.WORKER,
-            "killed (SIGKILL): by somebody, or by the kernel for want of memory (see dmesg); continue with --resume auto",
+        return ExitCode.WORKER, (
+            "killed (SIGKILL): by somebody, or by the kernel for want of memory (see dmesg);"
+            " continue with --resume auto"
         )
     if returncode < 0:
         return ExitCode.WORKER, f"killed by signal {-returncode}; continue with --resume auto"

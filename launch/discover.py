@@ -31,7 +31,7 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - no package, no library, no driver, no permission: each means that there is no GPU to use
+    except Exception:  # noqa: BLE001 - no package, library, driver or permission: in each case no GPU can be used
         return []
     found: list[tuple[FoundGpu, str]] = []
     try:
@@ -76,7 +76,7 @@ def host_memory() -> int:
     return min([available, *(_left(folder, *names) for folder, names in _control_groups())])
 
 
-# Limit, use, and the files read into memory that the kernel gives back when it needs room: cgroup v2's names, then v1's.
+# Limit, use, and the files read into memory that the kernel gives back when it needs room, in cgroup v2 and in v1.
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
@@ -113,36 +113,49 @@ def _left(folder: Path, limit: str, used: str, given_back: str) -> int:
 
 
 def topology(cluster: ClusterSpec) -> Topology:
-    """What the spec asks for, on this machine and `nodes` like it. Raises PreflightError when it asks for more than there is."""
+    """What the spec asks for, on this machine and others like it.
+
+    Raises PreflightError when it asks for more than there is.
+    """
     found = gpus() if cluster.device != "cpu" else []
     if cluster.device == "gpu" and not found:
         raise PreflightError(
-            "cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus, or use cluster.device: cpu"
+            "cluster.device is gpu, but this machine has 0 GPUs that can be used;"
+            " plan for another with --gpus, or use cluster.device: cpu"
         )
     if not found and cluster.device == "auto" and Path("/proc/driver/nvidia/gpus").is_dir():
         raise PreflightError(
-            "this machine has an NVIDIA driver, but no GPU can be used (nvidia-smi says why); mend it, or say cluster.device: cpu"
+            "this machine has an NVIDIA driver, but no GPU can be used (nvidia-smi says why);"
+            " mend it, or say cluster.device: cpu"
         )
-    if not found:
-        processes = 1 if cluster.devices_per_node == "auto" else cluster.devices_per_node
-        return Topology(
-            nodes=cluster.nodes, devices_per_node=processes, device="cpu", device_name="CPU process",
-            memory_bytes=host_memory() // processes, bf16=False,
-        )  # fmt: skip
+    return _gpu_topology(cluster, found) if found else _cpu_topology(cluster)
+
+
+def _cpu_topology(cluster: ClusterSpec) -> Topology:
+    processes = 1 if cluster.devices_per_node == "auto" else cluster.devices_per_node
+    return Topology(
+        nodes=cluster.nodes, devices_per_node=processes, device="cpu", device_name="CPU process",
+        memory_bytes=host_memory() // processes, bf16=False,
+    )  # fmt: skip
+
+
+def _gpu_topology(cluster: ClusterSpec, found: list[FoundGpu]) -> Topology:
     wanted = len(found) if cluster.devices_per_node == "auto" else cluster.devices_per_node
     if wanted > len(found):
+        there = f"{plural(len(found), 'GPU')} that can be used ({found[0].name})"
         raise PreflightError(
-            f"cluster.devices_per_node is {wanted}, but this machine has {plural(len(found), 'GPU')} that can be used ({found[0].name}); ask for {len(found)} or fewer"
+            f"cluster.devices_per_node is {wanted}, but this machine has {there}; ask for {len(found)} or fewer"
         )
-    smallest = min(found[:wanted], key=lambda gpu: gpu.memory_bytes)
+    used = found[:wanted]
+    smallest = min(used, key=lambda gpu: gpu.memory_bytes)
     return Topology(
-        nodes=cluster.nodes, devices_per_node=wanted, device="gpu", device_name=smallest.name, memory_bytes=smallest.memory_bytes,
-        bf16=min(gpu.capability for gpu in found[:wanted]) >= (8, 0), flops=_flops(smallest),
+        nodes=cluster.nodes, devices_per_node=wanted, device="gpu", device_name=smallest.name,
+        memory_bytes=smallest.memory_bytes, bf16=min(gpu.capability for gpu in used) >= (8, 0), flops=_flops(smallest),
     )  # fmt: skip
 
 
 def _flops(gpu: FoundGpu) -> float | None:
-    """The catalogue's rate for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that it does not list."""
+    """The catalogue's rate for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that is not in it."""
     words = re.sub(r"RTX (?=\d)", "RTX", gpu.name.replace("-", " ").upper()).split()
     matches = [known for known in CATALOGUE.values() if known.name.split("-")[0].upper() in words]
     nearest = min(matches, key=lambda known: abs(known.memory_bytes - gpu.memory_bytes), default=None)

@@ -50,7 +50,8 @@ class UsageError(MusterError):
 class Mistake:
     """One thing that is wrong in a file.
 
-    line and column count from 1; 0 means that the place is not known. `origin` is the file, or the option that set the value.
+    line and column count from 1; 0 means that the place is not known. `origin` is the file, or the option that set the
+    value.
     """
 
     origin: str
@@ -83,7 +84,10 @@ class DataError(_Mistakes):
 
 
 class ConflictError(UsageError):
-    """Values of a spec that cannot be planned together, each with its key path; the file's places are added where it is known."""
+    """Values of a spec that cannot be planned together, each with its key path.
+
+    Who knows the file adds the places in it (specfile.place).
+    """
 
     def __init__(self, problems: Sequence[tuple[tuple[str, ...], str]]):
         self.problems = list(problems)

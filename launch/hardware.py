@@ -31,22 +31,35 @@ def _gpu(name: str, gib: float, capability: tuple[int, int], teraflops: float) -
     return Gpu(name=name, memory_bytes=int(gib * GIB), capability=capability, flops=teraflops * 1e12)
 
 
-# Dense tensor-core rates from NVIDIA's data sheets (bf16; fp16 for V100 and T4); memory is what nvidia-smi shows as total.
+# Dense tensor-core rates from NVIDIA's data sheets (bf16; fp16 for V100 and T4); memory is nvidia-smi's total.
 CATALOGUE = {
     gpu.name: gpu
     for gpu in (
-        _gpu("T4-16GB", 14.7, (7, 5), 65), _gpu("V100-16GB", 15.8, (7, 0), 125), _gpu("V100-32GB", 31.7, (7, 0), 125),
-        _gpu("RTX3090-24GB", 23.7, (8, 6), 71), _gpu("RTX4090-24GB", 23.6, (8, 9), 165), _gpu("RTX5090-32GB", 31.4, (12, 0), 210),
-        _gpu("A10-24GB", 22.1, (8, 6), 125), _gpu("A40-48GB", 44.5, (8, 6), 150), _gpu("L4-24GB", 22.1, (8, 9), 121),
-        _gpu("L40S-48GB", 44.5, (8, 9), 362), _gpu("A6000-48GB", 47.5, (8, 6), 155), _gpu("A100-40GB", 39.4, (8, 0), 312),
-        _gpu("A100-80GB", 79.2, (8, 0), 312), _gpu("H100-80GB", 79.1, (9, 0), 989), _gpu("H200-141GB", 139.8, (9, 0), 989),
+        _gpu("T4-16GB", 14.7, (7, 5), 65),
+        _gpu("V100-16GB", 15.8, (7, 0), 125),
+        _gpu("V100-32GB", 31.7, (7, 0), 125),
+        _gpu("RTX3090-24GB", 23.7, (8, 6), 71),
+        _gpu("RTX4090-24GB", 23.6, (8, 9), 165),
+        _gpu("RTX5090-32GB", 31.4, (12, 0), 210),
+        _gpu("A10-24GB", 22.1, (8, 6), 125),
+        _gpu("A40-48GB", 44.5, (8, 6), 150),
+        _gpu("L4-24GB", 22.1, (8, 9), 121),
+        _gpu("L40S-48GB", 44.5, (8, 9), 362),
+        _gpu("A6000-48GB", 47.5, (8, 6), 155),
+        _gpu("A100-40GB", 39.4, (8, 0), 312),
+        _gpu("A100-80GB", 79.2, (8, 0), 312),
+        _gpu("H100-80GB", 79.1, (9, 0), 989),
+        _gpu("H200-141GB", 139.8, (9, 0), 989),
         _gpu("B200-180GB", 178.4, (10, 0), 2250),
     )
-}  # fmt: skip
+}
 
 
 class Topology(BaseModel):
-    """nodes x devices_per_node devices. Without a GPU a device is a CPU process and memory_bytes its share of the host."""
+    """nodes x devices_per_node devices of one kind.
+
+    Without a GPU a device is a CPU process, and memory_bytes its share of the host.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

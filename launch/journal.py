@@ -14,7 +14,8 @@ from launch.redact import redact, secret_values
 def append(path: Path, row: dict[str, Any]) -> None:
     """Adds one row to a .jsonl file with a single write, so that rows of several writers never mix.
 
-    A last line that a kill tore apart is ended first: the new row must not be lost with it. Raises OSError on a full disk.
+    A last line that a kill tore apart is ended first: the new row must not be lost with it. Raises OSError on a full
+    disk.
     """
     line = json.dumps(scrub(row), ensure_ascii=False) + "\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -67,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

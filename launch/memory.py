@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from launch.architecture import Architecture
 from launch.hardware import GIB
-from launch.spec import Quantization, Strategy
+from launch.spec import SHARDS_BASE, Quantization, Strategy
 
-# NF4 holds a weight in 4 bits and, per 64 weights, a constant of 8 bits plus its own double-quantised share (QLoRA, section 3).
+# NF4 holds a weight in 4 bits and, per 64 weights, a constant of 8 bits plus its own double-quantised share
+# (QLoRA, section 3).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # CUDA context, cuBLAS workspaces and NCCL buffers of one process.
 FRAMEWORK_BYTES = 1.2 * GIB
@@ -51,13 +52,12 @@ def _base(architecture: Architecture, setting: Setting) -> int:
     linear, rest = architecture.linear_parameters, architecture.parameters - architecture.linear_parameters
     per_weight = {"none": float(setting.element_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
     held = int(linear * per_weight) + rest * setting.element_bytes
-    if setting.strategy in ("zero3", "zero3_offload", "fsdp2"):
-        # One layer gathered, the next one prefetched, and the gathered output head.
-        window = (
-            2 * linear // architecture.layers + architecture.vocab_size * architecture.hidden_size
-        ) * setting.element_bytes
-        return window + (0 if setting.strategy == "zero3_offload" and setting.gpu else held // setting.world_size)
-    return held
+    if setting.strategy not in SHARDS_BASE:
+        return held
+    # One layer gathered, the next one prefetched, and the gathered output head.
+    gathered = 2 * linear // architecture.layers + architecture.vocab_size * architecture.hidden_size
+    on_host = setting.strategy == "zero3_offload" and setting.gpu
+    return gathered * setting.element_bytes + (0 if on_host else held // setting.world_size)
 
 
 def _adapter(parameters: int, setting: Setting) -> int:
@@ -79,7 +79,10 @@ def _adapter(parameters: int, setting: Setting) -> int:
 
 
 def _activations(architecture: Architecture, tokens: int, setting: Setting) -> int:
-    """A layer keeps about 16h + 4kv + 8i + 4 x heads bytes a token in bf16; with checkpointing 2h, and one layer at a time."""
+    """A layer keeps about 16h + 4kv + 8i + 4 x heads bytes a token in bf16.
+
+    With checkpointing it keeps 2h, its input alone, and there are twice a layer's bytes while one is recomputed.
+    """
     scale = setting.element_bytes // 2
     hidden = architecture.hidden_size
     kv = architecture.kv_heads * architecture.head_dim

@@ -16,23 +16,14 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 def read_architecture(variant: str) -> Architecture:
     """A known variant's shapes, or those of a local or cached config.json.
 
-    Raises UsageError for an unknown variant, a directory without config.json, or an architecture that muster does not train.
+    Raises UsageError for an unknown variant, a directory without config.json, or an architecture that muster does not
+    train.
     """
     if variant in VARIANTS:
         return VARIANTS[variant][1]
     directory = find(variant)
     if directory is None:
-        near = difflib.get_close_matches(variant.lower(), VARIANTS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        if looks_like_path(variant):
-            raise _unknown(f"model.variant {variant}: no such directory")
-        if "/" in variant:
-            raise _unknown(
-                f"model.variant {variant}: not a directory, and not in the Hugging Face cache; download it first: hf download {variant}"
-            )
-        raise _unknown(
-            f"model.variant {variant}: unknown.{hint} Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}"
-        )
+        raise ConflictError([(("model", "variant"), f"model.variant {variant}: {_why_unknown(variant)}")])
     config = directory / "config.json"
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
@@ -47,12 +38,18 @@ def read_architecture(variant: str) -> Architecture:
     return from_config(values, str(config))
 
 
-def _unknown(message: str) -> ConflictError:
-    return ConflictError([(("model", "variant"), message)])
+def _why_unknown(variant: str) -> str:
+    if looks_like_path(variant):
+        return "no such directory"
+    if "/" in variant:
+        return f"not a directory, and not in the Hugging Face cache; download it first: hf download {variant}"
+    near = difflib.get_close_matches(variant.lower(), VARIANTS, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown.{hint} Allowed: a local directory, a hub id (owner/name), or {', '.join(VARIANTS)}"
 
 
 def find(variant: str) -> Path | None:
-    """The directory of a variant's files: local, or the Hugging Face cache's newest snapshot; None where there is neither."""
+    """The directory of a variant's files: local, or the Hugging Face cache's newest snapshot; None without either."""
     name = hub_name(variant)
     if Path(name).is_dir():
         return Path(name)
@@ -69,32 +66,31 @@ def hub_name(variant: str) -> str:
     return VARIANTS[variant][0] if variant in VARIANTS else variant
 
 
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-
-
 def problems(variant: str) -> list[str]:
     """What is missing or unusable in a variant's files, file by file; empty when it can be loaded."""
     if variant in ORIGINAL_LAYOUT:
         successor = variant.replace("qwen-", "qwen1.5-")
         return [
-            f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code. Use its successor {successor}"
+            f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code."
+            f" Use its successor {successor}"
         ]
-    directory = find(variant)
+    name, directory = hub_name(variant), find(variant)
+    if not Path(name).is_dir() and not _offline():
+        return []  # loading fetches what the cache has not
     if directory is None:
-        name = hub_name(variant)
-        if _offline():
-            return [
-                f"{name} is not in the Hugging Face cache and HF_HUB_OFFLINE is set; on a machine with network: hf download {name}"
-            ]
-        return []
-    if not Path(hub_name(variant)).is_dir() and not _offline():
-        return []  # a part of a snapshot: loading fetches the rest
+        return [
+            f"{name} is not in the Hugging Face cache and HF_HUB_OFFLINE is set;"
+            f" on a machine with network: hf download {name}"
+        ]
     found = [f"{directory / 'config.json'} is missing"] if not (directory / "config.json").is_file() else []
     found += _weights(directory)
     if not any((directory / name).is_file() for name in TOKENIZERS):
         found.append(f"{directory}: no tokenizer ({', '.join(TOKENIZERS)})")
     return found
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
 def _weights(directory: Path) -> list[str]:

@@ -8,14 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
-from launch.compatibility import OFFLOADS, Refusal, refusals
+from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, UsageError
 from launch.hardware import GIB, Topology
-from launch.spec import Optimizer, Path, Precision, RunSpec, Strategy
-from launch.strategy import ORDER, Candidate, candidates, choose
+from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy
+from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
 
-
-# `micro_batch_size: auto` without a global batch: the recipe's.
+# What `micro_batch_size: auto` means without a global batch to divide: the recipe's value.
 AUTO_MICRO_BATCH = 4
 
 
@@ -54,6 +53,11 @@ class Plan(BaseModel):
     def offload(self) -> bool:
         return self.strategy in OFFLOADS
 
+    @property
+    def adapter_parameters(self) -> int:
+        """Weights of the LoRA pairs; trained biases are not counted."""
+        return self.architecture.lora_parameters(self.spec.lora.rank, self.spec.lora.target_modules)
+
 
 def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Plan:
     """The fastest way that fits, with the reason.
@@ -72,10 +76,11 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
     optimizer, optimizer_note = _optimizer(spec, chosen.strategy)
     warnings += optimizer_note
     return Plan(
-        name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found), world_size=topology.world_size,
-        micro_batch_size=micro, gradient_accumulation_steps=accumulation, global_batch_size=micro * accumulation * topology.world_size,
-        precision=precision, attention="sdpa", gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer,
-        lr_scheduler=_scheduler(spec), peak_bytes=chosen.peak_bytes, components=chosen.components, candidates=found, refusals=refused,
+        name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found),
+        world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
+        global_batch_size=micro * accumulation * topology.world_size, precision=precision, attention="sdpa",
+        gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
+        peak_bytes=chosen.peak_bytes, components=chosen.components, candidates=found, refusals=refused,
         warnings=warnings, topology=topology, architecture=architecture, spec=spec,
     )  # fmt: skip
 
@@ -83,8 +88,9 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
 def _conflicts(spec: RunSpec, architecture: Architecture, topology: Topology) -> list[tuple[Path, str]]:
     """Everything in the spec that rules a plan out, whatever fits: told together, before memory is looked at."""
     found: list[tuple[Path, str]] = []
-    if spec.data.max_length > architecture.max_positions:
-        message = f"data.max_length {spec.data.max_length} is beyond the model's {architecture.max_positions} positions; lower it"
+    length, positions = spec.data.max_length, architecture.max_positions
+    if length > positions:
+        message = f"data.max_length {length} is beyond the model's {positions} positions; lower it"
         found.append((("data", "max_length"), message))
     found += _target_conflicts(spec, architecture)
     for decide in (
@@ -103,25 +109,26 @@ def _conflicts(spec: RunSpec, architecture: Architecture, topology: Topology) ->
 
 def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
     """(micro_batch_size, gradient_accumulation_steps) of each device. global_batch_size is kept exactly."""
-    training = spec.training
-    total = training.global_batch_size
+    training, path = spec.training, ("training", "global_batch_size")
+    total, asked = training.global_batch_size, training.gradient_accumulation_steps
     if total is None:
-        return micro, training.gradient_accumulation_steps
-    if total % (micro * world_size):
-        step = micro * world_size
+        return micro, asked
+    step = micro * world_size
+    if total % step:
         below, above = total // step * step, (total // step + 1) * step
         near = " or ".join(str(value) for value in (below, above) if value)
         raise _conflict(
-            ("training", "global_batch_size"),
-            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro} on {world_size} devices; nearest that can: {near}",
+            path,
+            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro}"
+            f" on {world_size} devices; nearest that can: {near}",
         )
-    accumulation = total // (micro * world_size)
-    asked = training.gradient_accumulation_steps
+    accumulation = total // step
     if "gradient_accumulation_steps" in training.model_fields_set and asked != accumulation:
+        product = f"micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size} devices"
         raise _conflict(
-            ("training", "global_batch_size"),
-            f"training.global_batch_size {total} contradicts micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size}"
-            f" devices = {micro * asked * world_size}; give global_batch_size alone, or the other two alone",
+            path,
+            f"training.global_batch_size {total} contradicts {product} = {step * asked};"
+            " give global_batch_size alone, or the other two alone",
         )
     return micro, accumulation
 
@@ -129,8 +136,8 @@ def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
 def as_launched(spec: RunSpec, strategy: Strategy, nodes: int, devices_per_node: int) -> tuple[RunSpec, list[str]]:
     """The spec for the processes that somebody has started by hand, and what differs from what it asked for.
 
-    One process is the fallback for any spec: it keeps the global batch by accumulating more. Otherwise a spec that names
-    another strategy or size is refused with both values.
+    One process is the fallback for any spec: it keeps the global batch by accumulating more. Otherwise a spec that
+    names another strategy or size is refused with both values.
     """
     cluster, training = spec.cluster, spec.training
     per_node = cluster.devices_per_node
@@ -194,7 +201,8 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
         )
     if asked == "fp16" and topology.bf16:
         return "fp16", [
-            f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can overflow in fp16; use auto"
+            f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can"
+            " overflow in fp16; use auto"
         ]
     return asked, []
 
@@ -222,8 +230,10 @@ def _target_conflicts(spec: RunSpec, architecture: Architecture) -> list[tuple[P
     unknown = [name for name in targets if name not in architecture.linears]
     if targets and not unknown:
         return []
-    names = ", ".join(architecture.linears)
-    message = f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model; allowed: all-linear or {names}"
+    message = (
+        f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model;"
+        f" allowed: all-linear or {', '.join(architecture.linears)}"
+    )
     return [(("lora", "target_modules"), message)]
 
 
@@ -233,20 +243,18 @@ def _conflict(path: Path, message: str) -> ConflictError:
 
 def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
     share = 100 * chosen.peak_bytes / topology.memory_bytes
-    memory = f"{amount(chosen.peak_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {'GPU' if topology.device == 'gpu' else 'process'}"
-    if spec.cluster.strategy != "auto":
-        return f"{chosen.strategy}: as the spec asks; {memory}"
-    fitting = {candidate.strategy for candidate in found if candidate.fits}
-    before = ORDER[: ORDER.index(chosen.strategy)]
+    device = "GPU" if topology.device == "gpu" else "process"
+    memory = f"{amount(chosen.peak_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {device}"
     tried = {candidate.strategy for candidate in found}
-    simpler = [strategy for strategy in before if strategy in tried and strategy not in fitting]
-    why = (
-        f"the simplest that fits ({', '.join(simpler)} would not)"
-        if simpler
-        else "the base fits one device and only adapter gradients move"
-    )
-    if topology.world_size == 1 and chosen.strategy == "single":
+    simpler = [strategy for strategy in ORDER[: ORDER.index(chosen.strategy)] if strategy in tried]
+    if spec.cluster.strategy != "auto":
+        why = "as the spec asks"
+    elif topology.world_size == 1 and chosen.strategy == "single":
         why = "one device, nothing to share"
+    elif simpler:
+        why = f"the simplest that fits ({', '.join(simpler)} would not)"
+    else:
+        why = "the base fits one device and only adapter gradients move"
     return f"{chosen.strategy}: {why}; {memory}"
 
 
@@ -264,9 +272,11 @@ def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str
     if best.micro_batch_size > 1:
         advice.append("training.micro_batch_size: 1")
     advice.append("larger or more GPUs (see --gpus)")
+    devices = f"{topology.nodes} x {topology.devices_per_node} {topology.device_name}"
     return (
-        f"no plan fits {topology.nodes} x {topology.devices_per_node} {topology.device_name} with {amount(topology.memory_bytes)} each:"
-        f" the smallest, {best.strategy}, needs {amount(best.peak_bytes)} and muster plans for at most 80 %. What would help: {'; '.join(advice)}"
+        f"no plan fits {devices} with {amount(topology.memory_bytes)} each: the smallest, {best.strategy},"
+        f" needs {amount(best.peak_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
+        f" What would help: {'; '.join(advice)}"
     )
 
 

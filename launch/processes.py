@@ -3,7 +3,9 @@
 import ctypes
 import signal
 
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
 
 def die_with_parent() -> None:
-    """Linux: this process is killed when the one that started it ends, however that happens (prctl PR_SET_PDEATHSIG = 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    """This process is killed when the one that started it ends, however that happens. Linux alone has this."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -41,7 +41,8 @@ class Follower:
         self.events, self.samples, self.metrics = Tail(run.events), Tail(run.samples), Tail(run.metrics)
         self.total: int | None = None
         self.bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(),
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(),
             console=console, transient=False, disable=not console.is_terminal,
         )  # fmt: skip
         self.task = self.bar.add_task("starting", total=None, numbers="")
@@ -70,9 +71,8 @@ class Follower:
                 self.bar.update(self.task, total=self.total)
                 data = row["data"]
                 cut = f", {data['truncated_rows']} rows cut to max_length" if data["truncated_rows"] else ""
-                self.console.print(
-                    f"data: {data['rows']} rows, {data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on{cut}"
-                )
+                tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on"
+                self.console.print(f"data: {data['rows']} rows, {tokens}{cut}")
             case "resumed":
                 self.console.print(f"resumed from {row['checkpoint']}")
             case "checkpoint_refused":

@@ -1,4 +1,4 @@
-"""Plan -> accelerate YAML, DeepSpeed JSON, argv and environment; and the shipped configs, which are the same functions' output.
+"""Plan -> accelerate YAML, DeepSpeed JSON and argv; and the shipped configs, which the same functions write.
 
 A file that is rendered for a run holds numbers only. A shipped one holds DeepSpeed's "auto" where the value is the
 spec's; the worker fills it in and refuses a number that contradicts the spec (complete_deepspeed).
@@ -22,8 +22,8 @@ AUTO = "auto"
 def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, Any]:
     """DeepSpeed's JSON for a ZeRO strategy; with a plan all values are numbers, without one the run's own are "auto".
 
-    Buckets are hidden_size^2 elements as transformers' own "auto" makes them: DeepSpeed's default of 5e8 would cost 1 to 2 GB
-    that LoRA gradients never fill. There is no optimizer block, so that training.optimizer is the one that runs.
+    Buckets are hidden_size^2 elements as transformers' own "auto" makes them: DeepSpeed's default of 5e8 would cost 1 to
+    2 GB that LoRA gradients never fill. There is no optimizer block, so that training.optimizer is the one that runs.
     """
     offload, stage = strategy.endswith("_offload"), 3 if strategy.startswith("zero3") else 2
     hidden = plan.architecture.hidden_size if plan else 0
@@ -53,7 +53,8 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
         "zero_optimization": zero,
     }
     if offload:
-        # torch's AdamW steps the offloaded adapter: a few million parameters do not need DeepSpeedCPUAdam, which must be compiled.
+        # torch's AdamW steps the offloaded adapter: DeepSpeedCPUAdam must be compiled, and a few million parameters do
+        # not need it.
         config["zero_force_ds_cpu_optimizer"] = False
     return config
 
@@ -62,13 +63,9 @@ def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any
     """Somebody's DeepSpeed JSON with each "auto" filled in from the plan, and what in it contradicts the plan."""
     resolved = deepspeed_config(plan.strategy, plan)
     decided = {
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "gradient_accumulation_steps",
-        "gradient_clipping",
-        "bf16",
-        "fp16",
-    }
+        "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+        "bf16", "fp16",
+    }  # fmt: skip
     contradictions: list[str] = []
     if "optimizer" in given or "scheduler" in given:
         contradictions.append(
@@ -144,24 +141,26 @@ def deepspeed_text(config: dict[str, Any]) -> str:
 def shipped() -> dict[str, str]:
     """The files of accelerate_configs/ and ds_configs/, by relative path. `python -m launch.render` writes them."""
     files = {}
-    for strategy in ("single", *SHARED):
-        for nodes in (1,) if strategy == "single" else (1, 2):
-            devices = 1 if strategy == "single" else 8
-            name = f"accelerate_configs/{strategy}{'_multi_node' if nodes > 1 else ''}.yaml"
-            command = f"accelerate launch --config_file {name} -m training SPEC"
-            note = (
-                "Add --num_processes N for another number of devices."
-                if strategy != "single"
-                else "One GPU, or the CPU where there is none."
-            )
-            if nodes > 1:
-                command = f"accelerate launch --config_file {name} --machine_rank RANK --main_process_ip HOST -m training SPEC"
-                note = "On each node, RANK 0 on HOST. --num_machines and --num_processes (over all nodes) for another size."
-            files[name] = accelerate_text(accelerate_config(strategy, nodes, devices), command, note)
+    single = "accelerate_configs/single.yaml"
+    note = "One GPU, or the CPU where there is none."
+    files = {single: accelerate_text(accelerate_config("single", 1, 1), _by_hand(single), note)}
+    for strategy in SHARED:
+        name = f"accelerate_configs/{strategy}.yaml"
+        note = "Add --num_processes N for another number of devices."
+        files[name] = accelerate_text(accelerate_config(strategy, 1, 8), _by_hand(name), note)
+        several = f"accelerate_configs/{strategy}_multi_node.yaml"
+        command = _by_hand(several, "--machine_rank RANK --main_process_ip HOST")
+        note = "On each node, RANK 0 on HOST. --num_machines and --num_processes (over all nodes) for another size."
+        files[several] = accelerate_text(accelerate_config(strategy, 2, 8), command, note)
         if strategy.startswith("zero"):
-            command = f"accelerate launch --config_file accelerate_configs/{strategy}.yaml -m training SPEC"
-            files[f"ds_configs/{strategy}.json"] = deepspeed_text({"comment": command, **deepspeed_config(strategy)})
+            config = {"comment": _by_hand(name), **deepspeed_config(strategy)}
+            files[f"ds_configs/{strategy}.json"] = deepspeed_text(config)
     return files
+
+
+def _by_hand(config: str, options: str = "") -> str:
+    """What a person types in a clone, with SPEC in the place of a spec."""
+    return " ".join(filter(None, ("accelerate launch --config_file", config, options, "-m training SPEC")))
 
 
 def rendered(plan: Plan, deepspeed_file: Path) -> dict[str, str]:

@@ -45,7 +45,7 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """{event, time, ...}: started, resumed, saved, stopped, finished, failed, checkpoint_refused."""
+        """{event, time, ...}: started, checkpoint_refused, resumed, verified, saved, best_loaded, stopped, finished, failed."""
         return self.root / "events.jsonl"
 
     @property
@@ -104,6 +104,11 @@ class Attempt:
     @property
     def number(self) -> int:
         return int(self.root.name)
+
+    @property
+    def plan(self) -> Path:
+        """The plan that this attempt ran, which may differ from the last attempt's in what it ran on."""
+        return self.root / "plan.json"
 
     @property
     def outcome(self) -> Path:

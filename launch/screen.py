@@ -20,37 +20,32 @@ MARKS = {
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    spec, topology = plan.spec, plan.topology
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    batch = f"{plan.global_batch_size} = {plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation x {plural(plan.world_size, 'device')}"
-    length = f"{spec.training.max_steps} steps" if spec.training.max_steps else f"{spec.training.epochs:g} epochs"
-    adapter = plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
-    for name, value in (
-        (
-            "model",
-            f"{spec.model.variant} ({plan.architecture.parameters:,} parameters, quantization {spec.model.quantization})",
-        ),
-        (
-            "adapter",
-            f"LoRA rank {spec.lora.rank}, alpha {spec.lora.alpha}, dropout {spec.lora.dropout:g}: {adapter:,} trainable parameters",
-        ),
-        (
-            "devices",
-            f"{plural(topology.nodes, 'node')} x {topology.devices_per_node} {topology.device_name}",
-        ),
-        ("strategy", plan.reason),
-        ("batch", batch),
-        ("training", f"{length}, learning rate {spec.training.learning_rate:g} {plan.lr_scheduler}, {plan.optimizer}"),
-        (
-            "precision",
-            f"{plan.precision}, {plan.attention} attention, gradient checkpointing {'on' if plan.gradient_checkpointing else 'off'}",
-        ),
-        ("memory", ", ".join(f"{part} {amount(size)}" for part, size in plan.components.items())),
-    ):
+    for name, value in _plan_rows(plan).items():
         table.add_row(name, Text(value))
     return Group(Text(f"Plan for {plan.name}", style="bold"), table)
+
+
+def _plan_rows(plan: Plan) -> dict[str, str]:
+    model, lora, training, topology = plan.spec.model, plan.spec.lora, plan.spec.training, plan.topology
+    size = f"{plan.architecture.parameters:,} parameters, quantization {model.quantization}"
+    shape = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}"
+    nodes, devices = plural(topology.nodes, "node"), plural(plan.world_size, "device")
+    share = f"{plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation"
+    length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
+    checkpointing = "on" if plan.gradient_checkpointing else "off"
+    return {
+        "model": f"{model.variant} ({size})",
+        "adapter": f"LoRA {shape}: {plan.adapter_parameters:,} trainable parameters",
+        "devices": f"{nodes} x {topology.devices_per_node} {topology.device_name}",
+        "strategy": plan.reason,
+        "batch": f"{plan.global_batch_size} = {share} x {devices}",
+        "training": f"{length}, learning rate {training.learning_rate:g} {plan.lr_scheduler}, {plan.optimizer}",
+        "precision": f"{plan.precision}, {plan.attention} attention, gradient checkpointing {checkpointing}",
+        "memory": ", ".join(f"{part} {amount(size)}" for part, size in plan.components.items()),
+    }
 
 
 def candidates_view(plan: Plan) -> RenderableType:

@@ -1,4 +1,4 @@
-"""RunSpec: what a user asks for, as frozen values. Reading one from YAML is in specfile.py.
+"""RunSpec: what a user asks for, as frozen values. specfile.py reads one from YAML.
 
 The defaults are the documented recipe of the security model: LoRA rank 8 on all linear layers, batch 4 x 4,
 learning rate 2e-4 held constant after a short warm-up, three epochs.
@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from launch.secrets import SECRET
 
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
+# Those that split the frozen base over the ranks, and those that keep optimizer states in host memory.
+SHARDS_BASE: tuple[Strategy, ...] = ("zero3", "zero3_offload", "fsdp2")
+OFFLOADS: tuple[Strategy, ...] = ("zero2_offload", "zero3_offload")
 Precision = Literal["bf16", "fp16", "fp32"]
 Quantization = Literal["none", "nf4", "int8"]
 Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
@@ -29,6 +32,8 @@ class Section(BaseModel):
 
 
 class ModelSpec(Section):
+    """The frozen base."""
+
     variant: Text
     """A known name (`qwen2.5-14b-instruct`), a local directory, or a hub id (`Qwen/Qwen2.5-14B-Instruct`)."""
     quantization: Quantization = "none"
@@ -36,6 +41,8 @@ class ModelSpec(Section):
 
 
 class LoraSpec(Section):
+    """The adapter that is trained."""
+
     rank: PositiveInt = 8
     """Rank r of each adapter pair."""
     alpha: PositiveInt = 32
@@ -49,6 +56,8 @@ class LoraSpec(Section):
 
 
 class DataSpec(Section):
+    """Rows to train on and to evaluate on."""
+
     train: Text
     """Training rows, JSON Lines. Relative paths start at the spec's folder."""
     eval: Text | None = None
@@ -62,6 +71,8 @@ class DataSpec(Section):
 
 
 class TrainingSpec(Section):
+    """The recipe: batch, learning rate, intervals."""
+
     epochs: Annotated[float, Field(gt=0)] = 3
     """Passes over the training rows."""
     max_steps: PositiveInt | None = None
@@ -105,6 +116,8 @@ class TrainingSpec(Section):
 
 
 class ClusterSpec(Section):
+    """Where it runs."""
+
     nodes: PositiveInt = 1
     """Machines."""
     devices_per_node: PositiveInt | Literal["auto"] = "auto"
@@ -116,6 +129,8 @@ class ClusterSpec(Section):
 
 
 class SlurmSpec(Section):
+    """What a batch job asks of Slurm. A run that is started by hand does not read it."""
+
     partition: str = "gpu"
     """Slurm partition."""
     account: str | None = None
@@ -141,9 +156,10 @@ class RunSpec(Section):
     slurm: SlurmSpec = SlurmSpec()
 
 
+# The keys that lead to a value: ("training", "epochs").
 Path = tuple[str, ...]
 
-# TrainingArguments fields that the spec or the plan already decides. Setting one in training.extra would make two truths.
+# TrainingArguments fields that the spec or the plan already decides: in training.extra they would be a second truth.
 DECIDED_ELSEWHERE = {
     "output_dir": "--run-dir",
     "per_device_train_batch_size": "training.micro_batch_size",
@@ -200,70 +216,70 @@ DECIDED_ELSEWHERE = {
 
 def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
     """Values that cannot both hold, and values that nothing in this run reads, each with the path it stands at."""
+    return [*_unread(spec), *_batch_contradictions(spec.training), *_decided_elsewhere(spec.training), *_secrets(spec)]
+
+
+def _given(section: Section, key: str) -> bool:
+    return key in section.model_fields_set and getattr(section, key) is not None
+
+
+def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     training = spec.training
-
-    def given(section: Section, key: str) -> bool:
-        return key in section.model_fields_set and getattr(section, key) is not None
-
     if spec.data.eval is None:
-        for key in ("eval_steps", "early_stopping_patience"):
-            if given(training, key):
-                found.append(
-                    (("training", key), "nothing reads this: there is no data.eval; set data.eval or remove it")
-                )
-    if given(training, "max_steps") and given(training, "epochs"):
-        found.append(
-            (
-                ("training", "epochs"),
-                f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two",
-            )
-        )
+        message = "nothing reads this: there is no data.eval; set data.eval or remove it"
+        keys = [key for key in ("eval_steps", "early_stopping_patience") if _given(training, key)]
+        found += [(("training", key), message) for key in keys]
+    if _given(training, "max_steps") and _given(training, "epochs"):
+        message = f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two"
+        found.append((("training", "epochs"), message))
     if spec.slurm.spares and spec.cluster.nodes == 1:
-        found.append(
-            (("slurm", "spares"), "nothing reads this with cluster.nodes = 1; remove it or ask for more nodes")
-        )
-    if training.global_batch_size is not None and training.micro_batch_size != "auto":
-        micro, accumulation = training.micro_batch_size, training.gradient_accumulation_steps
-        if given(training, "micro_batch_size") and training.global_batch_size % micro:
-            found.append(
-                (
-                    ("training", "micro_batch_size"),
-                    f"{micro} does not divide training.global_batch_size = {training.global_batch_size}",
-                )
-            )
-        elif given(training, "micro_batch_size") and given(training, "gradient_accumulation_steps"):
-            if training.global_batch_size % (micro * accumulation):
-                found.append(
-                    (
-                        ("training", "global_batch_size"),
-                        f"contradicts the other two: micro_batch_size x gradient_accumulation_steps = {micro} x {accumulation} ="
-                        f" {micro * accumulation} does not divide {training.global_batch_size};"
-                        " give global_batch_size alone, or the other two alone",
-                    )
-                )
-    for key in training.extra:
-        if key in DECIDED_ELSEWHERE:
-            found.append((("training", "extra", key), f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}"))
-    for path, text in strings(spec.model_dump()):
-        if SECRET.search(text):
-            found.append(
-                (
-                    path,
-                    "looks like a secret; a spec is copied into the run directory: pass it through the environment (HF_TOKEN, WANDB_API_KEY)",
-                )
-            )
+        message = "nothing reads this with cluster.nodes = 1; remove it or ask for more nodes"
+        found.append((("slurm", "spares"), message))
     return found
 
 
-def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
+def _batch_contradictions(training: TrainingSpec) -> list[tuple[Path, str]]:
+    total, micro = training.global_batch_size, training.micro_batch_size
+    if total is None or micro == "auto" or not _given(training, "micro_batch_size"):
+        return []
+    if total % micro:
+        return [(("training", "micro_batch_size"), f"{micro} does not divide training.global_batch_size = {total}")]
+    accumulation = training.gradient_accumulation_steps
+    if _given(training, "gradient_accumulation_steps") and total % (micro * accumulation):
+        message = (
+            "contradicts the other two: micro_batch_size x gradient_accumulation_steps ="
+            f" {micro} x {accumulation} = {micro * accumulation} does not divide {total};"
+            " give global_batch_size alone, or the other two alone"
+        )
+        return [(("training", "global_batch_size"), message)]
+    return []
+
+
+def _decided_elsewhere(training: TrainingSpec) -> list[tuple[Path, str]]:
+    return [
+        (("training", "extra", key), f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}")
+        for key in training.extra
+        if key in DECIDED_ELSEWHERE
+    ]
+
+
+def _secrets(spec: RunSpec) -> list[tuple[Path, str]]:
+    message = (
+        "looks like a secret; a spec is copied into the run directory: pass it through the environment"
+        " (HF_TOKEN, WANDB_API_KEY)"
+    )
+    return [(path, message) for path, text in _strings(spec.model_dump()) if SECRET.search(text)]
+
+
+def _strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
     """Every string inside nested dicts and lists, with its path."""
     if isinstance(value, str):
         return [(path, value)]
     if isinstance(value, dict):
-        return [found for key, item in value.items() for found in strings(item, (*path, str(key)))]
+        return [found for key, item in value.items() for found in _strings(item, (*path, str(key)))]
     if isinstance(value, list | tuple):
-        return [found for index, item in enumerate(value) for found in strings(item, (*path, str(index)))]
+        return [found for index, item in enumerate(value) for found in _strings(item, (*path, str(index)))]
     return []
 
 

@@ -3,69 +3,14 @@
 import ast
 import difflib
 import importlib.metadata
-import re
-from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from launch.errors import ConflictError, Mistake, SpecError, UsageError
+from launch.located import Located, locate
 from launch.spec import DECIDED_ELSEWHERE, Path, RunSpec, contradictions
-
-
-class CoreLoader(yaml.SafeLoader):
-    """PyYAML with YAML 1.2's core schema: 2e-4 is a number, 12:00:00 and `no` are strings."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-CoreLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-CoreLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-CoreLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-CoreLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def _integer(loader: CoreLoader, node: yaml.ScalarNode) -> int:
-    """PyYAML reads 012 as octal and 0b1 as binary; the core schema's integers are decimal."""
-    return int(str(loader.construct_scalar(node)))
-
-
-def _number(loader: CoreLoader, node: yaml.ScalarNode) -> float:
-    return float(str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-CoreLoader.add_constructor("tag:yaml.org,2002:int", _integer)
-CoreLoader.add_constructor("tag:yaml.org,2002:float", _number)
-
-
-@dataclass
-class Located:
-    """Plain values, and where each came from: path -> (origin, line, column) of its key and of its value."""
-
-    origin: str
-    values: dict[str, Any] = field(default_factory=dict)
-    keys: dict[Path, tuple[str, int, int]] = field(default_factory=dict)
-    places: dict[Path, tuple[str, int, int]] = field(default_factory=dict)
-    mistakes: list[Mistake] = field(default_factory=list)
-    unreadable: list[Path] = field(default_factory=list)
-
-    def at(self, path: Path, key: bool = False) -> tuple[str, int, int]:
-        """The nearest known place of a path: its own, or that of the section around it."""
-        for length in range(len(path), -1, -1):
-            place = (self.keys if key else self.places).get(path[:length])
-            if place:
-                return place
-        return (self.origin, 0, 0)
 
 
 def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSpec:
@@ -89,29 +34,9 @@ def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSp
 def parse_spec(text: str, origin: str, overrides: list[str] | None = None) -> RunSpec:
     """YAML text and overrides to a RunSpec. Paths in it are left as they stand. Raises SpecError."""
     located = locate(text, origin, overrides or [])
-    mistakes = list(located.mistakes)
-    values, dropped = located.values, set(located.unreadable)
-    spec = None
-    while spec is None:
-        try:
-            spec = RunSpec.model_validate(values)
-        except ValidationError as error:
-            problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
-            mistakes += [
-                _explain(located, problem) for problem in problems if _spec_path(problem["loc"]) not in dropped
-            ]
-            paths = {_spec_path(problem["loc"]) for problem in problems}
-            if paths <= dropped:
-                break
-            # Judged again without what was wrong, so that one mistake does not hide a contradiction elsewhere.
-            dropped |= paths
-            values = _without(values, dropped)
+    spec, dropped, mistakes = _validate(located)
     if spec is not None:
-        hidden = {".".join(path) for path in dropped}
-        conflicts = [
-            (path, message) for path, message in contradictions(spec) if not any(name in message for name in hidden)
-        ]
-        mistakes += [Mistake(*located.at(path), f"{'.'.join(path)}: {message}") for path, message in conflicts]
+        mistakes += _contradictions(located, spec, dropped)
         mistakes += _unknown_extra(located, spec)
     if mistakes:
         raise SpecError(_one_a_path(mistakes))
@@ -125,6 +50,36 @@ def place(error: ConflictError, path: str | FilePath, overrides: list[str]) -> S
     return SpecError([Mistake(*located.at(keys), message) for keys, message in error.problems])
 
 
+def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake]]:
+    """The spec without the values that are wrong, the paths of these, and the mistakes in them.
+
+    Judged again without what was wrong, so that one mistake does not hide a contradiction elsewhere. None where what is
+    wrong cannot be left out.
+    """
+    values, dropped, mistakes = located.values, set(located.unreadable), list(located.mistakes)
+    while True:
+        try:
+            return RunSpec.model_validate(values), dropped, mistakes
+        except ValidationError as error:
+            problems = [(_spec_path(problem["loc"]), dict(problem)) for problem in error.errors()]
+        mistakes += [_explain(located, path, problem) for path, problem in problems if path not in dropped]
+        paths = {path for path, _ in problems}
+        if paths <= dropped:
+            return None, dropped, mistakes
+        dropped |= paths
+        values = _without(values, dropped)
+
+
+def _contradictions(located: Located, spec: RunSpec, dropped: set[Path]) -> list[Mistake]:
+    """What cannot both hold, but for what names a dropped value: that would be a contradiction of its default."""
+    hidden = {".".join(path) for path in dropped}
+    return [
+        Mistake(*located.at(path), f"{'.'.join(path)}: {message}")
+        for path, message in contradictions(spec)
+        if not any(name in message for name in hidden)
+    ]
+
+
 def _one_a_path(mistakes: list[Mistake]) -> list[Mistake]:
     """One mistake for each key: a union's members would each tell theirs."""
     first: dict[tuple[str, int, int, str], Mistake] = {}
@@ -134,12 +89,10 @@ def _one_a_path(mistakes: list[Mistake]) -> list[Mistake]:
 
 
 def _without(values: Any, dropped: set[Path], path: Path = ()) -> Any:
-    if isinstance(values, dict):
-        kept = {
-            key: _without(value, dropped, (*path, key)) for key, value in values.items() if (*path, key) not in dropped
-        }
-        return kept
-    return values
+    if not isinstance(values, dict):
+        return values
+    kept = {key: value for key, value in values.items() if (*path, key) not in dropped}
+    return {key: _without(value, dropped, (*path, key)) for key, value in kept.items()}
 
 
 def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
@@ -162,94 +115,8 @@ def looks_like_path(variant: str) -> bool:
     return variant.startswith((".", "/", "~")) or variant.count("/") > 1
 
 
-def locate(text: str, origin: str, overrides: list[str]) -> Located:
-    """Values and places of a spec's text with its overrides. Raises SpecError for text that is no mapping."""
-    located = _locate(text, origin)
-    for override in overrides:
-        _override(located, override)
-    return located
-
-
-def _locate(text: str, origin: str) -> Located:
-    located = Located(origin)
-    try:
-        root = yaml.compose(text, Loader=CoreLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        parts = [getattr(error, "context", None), getattr(error, "problem", None)]
-        # "but found another document" is half a sentence; "while parsing a flow sequence" adds nothing.
-        parts = parts if str(parts[1]).startswith("but ") else parts[1:]
-        problem = ", ".join(part for part in parts if part) or str(error).splitlines()[0]
-        line, column = place
-        raise SpecError([Mistake(origin, line, column, f"not YAML: {problem}")]) from None
-    if root is None:
-        raise SpecError([Mistake(origin, 1, 1, "is empty; a spec needs name, model.variant and data.train")])
-    if not isinstance(root, yaml.MappingNode):
-        raise SpecError([Mistake(origin, 1, 1, "is not a mapping; a spec is `key: value` lines, see `muster schema`")])
-    values = _walk(located, root, ())
-    located.places[()] = (origin, 1, 1)
-    assert isinstance(values, dict)
-    located.values = values
-    return located
-
-
-def _walk(located: Located, node: yaml.Node, path: Path, above: tuple[int, ...] = ()) -> Any:
-    located.places[path] = (located.origin, node.start_mark.line + 1, node.start_mark.column + 1)
-    if id(node) in above:
-        _unreadable(located, path, "contains itself")
-        return None
-    above = (*above, id(node))
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
-            place = (located.origin, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            if key in mapping:
-                located.mistakes.append(Mistake(*place, f"{'.'.join((*path, key))}: given twice; keep one"))
-            located.keys[(*path, key)] = place
-            mapping[key] = _walk(located, value_node, (*path, key), above)
-        return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [_walk(located, item, (*path, str(index)), above) for index, item in enumerate(node.value)]
-    loader = CoreLoader("")
-    try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
-    except (yaml.YAMLError, ValueError):
-        _unreadable(located, path, f"{node.value!r} cannot be read as {node.tag}")
-        return None
-
-
-def _unreadable(located: Located, path: Path, why: str) -> None:
-    located.mistakes.append(Mistake(*located.places[path], f"{'.'.join(path)}: {why}"))
-    located.unreadable.append(path)
-
-
-def _override(located: Located, override: str) -> None:
-    name, equals, text = override.partition("=")
-    origin = f"-s {override}"
-    path = tuple(name.strip().split("."))
-    if not equals or not all(path):
-        raise UsageError(f"{origin}: an override is key.path=value, for example -s training.epochs=1")
-    try:
-        value = yaml.load(text, Loader=CoreLoader)  # noqa: S506 - CoreLoader is a SafeLoader
-    except yaml.YAMLError:
-        value = text
-    target = located.values
-    for key in path[:-1]:
-        inner = target.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise UsageError(f"{origin}: {key} is a value, not a section")
-        target = inner
-    target[path[-1]] = value
-    for length in range(1, len(path) + 1):
-        if length == len(path) or path[:length] not in located.keys:
-            located.keys[path[:length]] = located.places[path[:length]] = (origin, 0, 0)
-
-
-def _explain(located: Located, problem: dict[str, Any]) -> Mistake:
+def _explain(located: Located, path: Path, problem: dict[str, Any]) -> Mistake:
     """A pydantic error in the words of a spec's author."""
-    path = _spec_path(problem["loc"])
     dotted = ".".join(path)
     kind = problem["type"]
     if kind == "extra_forbidden":
@@ -257,9 +124,8 @@ def _explain(located: Located, problem: dict[str, Any]) -> Mistake:
     if kind == "missing":
         return Mistake(*located.at(path[:-1]), f"{dotted}: is required: {_allowed(path).removeprefix('allowed: ')}")
     given = problem["input"]
-    return Mistake(
-        *located.at(path), f"{dotted}: {_shown(given)} is not allowed; {_allowed(path)}{_nearest_value(path, given)}"
-    )
+    message = f"{dotted}: {_shown(given)} is not allowed; {_allowed(path)}{_nearest_value(path, given)}"
+    return Mistake(*located.at(path), message)
 
 
 def _spec_path(loc: tuple[Any, ...]) -> Path:
@@ -314,6 +180,14 @@ def _allowed(path: Path) -> str:
     return f"allowed: {takes} ({description})" if description and takes else f"allowed: {takes or description}"
 
 
+# JSON Schema's words, and those of somebody who writes YAML.
+_TYPES = {
+    "integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false",
+    "array": "a list", "object": "a section", "null": "null",
+}  # fmt: skip
+_LIMITS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+
+
 def _describe(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(filter(None, (_describe(option) for option in schema["anyOf"])))
@@ -321,35 +195,23 @@ def _describe(schema: dict[str, Any]) -> str:
         return ", ".join(str(value) for value in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
-    limits = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
-    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in limits.items() if key in schema)
-    names = {
-        "integer": "a whole number",
-        "number": "a number",
-        "string": "text",
-        "boolean": "true or false",
-        "array": "a list",
-        "object": "a section",
-        "null": "null",
-    }
     if "$ref" in schema:
         return "a section"
     if "pattern" in schema:
         return f"text like {schema['pattern']}"
-    return " ".join(filter(None, (names.get(str(schema.get("type")), ""), bounds)))
+    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in _LIMITS.items() if key in schema)
+    return " ".join(filter(None, (_TYPES.get(str(schema.get("type")), ""), bounds)))
 
 
 def _nearest_value(path: Path, given: Any) -> str:
+    """A hint at the allowed word that the given one resembles; empty without one."""
     section = _section(path[:-1])
     if not isinstance(given, str) or section is None:
         return ""
     schema = section.model_json_schema()["properties"].get(path[-1], {})
-    options = [
-        value
-        for part in [schema, *schema.get("anyOf", [])]
-        for value in part.get("enum", [part["const"]] if "const" in part else [])
-    ]
-    near = difflib.get_close_matches(given, [str(option) for option in options], n=1)
+    kinds = [schema, *schema.get("anyOf", [])]
+    options = [str(value) for kind in kinds for value in kind.get("enum", [kind["const"]] if "const" in kind else [])]
+    near = difflib.get_close_matches(given, options, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
@@ -361,23 +223,19 @@ def _shown(value: Any) -> str:
 
 
 def _unknown_extra(located: Located, spec: RunSpec) -> list[Mistake]:
+    """Names in training.extra that the installed transformers does not know."""
     names = [key for key in spec.training.extra if key not in DECIDED_ELSEWHERE]
     if not names:
         return []
-    known = training_arguments()
+    known, version = training_arguments(), importlib.metadata.version("transformers")
     mistakes = []
     for name in names:
         if name not in known:
             path = ("training", "extra", name)
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            version = importlib.metadata.version("transformers")
-            mistakes.append(
-                Mistake(
-                    *located.at(path, key=True),
-                    f"{'.'.join(path)}: not a field of TrainingArguments in transformers {version}.{hint}",
-                )
-            )
+            message = f"{'.'.join(path)}: not a field of TrainingArguments in transformers {version}.{hint}"
+            mistakes.append(Mistake(*located.at(path, key=True), message))
     return mistakes
 
 
@@ -387,10 +245,7 @@ def training_arguments() -> list[str]:
     tree = ast.parse(FilePath(str(source)).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
-            fields = [
-                item.target.id
-                for item in node.body
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            ]
-            return [name for name in fields if not name.startswith("_")]
+            targets = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            return [name for name in names if not name.startswith("_")]
     raise UsageError("the installed transformers has no TrainingArguments class")

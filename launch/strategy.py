@@ -1,18 +1,19 @@
-"""Candidates and the choice among them."""
+"""The ways to run a spec on given devices, and the choice among them."""
 
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
-from launch.compatibility import OFFLOADS, Refusal, refusals
+from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Setting, components
-from launch.spec import Precision, RunSpec, Strategy
+from launch.spec import OFFLOADS, Precision, RunSpec, Strategy
 
-# No run planned under 80 % of a GPU's memory ever failed (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
+# No run planned under 80 % of a GPU's memory ever failed
+# (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
 SAFE_SHARE = 0.8
 
-# From the least communication to the most: DDP moves one adapter's gradients an optimizer step, ZeRO-3 gathers the frozen
-# base in every forward and backward, offloading moves it over PCIe as well. Ties go to the simpler.
+# From the least communication to the most: DDP moves one adapter's gradients an optimizer step, ZeRO-3 gathers the
+# frozen base in every forward and backward, offloading moves it over PCIe as well. Ties go to the simpler.
 ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
 
 
@@ -32,10 +33,12 @@ class Candidate(BaseModel):
 def candidates(
     spec: RunSpec, architecture: Architecture, topology: Topology, precision: Precision, micro_batch_sizes: list[int]
 ) -> tuple[list[Candidate], list[Refusal]]:
-    """Every allowed way, best first, and the refused ones. A strategy or checkpointing that the spec names is the only one tried."""
+    """Every allowed way, best first, and the refused ones.
+
+    A strategy or checkpointing that the spec names is the only one tried.
+    """
     asked = spec.cluster.strategy
     checkpointing = spec.training.gradient_checkpointing
-    adapter = architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
     found, refused = [], []
     for strategy in ORDER if asked == "auto" else (asked,):
         reasons = refusals(spec, strategy, topology.world_size)
@@ -45,30 +48,31 @@ def candidates(
         for recompute in (False, True) if checkpointing == "auto" else (checkpointing,):
             for micro in micro_batch_sizes:
                 setting = Setting(
-                    strategy=strategy, world_size=topology.world_size, micro_batch_size=micro, max_length=spec.data.max_length,
-                    gradient_checkpointing=recompute, quantization=spec.model.quantization,
-                    element_bytes=4 if precision == "fp32" else 2, gpu=topology.device == "gpu",
+                    strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro,
+                    world_size=topology.world_size, max_length=spec.data.max_length,
+                    quantization=spec.model.quantization, element_bytes=4 if precision == "fp32" else 2,
+                    gpu=topology.device == "gpu",
                 )  # fmt: skip
-                parts = components(architecture, adapter, setting)
-                peak = sum(parts.values())
-                found.append(
-                    Candidate(
-                        strategy=strategy,
-                        gradient_checkpointing=recompute,
-                        micro_batch_size=micro,
-                        peak_bytes=peak,
-                        components=parts,
-                        fits=peak <= SAFE_SHARE * topology.memory_bytes,
-                    )  # fmt: skip
-                )
+                found.append(_candidate(spec, architecture, topology, setting))
     return found, refused
+
+
+def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
+    adapter = architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
+    parts = components(architecture, adapter, setting)
+    peak = sum(parts.values())
+    return Candidate(
+        strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,
+        micro_batch_size=setting.micro_batch_size, peak_bytes=peak, components=parts,
+        fits=peak <= SAFE_SHARE * topology.memory_bytes,
+    )  # fmt: skip
 
 
 def _pointless(strategy: Strategy, topology: Topology) -> bool:
     """Never chosen unless asked for.
 
-    fsdp2 does the same as zero3, which is older in the field; one device has nothing to shard over; a CPU process has no
-    other memory to offload to.
+    fsdp2 does the same as zero3, which is older in the field; one device has nothing to shard over; a CPU process has
+    no other memory to offload to.
     """
     alone = topology.world_size == 1 and strategy in ("zero2", "zero3")
     return strategy == "fsdp2" or alone or (topology.device == "cpu" and strategy in OFFLOADS)

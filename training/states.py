@@ -1,9 +1,8 @@
 """Adapter and optimizer as whole tensors by parameter name, whatever engine holds them, and back.
 
 So a checkpoint does not know the strategy that wrote it: one from ZeRO-3 on eight GPUs continues on one. For LoRA
-this is
-cheap: rank 8 on a 14B model is 35 million parameters, 420 MB with both Adam moments. Every rank must call these
-functions.
+this is cheap: rank 8 on a 14B model is 35 million parameters, 420 MB with both Adam moments. Every rank must call
+these functions.
 """
 
 from typing import Any

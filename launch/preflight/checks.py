@@ -11,7 +11,8 @@ from launch.model_files import find, hub_name, problems
 from launch.plan import amount
 from launch.preflight.result import Check, Context, Result
 
-# Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since DeepSpeed 0.19.5.
+# Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since
+# DeepSpeed 0.19.5.
 MINIMUM = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.15", "peft": "0.20", "datasets": "4.0"}
 DEEPSPEED, BITSANDBYTES = ("deepspeed", "0.19.5"), ("bitsandbytes", "0.50")
 
@@ -74,7 +75,7 @@ def memory(context: Context) -> Result:
     if topology.device == "cpu":
         return _host_memory(plan.peak_bytes * topology.devices_per_node, "free memory or use fewer processes")
     if plan.offload:
-        adapter = 12 * plan.architecture.lora_parameters(plan.spec.lora.rank, plan.spec.lora.target_modules)
+        adapter = 12 * plan.adapter_parameters
         base = 2 * plan.architecture.parameters if plan.strategy == "zero3_offload" else 0
         host = _host_memory(base + adapter, "free host memory, or use a strategy without offload")
         if host.status == "fail":
@@ -152,10 +153,10 @@ def storage(context: Context) -> Result:
             evidence=f"{parent}: {error.strerror or error}",
             fix="choose another place with --run-dir",
         )
-    spec, architecture = context.plan.spec, context.plan.architecture
-    # fp32 adapter and two moments in every kept checkpoint and in the one being written, and 64 MiB of logs and tokens.
-    checkpoint = 12 * architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
-    needed = checkpoint * (spec.training.save_total_limit + 2) + GIB // 16
+    # fp32 adapter and two moments in each of the newest checkpoints, in the best one kept beside them and in the one being
+    # written, and 64 MiB of logs and tokens.
+    checkpoint = 12 * context.plan.adapter_parameters
+    needed = checkpoint * (context.plan.spec.training.save_total_limit + 2) + GIB // 16
     status = "fail" if free < needed else "pass"
     evidence = f"{parent} can be written; {amount(free)} free, {amount(needed)} needed for checkpoints"
     return Result(

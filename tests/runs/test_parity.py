@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Workspace, accelerate_launch, command, losses, muster, read_rows
+from launch.local import free_port
+from tests.conftest import Finished, Workspace, accelerate_launch, command, losses, muster, read_rows
 
 STRATEGIES = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 TOLERANCE = 1e-4
@@ -102,3 +103,25 @@ def test_a_rendered_file_works_without_muster_run(single: Path, base_workspace: 
     again = command(*launcher, "--config_file", prepared / "rendered/accelerate.yaml", "-m", "training", prepared)
     assert again.code == 0, again.err
     assert "finished" in again.err
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+def test_two_launchers_make_one_world(strategy: str, single: Path, base_workspace: Workspace) -> None:
+    """The multi-node files, as typed on two nodes: here two launchers on one machine, one process each."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    spec, run = base_workspace.spec("parity"), base_workspace.root / f"nodes-{strategy}"
+    port = free_port()
+
+    def node(rank: int) -> Finished:
+        config = f"accelerate_configs/{strategy}_multi_node.yaml"
+        launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", config)
+        place = ("--machine_rank", rank, "--main_process_ip", "127.0.0.1", "--main_process_port", port)
+        return command(*launcher, *place, "--num_processes", 2, "-m", "training", spec, "--run-dir", run)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(node, (0, 1))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    plan = json.loads((run / "plan.json").read_text())
+    assert (plan["topology"]["nodes"], plan["world_size"]) == (2, 2)
+    assert relative_difference(run, single) < TOLERANCE

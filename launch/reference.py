@@ -1,0 +1,47 @@
+"""docs/spec.md from the spec's own types: `python -m launch.reference > docs/spec.md`."""
+
+from typing import Any
+
+from launch.spec import RunSpec
+
+INTRODUCTION = """# The spec
+
+One YAML file says what a run is. Every key with its default; unknown keys, values of the wrong type, contradictions and
+values that nothing would read are errors, all told at once with file:line:column. `-s key.path=value` overrides one value
+on the command line; `muster schema` prints the JSON Schema for editors.
+
+Written by `python -m launch.reference`.
+"""
+
+
+def reference() -> str:
+    """The whole page as Markdown."""
+    parts = [INTRODUCTION]
+    top = {name: info for name, info in RunSpec.model_fields.items() if not hasattr(info.annotation, "model_fields")}
+    parts.append(_table("", top))
+    for name, info in RunSpec.model_fields.items():
+        fields = getattr(info.annotation, "model_fields", None)
+        if fields:
+            parts.append(f"## {name}\n\n{(info.annotation.__doc__ or '').splitlines()[0] if info.annotation else ''}\n")
+            parts.append(_table(f"{name}.", fields))
+    return "\n".join(parts)
+
+
+def _table(prefix: str, fields: dict[str, Any]) -> str:
+    lines = ["| key | default | what |", "| --- | --- | --- |"]
+    for name, info in fields.items():
+        default = "required" if info.is_required() else f"`{_shown(info)}`"
+        description = " ".join((info.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{prefix}{name}` | {default} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(info: Any) -> str:
+    value = info.get_default(call_default_factory=True)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

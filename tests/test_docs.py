@@ -1,0 +1,42 @@
+"""What the documents say is what the code says."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.errors import ExitCode
+from launch.reference import reference
+from tests.conftest import ROOT, muster
+
+
+def test_the_reference_of_the_spec_comes_from_its_types() -> None:
+    assert (ROOT / "docs/spec.md").read_text() == reference(), "run: python -m launch.reference > docs/spec.md"
+
+
+def test_every_exit_code_is_documented() -> None:
+    page = (ROOT / "docs/runs.md").read_text()
+    for code in ExitCode:
+        assert f"| {int(code)} | " in page
+
+
+@pytest.mark.parametrize("command", ["plan", "preflight", "run", "schema"])
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"muster {command}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spec", "gpus", "strategy", "global_batch"),
+    [
+        ("qwen-7b-chat-24gb.yaml", "RTX4090-24GB", "single", 16),
+        ("qwen-14b-8gpu.yaml", "8xA100-80GB", "ddp", 128),
+        ("qwen-14b-2x8gpu-slurm.yaml", "8xA100-80GB", "ddp", 128),
+    ],
+)
+def test_each_example_is_valid_and_fits_its_hardware(spec: str, gpus: str, strategy: str, global_batch: int) -> None:
+    import json
+
+    done = muster("plan", Path("examples", spec), "--gpus", gpus, "--json")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    assert (plan["strategy"], plan["global_batch_size"]) == (strategy, global_batch)
+    assert plan["peak_bytes"] < 0.8 * plan["topology"]["memory_bytes"]
