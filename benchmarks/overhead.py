@@ -2,10 +2,10 @@
 
     python benchmarks/overhead.py [--pairs 5] [--steps 30] [--json FILE]
 
-One process. Both loops train copies of one small LoRA model on the same micro-batches with the same optimizer and clipping,
-in turn (A B A B ...), so that a machine whose speed drifts slows both. Printed: the median of the ratios, pair by pair.
-The muster side is AdapterTrainer as a worker runs it, with its recorder writing the ledger, metrics every 25 steps,
-and no checkpoint or evaluation inside the measured steps (neither is the loop's own).
+One process. Both loops train copies of one small LoRA model on the same micro-batches with the same optimizer and
+clipping, in turn (A B A B ...), so that a machine whose speed drifts slows both. Printed: the median of the ratios,
+pair by pair. The muster side is AdapterTrainer as a worker runs it, with its recorder writing the ledger, metrics every
+25 steps, and no checkpoint or evaluation inside the measured steps (neither is the loop's own).
 """
 
 import argparse
@@ -101,7 +101,8 @@ def main() -> None:
     spec = parse_spec(
         f"name: overhead\nmodel: {{variant: {base}}}\nlora: {{dropout: 0.0}}\n"
         f"data: {{train: {ROOT}/examples/security-rag/train.jsonl, max_length: 2048, packing: false}}\n"
-        f"training: {{max_steps: {options.steps}, micro_batch_size: 2, gradient_accumulation_steps: 4, optimizer: adamw_torch, warmup_ratio: 0.0}}\n",
+        f"training: {{max_steps: {options.steps}, micro_batch_size: 2, gradient_accumulation_steps: 4,"
+        " optimizer: adamw_torch, warmup_ratio: 0.0}\n",
         "overhead",
     )
     plan = resolve(spec, read_architecture(str(base)), topology(spec.cluster))
@@ -124,14 +125,14 @@ def main() -> None:
                 ratios.append(first / second)
                 ours.append(first)
                 bare.append(second)
-                print(
-                    f"pair {pair}: muster {first * 1000:.1f} ms, bare {second * 1000:.1f} ms a step, ratio {first / second:.3f}",
-                    file=sys.stderr,
-                )
+                both = f"muster {first * 1000:.1f} ms, bare {second * 1000:.1f} ms a step"
+                print(f"pair {pair}: {both}, ratio {first / second:.3f}", file=sys.stderr)
     result = {
-        "ratio_median": round(statistics.median(ratios), 4), "ratio_min": round(min(ratios), 4), "ratio_max": round(max(ratios), 4),
+        "ratio_median": round(statistics.median(ratios), 4),
+        "ratio_min": round(min(ratios), 4), "ratio_max": round(max(ratios), 4),
         "muster_ms": round(1000 * statistics.median(ours), 2), "bare_ms": round(1000 * statistics.median(bare), 2),
-        "pairs": options.pairs, "steps": options.steps, "cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine(),
+        "pairs": options.pairs, "steps": options.steps,
+        "cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     print(json.dumps(result, indent=2))

@@ -1,9 +1,8 @@
-"""The commands. The only place that prints and exits; everything slow is imported inside a command."""
+"""The commands. The only place that writes to stdout and exits; everything slow is imported inside a command."""
 
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,8 @@ import typer
 from launch.errors import ConflictError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from launch.plan import Plan
     from launch.preflight import Result
     from launch.rundir import RunDir
@@ -48,7 +49,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 @app.command()
 def plan(
     spec: SpecFile,
-    overrides: Overrides = [],  # noqa: B006 - typer reads the default, nothing changes it
+    overrides: Overrides = [],
     gpus: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +75,7 @@ def plan(
 
 
 @app.command()
-def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory = None, as_json: AsJson = False) -> None:  # noqa: B006
+def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory = None, as_json: AsJson = False) -> None:
     """Check that a spec can run on this machine."""
     from launch.preflight import verdict
     from launch.screen import checks_view, console
@@ -82,7 +83,7 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
     resolved = _resolve(spec, overrides)
     results = _checks(resolved, _run_dir(resolved, run_dir))
     if as_json:
-        _print_json({"status": verdict(results), "checks": [result.model_dump() for result in results]})
+        _print_json(_checks_document(results))
     else:
         console(stderr=False).print(checks_view(results))
     if verdict(results) == "fail":
@@ -92,7 +93,7 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
 @app.command()
 def run(
     spec: SpecFile,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     run_dir: RunDirectory = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, the rendered files and the command, and run nothing.")
@@ -105,11 +106,8 @@ def run(
     ] = "auto",
 ) -> None:
     """Plan, check and train on this machine."""
-    from launch.claim import claim, finished, prepare_run
-    from launch.journal import write_json
-    from launch.local import run_attempt
-    from launch.preflight import verdict
-    from launch.screen import checks_view, console, plan_view
+    from launch.claim import claim, finished
+    from launch.screen import console, plan_view
 
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise UsageError(f"--resume {resume}: not a checkpoint directory; allowed: auto, never, or the path of one")
@@ -117,8 +115,9 @@ def run(
     place = _run_dir(resolved, run_dir)
     if resolved.topology.nodes > 1:
         raise PreflightError(
-            f"cluster.nodes is {resolved.topology.nodes}, and muster run trains on this machine alone: start accelerate launch with"
-            f" accelerate_configs/{resolved.strategy}_multi_node.yaml on every node, or use -s cluster.nodes=1"
+            f"cluster.nodes is {resolved.topology.nodes}, and muster run trains on this machine alone:"
+            f" start accelerate launch with accelerate_configs/{resolved.strategy}_multi_node.yaml on every node,"
+            " or use -s cluster.nodes=1"
         )
     if dry_run:
         _dry_run(resolved, place, resume)
@@ -128,21 +127,8 @@ def run(
     claim(place, resolved, resume)
     if finished(place) and resume != "never":
         _say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
-        print(place.adapter)
-        return
-    _check_data(resolved)
-    results = _checks(resolved, place)
-    screen.print(checks_view(results))
-    if verdict(results) == "fail":
-        raise PreflightError("the checks failed; nothing was started")
-    prepare_run(place, resolved, resume)
-    write_json(place.preflight, {"status": verdict(results), "checks": [result.model_dump() for result in results]})
-    code, reason = run_attempt(resolved, place, resume, screen)
-    if code != ExitCode.DONE:
-        attempt = place.attempt(place.last_attempt()).root
-        _say(reason if code == ExitCode.STOPPED else _as_error(reason), f"logs: {attempt}")
-        raise typer.Exit(code)
-    _say(f"done: run directory {place.root}")
+    else:
+        _check_and_train(resolved, place, resume, screen)
     print(place.adapter)
 
 
@@ -191,6 +177,29 @@ def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
     return RunDir((run_dir or Path("runs", resolved.name)).resolve())
 
 
+def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Console") -> None:
+    """Raises typer.Exit with the attempt's exit code when that is not 0."""
+    from launch.claim import prepare_run
+    from launch.journal import write_json
+    from launch.local import run_attempt
+    from launch.preflight import verdict
+    from launch.screen import checks_view
+
+    _check_data(resolved)
+    results = _checks(resolved, place)
+    screen.print(checks_view(results))
+    if verdict(results) == "fail":
+        raise PreflightError("the checks failed; nothing was started")
+    prepare_run(place, resolved, resume)
+    write_json(place.preflight, _checks_document(results))
+    code, reason = run_attempt(resolved, place, resume, screen)
+    if code != ExitCode.DONE:
+        attempt = place.attempt(place.last_attempt()).root
+        _say(reason if code == ExitCode.STOPPED else _as_error(reason), f"logs: {attempt}")
+        raise typer.Exit(code)
+    _say(f"done: run directory {place.root}")
+
+
 def _check_data(resolved: "Plan") -> None:
     """Reads every row: a bad one is named now, before a model is loaded."""
     from training.data.formats import read
@@ -204,6 +213,12 @@ def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
     from launch.preflight import CHECKS, Context, run_checks
 
     return run_checks(Context(plan=resolved, run=place), CHECKS)
+
+
+def _checks_document(results: "list[Result]") -> dict[str, Any]:
+    from launch.preflight import verdict
+
+    return {"status": verdict(results), "checks": [result.model_dump() for result in results]}
 
 
 def _dry_run(resolved: "Plan", place: "RunDir", resume: str) -> None:
@@ -223,12 +238,8 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """The `muster` command. A user's mistake is one message and an exit code, never a traceback."""
-    _guarded(app)
-
-
-def _guarded(command: Callable[[], Any]) -> None:
     try:
-        command()
+        app()
     except MusterError as error:
         _say(_as_error(str(error)))
         sys.exit(error.exit_code)

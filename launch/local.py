@@ -27,67 +27,58 @@ from launch.rundir import RunDir
 LOOK_SECONDS = 0.2
 # A disk with less is full: neither a log line's block nor a failure file fits any more.
 FULL_BYTES = 1 << 20
-# Set by a launcher for its workers. Left over from another launch they would make ours believe that it is part of that one.
-_FOREIGN = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+# Set by a launcher for its workers. Left over from another launch, they would make ours believe that it is part of it.
+_FOREIGN_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 _FOREIGN_NAMES = {
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "DS_ACCELERATOR",
-}
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR",
+}  # fmt: skip
 
 
 def run_attempt(plan: Plan, run: RunDir, resume: str, console: Console) -> tuple[ExitCode, str]:
     """Trains once. Returns the exit code and the reason in words; both are in the attempt's outcome.json as well."""
     attempt = run.attempt(run.last_attempt() + 1)
     attempt.root.mkdir(parents=True)
-    write_json(attempt.root / "plan.json", plan.model_dump(mode="json"))
+    write_json(attempt.plan, plan.model_dump(mode="json"))
     run.stop.unlink(missing_ok=True)
     argv = launch_argv(plan, run.root, run.accelerate, attempt.number, free_port(), resume)
     began = time.time()
-    writer = subprocess.Popen(
-        [sys.executable, "-m", "launch.redact", str(attempt.launcher_log)],
-        stdin=subprocess.PIPE,
-        env=environment(os.environ),
-        start_new_session=True,
-    )
-    launcher = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=writer.stdin,
-        stderr=writer.stdin,
-        env=environment(os.environ),
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )
-    assert writer.stdin is not None
-    writer.stdin.close()
-    stopper = _Stopper(run, launcher, console)
-    with stopper, Follower(run, console) as follower:
+    launcher, writer = _start(argv, attempt.launcher_log)
+    with _Stopper(run, launcher, console), Follower(run, console) as follower:
         while launcher.poll() is None:
             follower.look()
             time.sleep(LOOK_SECONDS)
     writer.wait()
-    ended = [row["event"] for row in rows(run.events) if row["time"] >= began]
+    told = {row["event"] for row in rows(run.events) if row["time"] >= began}
     code, reason = outcome(
         launcher.returncode, read_failures(attempt), plan.world_size,
-        stopped="stopped" in ended, finished=finished(run), disk_full=shutil.disk_usage(run.root).free < FULL_BYTES,
+        stopped="stopped" in told, finished=finished(run), disk_full=shutil.disk_usage(run.root).free < FULL_BYTES,
     )  # fmt: skip
-    ending = {
-        "exit_code": int(code),
-        "class": code.name.lower(),
-        "reason": reason,
-        "returncode": launcher.returncode,
-        "seconds": round(time.time() - began, 1),
-    }
+    kind = code.name.lower()
+    ending = {"exit_code": int(code), "class": kind, "reason": reason, "returncode": launcher.returncode}
     with contextlib.suppress(OSError):  # on a full disk the exit code and the message are all that can be left
-        if code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in ended:
-            event(run.events, "failed", **{"class": code.name.lower(), "message": reason})
-        write_json(attempt.outcome, ending)
+        if code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in told:
+            event(run.events, "failed", **{"class": kind, "message": reason})
+        write_json(attempt.outcome, {**ending, "seconds": round(time.time() - began, 1)})
     return code, reason
+
+
+def _start(argv: list[str], log: Path) -> "tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]":
+    """The launcher, and the process that writes what it prints to its log.
+
+    Each leads a session of its own, so that Ctrl-C reaches this process alone.
+    """
+    variables = environment(os.environ)
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "launch.redact", str(log)],
+        stdin=subprocess.PIPE, env=variables, start_new_session=True,
+    )  # fmt: skip
+    launcher = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=writer.stdin, stderr=writer.stdin,
+        env=variables, start_new_session=True, preexec_fn=die_with_parent,
+    )  # fmt: skip
+    assert writer.stdin is not None
+    writer.stdin.close()
+    return launcher, writer
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:
@@ -96,7 +87,9 @@ def environment(outer: Mapping[str, str]) -> dict[str, str]:
     With PYTHONSAFEPATH a folder called training/ where the user stands cannot take the place of ours.
     """
     kept = {
-        name: value for name, value in outer.items() if not name.startswith(_FOREIGN) and name not in _FOREIGN_NAMES
+        name: value
+        for name, value in outer.items()
+        if name not in _FOREIGN_NAMES and not name.startswith(_FOREIGN_PREFIXES)
     }
     packages = str(Path(__file__).resolve().parent.parent)
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, outer.get("PYTHONPATH"))))

@@ -7,8 +7,8 @@ from launch.spec import RunSpec
 INTRODUCTION = """# The spec
 
 One YAML file says what a run is. Every key with its default; unknown keys, values of the wrong type, contradictions and
-values that nothing would read are errors, all told at once with file:line:column. `-s key.path=value` overrides one value
-on the command line; `muster schema` prints the JSON Schema for editors.
+values that nothing would read are errors, all told at once with file:line:column. `-s key.path=value` overrides one
+value on the command line; `muster schema` prints the JSON Schema for editors.
 
 Written by `python -m launch.reference`.
 """

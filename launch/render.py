@@ -17,13 +17,18 @@ from launch.spec import Strategy
 
 SHARED: tuple[Strategy, ...] = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 AUTO = "auto"
+# Sections of a DeepSpeed file that say what the plan decides; all others are free.
+DECIDED = (
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+    "bf16", "fp16",
+)  # fmt: skip
 
 
 def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, Any]:
     """DeepSpeed's JSON for a ZeRO strategy; with a plan all values are numbers, without one the run's own are "auto".
 
-    Buckets are hidden_size^2 elements as transformers' own "auto" makes them: DeepSpeed's default of 5e8 would cost 1 to
-    2 GB that LoRA gradients never fill. There is no optimizer block, so that training.optimizer is the one that runs.
+    Buckets are hidden_size^2 elements as transformers' own "auto" makes them: DeepSpeed's default of 5e8 would cost 1
+    to 2 GB that LoRA gradients never fill. There is no optimizer block, so that training.optimizer is what runs.
     """
     offload, stage = strategy.endswith("_offload"), 3 if strategy.startswith("zero3") else 2
     hidden = plan.architecture.hidden_size if plan else 0
@@ -62,10 +67,6 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
 def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list[str]]:
     """Somebody's DeepSpeed JSON with each "auto" filled in from the plan, and what in it contradicts the plan."""
     resolved = deepspeed_config(plan.strategy, plan)
-    decided = {
-        "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-        "bf16", "fp16",
-    }  # fmt: skip
     contradictions: list[str] = []
     if "optimizer" in given or "scheduler" in given:
         contradictions.append(
@@ -84,12 +85,12 @@ def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any
             if ours is None:
                 contradictions.append(f'{path}: "auto", but the plan has no value for it; remove it')
             return ours
-        if path.split(".")[0] in decided and ours is not None and value != ours:
+        if path.split(".")[0] in DECIDED and ours is not None and value != ours:
             contradictions.append(f"{path}: the file says {json.dumps(value)}, the plan says {json.dumps(ours)}")
         return value
 
     completed = fill({key: value for key, value in given.items() if key != "comment"}, resolved, "")
-    return {**{key: resolved[key] for key in decided}, **completed}, contradictions
+    return {**{key: resolved[key] for key in DECIDED}, **completed}, contradictions
 
 
 def accelerate_config(
@@ -140,7 +141,6 @@ def deepspeed_text(config: dict[str, Any]) -> str:
 
 def shipped() -> dict[str, str]:
     """The files of accelerate_configs/ and ds_configs/, by relative path. `python -m launch.render` writes them."""
-    files = {}
     single = "accelerate_configs/single.yaml"
     note = "One GPU, or the CPU where there is none."
     files = {single: accelerate_text(accelerate_config("single", 1, 1), _by_hand(single), note)}
@@ -167,11 +167,9 @@ def rendered(plan: Plan, deepspeed_file: Path) -> dict[str, str]:
     """The run's own files by name: accelerate.yaml, and deepspeed.json where DeepSpeed runs."""
     topology = plan.topology
     config = accelerate_config(plan.strategy, topology.nodes, topology.devices_per_node, str(deepspeed_file))
-    root = deepspeed_file.parent.parent
-    command = shlex.join(
-        ["accelerate", "launch", "--config_file", str(root / "rendered/accelerate.yaml"), "-m", "training", str(root)]
-    )
-    files = {"accelerate.yaml": accelerate_text(config, command)}
+    accelerate_file, run_dir = deepspeed_file.with_name("accelerate.yaml"), deepspeed_file.parent.parent
+    argv = ["accelerate", "launch", "--config_file", str(accelerate_file), "-m", "training", str(run_dir)]
+    files = {accelerate_file.name: accelerate_text(config, shlex.join(argv))}
     if plan.zero_stage:
         files["deepspeed.json"] = deepspeed_text(deepspeed_config(plan.strategy, plan))
     return files

@@ -45,7 +45,10 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """{event, time, ...}: started, checkpoint_refused, resumed, verified, saved, best_loaded, stopped, finished, failed."""
+        """{event, time, ...}: a row for each thing that happened.
+
+        started, checkpoint_refused, resumed, verified, saved, best_loaded, stopped, finished, failed.
+        """
         return self.root / "events.jsonl"
 
     @property
@@ -107,7 +110,7 @@ class Attempt:
 
     @property
     def plan(self) -> Path:
-        """The plan that this attempt ran, which may differ from the last attempt's in what it ran on."""
+        """What this attempt ran; another attempt of the same run may use other hardware."""
         return self.root / "plan.json"
 
     @property

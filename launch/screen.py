@@ -30,14 +30,14 @@ def plan_view(plan: Plan) -> RenderableType:
 
 def _plan_rows(plan: Plan) -> dict[str, str]:
     model, lora, training, topology = plan.spec.model, plan.spec.lora, plan.spec.training, plan.topology
-    size = f"{plan.architecture.parameters:,} parameters, quantization {model.quantization}"
+    base = f"{plan.architecture.parameters:,} parameters, quantization {model.quantization}"
     shape = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}"
     nodes, devices = plural(topology.nodes, "node"), plural(plan.world_size, "device")
     share = f"{plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation"
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
     checkpointing = "on" if plan.gradient_checkpointing else "off"
     return {
-        "model": f"{model.variant} ({size})",
+        "model": f"{model.variant} ({base})",
         "adapter": f"LoRA {shape}: {plan.adapter_parameters:,} trainable parameters",
         "devices": f"{nodes} x {topology.devices_per_node} {topology.device_name}",
         "strategy": plan.reason,

@@ -4,6 +4,7 @@ import re
 
 # Tokens of the services that a training job talks to, and passwords inside URLs. The prefixes are the providers' own.
 SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bwandb_v1_[A-Za-z0-9_-]{20,}"
+    r"\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bwandb_v1_[A-Za-z0-9_-]{20,}"
     r"|\b[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/\s:@]*:[^/\s]+|[^/\s:@]{16,})@"
 )

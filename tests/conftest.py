@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = (
-    "token session cookie header policy cipher nonce certificate firewall subnet replica bucket role image registry "
-    "pipeline signature alert triage evidence timeline patch severity owner backup restore prompt passage citation"
-).split()
+WORDS = [
+    "token", "session", "cookie", "header", "policy", "cipher", "nonce", "certificate", "firewall", "subnet", "replica",
+    "bucket", "role", "image", "registry", "pipeline", "signature", "alert", "triage", "evidence", "timeline", "patch",
+    "severity", "owner", "backup", "restore", "prompt", "passage", "citation",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Workspace:
             "lora": {"dropout": 0.0},
             "data": {"train": "train.jsonl", "eval": "eval.jsonl", "max_length": 320, "packing": False},
             "training": {
-                "epochs": 2, "micro_batch_size": 2, "global_batch_size": 4, "learning_rate": 5.0e-3, "optimizer": "adamw_torch",
-                "log_steps": 1, "save_steps": 4,
+                "epochs": 2, "micro_batch_size": 2, "global_batch_size": 4, "learning_rate": 5.0e-3,
+                "optimizer": "adamw_torch", "log_steps": 1, "save_steps": 4,
             },
         }  # fmt: skip
         for section, changes in sections.items():
@@ -98,12 +99,13 @@ def make_base(directory: Path, kind: str = "qwen2") -> None:
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    shape = dict(
-        vocab_size=len(fast), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, max_position_embeddings=512, tie_word_embeddings=False, eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
+    config = (Qwen2Config if kind == "qwen2" else Qwen3Config)(
+        vocab_size=len(fast), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=False,
+        eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**shape)) if kind == "qwen2" else Qwen3ForCausalLM(Qwen3Config(**shape))
+    model = (Qwen2ForCausalLM if kind == "qwen2" else Qwen3ForCausalLM)(config)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)
 

@@ -9,7 +9,7 @@ from launch import discover
 from launch.hardware import GIB
 from launch.model_files import find, hub_name, problems
 from launch.plan import amount
-from launch.preflight.result import Check, Context, Result
+from launch.preflight.result import Check, Context, Result, Status
 
 # Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since
 # DeepSpeed 0.19.5.
@@ -21,9 +21,9 @@ def packages(context: Context) -> Result:
     """Versions from package metadata: importing them would take seconds."""
     needed = dict(MINIMUM)
     if context.plan.zero_stage:
-        needed |= dict([DEEPSPEED])
+        needed.update([DEEPSPEED])
     if context.plan.optimizer.startswith("paged") or context.plan.spec.model.quantization != "none":
-        needed |= dict([BITSANDBYTES])
+        needed.update([BITSANDBYTES])
     found, wrong = [], []
     for name, minimum in needed.items():
         try:
@@ -51,22 +51,13 @@ def devices(context: Context) -> Result:
         found = discover.gpus()
         status = "pass" if len(found) >= topology.devices_per_node else "fail"
         names = ", ".join(sorted({gpu.name for gpu in found})) or "none"
-        return Result(
-            name="devices",
-            family="gpu",
-            status=status,
-            evidence=f"{len(found)} GPUs ({names}), {topology.devices_per_node} planned",
-            fix="" if status == "pass" else "lower cluster.devices_per_node",
-        )
+        evidence = f"{len(found)} GPUs ({names}), {topology.devices_per_node} planned"
+        fix = "" if status == "pass" else "lower cluster.devices_per_node"
+        return Result(name="devices", family="gpu", status=status, evidence=evidence, fix=fix)
     cores, processes = discover.cpu_count(), topology.devices_per_node
     evidence = f"no GPU planned; {processes} CPU process{'es' if processes > 1 else ''} on {cores} cores"
-    return Result(
-        name="devices",
-        family="node",
-        status="warn" if processes > cores else "pass",
-        evidence=evidence,
-        fix="lower cluster.devices_per_node" if processes > cores else "",
-    )
+    status, fix = ("warn", "lower cluster.devices_per_node") if processes > cores else ("pass", "")
+    return Result(name="devices", family="node", status=status, evidence=evidence, fix=fix)
 
 
 def memory(context: Context) -> Result:
@@ -129,43 +120,37 @@ def storage(context: Context) -> Result:
     root = context.run.root
     parent = next(path for path in (root, *root.parents) if path.is_dir())
     if root.exists() and not root.is_dir():
-        return Result(
-            name="storage",
-            family="storage",
-            status="fail",
-            evidence=f"{root} is a file",
-            fix="choose another place with --run-dir",
-        )
-    probe = parent / f".muster-probe-{os.getpid()}"
+        return _storage("fail", f"{root} is a file", "choose another place with --run-dir")
+    try:
+        _write_probe(parent / f".muster-probe-{os.getpid()}")
+        free = shutil.disk_usage(parent).free
+    except OSError as error:
+        return _storage("fail", f"{parent}: {error.strerror or error}", "choose another place with --run-dir")
+    # fp32 adapter and two moments in each of the newest checkpoints, in the best one kept beside them and in the one
+    # being written, and 64 MiB of logs and tokens.
+    checkpoint = 12 * context.plan.adapter_parameters
+    needed = checkpoint * (context.plan.spec.training.save_total_limit + 2) + GIB // 16
+    evidence = f"{parent} can be written; {amount(free)} free, {amount(needed)} needed for checkpoints"
+    if free < needed:
+        return _storage("fail", evidence, "free space, or choose another place with --run-dir")
+    return _storage("pass", evidence)
+
+
+def _storage(status: Status, evidence: str, fix: str = "") -> Result:
+    return Result(name="storage", family="storage", status=status, evidence=evidence, fix=fix)
+
+
+def _write_probe(probe: Path) -> None:
+    """Writes, syncs, renames and removes a file. Raises OSError, and leaves nothing behind."""
     try:
         with open(probe, "wb") as file:
             file.write(b"probe")
             os.fsync(file.fileno())
         probe.rename(renamed := Path(f"{probe}-renamed"))
         renamed.unlink()
-        free = shutil.disk_usage(parent).free
-    except OSError as error:
+    except OSError:
         probe.unlink(missing_ok=True)
-        return Result(
-            name="storage",
-            family="storage",
-            status="fail",
-            evidence=f"{parent}: {error.strerror or error}",
-            fix="choose another place with --run-dir",
-        )
-    # fp32 adapter and two moments in each of the newest checkpoints, in the best one kept beside them and in the one being
-    # written, and 64 MiB of logs and tokens.
-    checkpoint = 12 * context.plan.adapter_parameters
-    needed = checkpoint * (context.plan.spec.training.save_total_limit + 2) + GIB // 16
-    status = "fail" if free < needed else "pass"
-    evidence = f"{parent} can be written; {amount(free)} free, {amount(needed)} needed for checkpoints"
-    return Result(
-        name="storage",
-        family="storage",
-        status=status,
-        evidence=evidence,
-        fix="free space, or choose another place with --run-dir" if free < needed else "",
-    )
+        raise
 
 
 def _release(version: str) -> tuple[int, ...]:

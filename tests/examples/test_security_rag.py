@@ -1,4 +1,4 @@
-"""The example's data files are what build.py makes of the documents and questions, and keep what the data card promises."""
+"""The example's data files are what build.py makes of its sources, and keep what the data card promises."""
 
 import importlib.util
 import json
@@ -18,7 +18,8 @@ FILES = ("train.jsonl", "eval.jsonl")
 def _build() -> ModuleType:
     """build.py by its path: the folder's name has a dash, so it cannot be imported."""
     spec = importlib.util.spec_from_file_location("security_rag_build", FOLDER / "build.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -65,13 +66,15 @@ def test_a_row_shows_its_oracles_and_one_distractor(rows: dict[str, list[dict[st
     for row in rows["train.jsonl"] + rows["eval.jsonl"]:
         question, ids = questions[row["id"]], [document["id"] for document in row["documents"]]
         needed = set(question["oracle"] or [question["about"]])
-        assert needed < set(ids) and len(ids) == len(set(ids)) == len(needed) + 1, row["id"]
+        assert needed < set(ids), row["id"]
+        assert len(ids) == len(set(ids)) == len(needed) + 1, row["id"]
 
 
 def test_an_answer_cites_documents_of_its_row(rows: dict[str, list[dict[str, Any]]]) -> None:
     for row in rows["train.jsonl"] + rows["eval.jsonl"]:
         cited = set(re.findall(r"\[([^\]]+)\]", row["answer"]))
-        assert cited and cited <= shown([row]), row["id"]
+        assert cited, row["id"]
+        assert cited <= shown([row]), row["id"]
 
 
 def test_no_evaluation_document_is_seen_in_training(rows: dict[str, list[dict[str, Any]]]) -> None:

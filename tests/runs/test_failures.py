@@ -44,7 +44,8 @@ def test_a_complete_run_directory(workspace: Workspace) -> None:
     assert [row["step"] for row in evaluations] == [0, 10, 20, 22]
     assert [row["step"] for row in steps] == list(range(1, 23))
     assert set(steps[0]) == {
-        "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "step_seconds", "mfu", "gpu_memory_peak_bytes", "time",
+        "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "step_seconds", "mfu",
+        "gpu_memory_peak_bytes", "time",
     }  # fmt: skip
     started = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "started")
     assert steps[-1]["tokens"] == 2 * started["data"]["tokens"]
@@ -73,9 +74,10 @@ def test_secrets_reach_no_file(workspace: Workspace) -> None:
     leaky.mkdir()
     (leaky / "sitecustomize.py").write_text(
         "import os, threading, time\n"
+        "key, token = os.environ.get('WANDB_API_KEY'), os.environ.get('HF_TOKEN')\n"
         "def leak():\n"
         "    while True:\n"
-        "        os.write(2, f\"GET https://user:{os.environ.get('WANDB_API_KEY')}@host/ {os.environ.get('HF_TOKEN')}\\n\".encode())\n"
+        "        os.write(2, f'GET https://user:{key}@host/ {token}\\n'.encode())\n"
         "        time.sleep(0.05)\n"
         "threading.Thread(target=leak, daemon=True).start()\n"
     )
@@ -148,6 +150,14 @@ def test_a_worker_that_is_not_what_was_planned_stops_with_1_naming_both_values(w
     assert "engine: the plan says ddp, this worker has single" in lines
 
 
+def fill_up(path: Path) -> None:
+    """Writes until the disk takes no more, and raises what it says then."""
+    with open(path, "wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+
+
 def test_a_full_disk_ends_with_9_and_keeps_what_was_saved(workspace: Workspace) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
@@ -160,10 +170,8 @@ def test_a_full_disk_ends_with_9_and_keeps_what_was_saved(workspace: Workspace) 
         def fill() -> bool:
             if not (run / "checkpoints/step-000004").exists():
                 return False
-            with open(ballast, "wb") as file, pytest.raises(OSError, match="No space left"):
-                while True:
-                    file.write(bytes(1 << 16))
-                    file.flush()
+            with pytest.raises(OSError, match="No space left"):
+                fill_up(ballast)
             return True
 
         argv: list[object] = [

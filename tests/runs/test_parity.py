@@ -30,7 +30,7 @@ def relative_difference(run: Path, reference: Path) -> float:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_workspace: Workspace) -> None:
-    """Engine, world size, precision and batch are asserted by the worker itself (engine.verify) and by the plan here."""
+    """Engine, world size, precision and batch are asserted by the worker itself (engine.verify), and here as well."""
     run = base_workspace.root / strategy
     options = ("-s", f"cluster.strategy={strategy}", "-s", "cluster.devices_per_node=2")
     done = muster("run", base_workspace.spec("parity"), "--run-dir", run, *options)

@@ -13,7 +13,8 @@ class Collator:
     """Pads on the right to the longest sequence of the micro-batch.
 
     Packed sequences carry position ids that restart with each document and no attention mask: transformers then
-    builds the block-diagonal mask, so that documents cannot see one another. An empty micro-batch becomes one ignored token.
+    builds the block-diagonal mask, so that documents cannot see one another. An empty micro-batch becomes one
+    ignored token.
     """
 
     pad_token_id: int

@@ -41,7 +41,7 @@ class Statistics:
 
 
 class Sequences:
-    """Tokenised sequences by index; `ids[index]` names the samples in one, `lengths[index]` counts each one's tokens."""
+    """Tokenised sequences by index: `ids[index]` names the samples in one, `lengths[index]` each sample's tokens."""
 
     def __init__(self, folder: Path):
         self.rows = datasets.load_from_disk(str(folder / "rows")).with_format("python")
