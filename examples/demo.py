@@ -21,12 +21,17 @@ QUESTION = "sc-vendor-risk-q1"
 def main() -> None:
     subprocess.run([sys.executable, ROOT / "examples/tiny_base.py", BASE], check=True)
     shutil.rmtree(RUN, ignore_errors=True)  # the demo's own; a run of yours is never removed
-    done = subprocess.run([sys.executable, "-m", "launch", "run", ROOT / "examples/demo.yaml", "--run-dir", RUN], cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "run", ROOT / "examples/demo.yaml", "--run-dir", RUN], cwd=ROOT
+    )
     if done.returncode:
         sys.exit(done.returncode)
     evaluations = [row["eval_loss"] for row in map(json.loads, (RUN / "metrics.jsonl").open()) if "eval_loss" in row]
     before, after = evaluations[0], evaluations[-1]
-    print(f"\nevaluation loss on unseen documents: {before:.3f} before, {after:.3f} after ({100 * (after / before - 1):+.0f} %)", flush=True)
+    print(
+        f"\nevaluation loss on unseen documents: {before:.3f} before, {after:.3f} after ({100 * (after / before - 1):+.0f} %)",
+        flush=True,
+    )
     show_answers()
     print(f"\nrun directory: {RUN.relative_to(ROOT)} (adapter, metrics, ledger of samples, logs)")
 

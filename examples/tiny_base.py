@@ -31,12 +31,14 @@ RAG = Path(__file__).resolve().parent / "security-rag"
 SEED = 42
 VOCABULARY = 3072
 HIDDEN, HEAD, LAYERS = 256, 64, 2
-# (steps, sequences a step, tokens a sequence): copying is learnt on short sequences, then stretched to the length of the rows.
-PHASES = ((140, 4, 288), (80, 2, 1024))
+# Steps, sequences a step, tokens of each, documents in it, sentences of each: copying is learnt on short texts, then stretched to a row's length.
+PHASES = ((140, 4, 288, 2, 2), (80, 2, 1024, 4, 4))
 LEARNING_RATE = 3e-3
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # Both as in Qwen2.
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CHAT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
@@ -64,9 +66,14 @@ def make_tokenizer(documents: list[Document]) -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"), bytes_only])
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
-    inner.train_from_iterator((f"[{document['id']}] {document['title']}\n{document['text']}" for document in documents), trainer)
+    inner.train_from_iterator(
+        (f"[{document['id']}] {document['title']}\n{document['text']}" for document in documents), trainer
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=list(SPECIAL[1:]),
         clean_up_tokenization_spaces=False, model_max_length=2048,
@@ -81,13 +88,15 @@ class Passages:
     def __init__(self, documents: list[Document], tokenizer: Any):
         self.documents, self.tokenizer, self.random = documents, tokenizer, random.Random(SEED)
         self.sentences = [_sentences(document["text"]) for document in documents]
-        self.words = sorted({word for sentences in self.sentences for sentence in sentences for word in sentence.split()})
+        self.words = sorted(
+            {word for sentences in self.sentences for sentence in sentences for word in sentence.split()}
+        )
 
-    def draw(self, length: int) -> tuple[list[int], int]:
+    def draw(self, length: int, documents: int, sentences: int) -> tuple[list[int], int]:
         """`length` tokens, and how many of them are the documents."""
-        shown = [self._document(length // 180 + 1) for _ in range(length // 240 + 1)]
-        head = "\n\n".join(f"[{name}] {title}\n{' '.join(sentences)}" for name, title, sentences in shown)
-        pairs = [(name, sentence) for name, _, sentences in shown for sentence in sentences]
+        shown = [self._document(sentences) for _ in range(documents)]
+        head = "\n\n".join(f"[{name}] {title}\n{' '.join(text)}" for name, title, text in shown)
+        pairs = [(name, sentence) for name, _, text in shown for sentence in text]
         # Each sentence once before any comes twice, so that it is the documents which are copied.
         again = self.random.sample(pairs, len(pairs)) + self.random.choices(pairs, k=length // 10)
         text = head + "\n" + "".join(f"\n{sentence.rstrip('.')} [{name}]." for name, sentence in again)
@@ -99,14 +108,26 @@ class Passages:
         index = self.random.randrange(len(self.documents))
         document, sentences = self.documents[index], self.sentences[index]
         start = self.random.randrange(len(sentences))
-        mixed = [" ".join(self._word() if self.random.random() < 0.2 else word for word in sentence.split()) for sentence in sentences[start : start + size]]
-        name = "-".join(re.sub("[^a-z]", "", self._word().lower()) or "x" for _ in range(2)) if self.random.random() < 0.7 else document["id"]
+        mixed = [
+            " ".join(self._word() if self.random.random() < 0.2 else word for word in sentence.split())
+            for sentence in sentences[start : start + size]
+        ]
+        name = (
+            "-".join(re.sub("[^a-z]", "", self._word().lower()) or "x" for _ in range(2))
+            if self.random.random() < 0.7
+            else document["id"]
+        )
         return name, document["title"], mixed
 
     def _word(self) -> str:
         """A word of the documents, or two halves of words: evaluation brings words that were never seen."""
         word = self.random.choice(self.words)
-        return word if self.random.random() < 0.7 else word[: self.random.randint(1, len(word))] + self.random.choice(self.words)[-self.random.randint(1, 6) :]
+        return (
+            word
+            if self.random.random() < 0.7
+            else word[: self.random.randint(1, len(word))]
+            + self.random.choice(self.words)[-self.random.randint(1, 6) :]
+        )
 
 
 def _sentences(text: str) -> list[str]:
@@ -161,14 +182,16 @@ def train(model: Any, passages: Passages) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     shapes = [shape for steps, *shape in PHASES for _ in range(steps)]
     began = time.monotonic()
-    for step, (sequences, length) in enumerate(shapes):
-        drawn = [passages.draw(length) for _ in range(sequences)]
+    for step, (sequences, *shape) in enumerate(shapes):
+        drawn = [passages.draw(*shape) for _ in range(sequences)]
         ids = torch.tensor([ids for ids, _ in drawn])
         weights = torch.ones(ids[:, 1:].shape)
         for row, (_, documents) in enumerate(drawn):
             weights[row, :documents] = 0.3
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(weights.shape)
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(
+            weights.shape
+        )
         ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 15) * (1 - 0.9 * step / len(shapes))
@@ -176,7 +199,11 @@ def train(model: Any, passages: Passages) -> None:
         optimizer.zero_grad()
         if (step + 1) % 20 == 0:
             repeated = losses[weights == 1].mean().item()
-            print(f"step {step + 1} of {len(shapes)}: loss of repeated text {repeated:.2f}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1} of {len(shapes)}: loss of repeated text {repeated:.2f}, {time.monotonic() - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def fingerprint(documents: list[Document]) -> str:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,9 @@ from launch.plan import Plan
 from launch.render import rendered
 from launch.rundir import RunDir
 from launch.spec import training_identity
+
+# A second `muster run` that looks whether the lock is free holds it for an instant itself.
+LOCK_SECONDS = 1.0
 
 
 def claim(run: RunDir, plan: Plan, resume: str) -> None:
@@ -52,12 +56,12 @@ def trained_by(run: RunDir) -> str | None:
     try:
         with open(run.lock, encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
     except BlockingIOError:
         with open(run.lock, encoding="utf-8") as lock:
             return _holder(lock)
-    except OSError:
-        return None
+    except OSError:  # no lock file yet, or storage without locks: `hold` will say
+        pass
+    return None
 
 
 def hold(run: RunDir) -> IO[str]:
@@ -66,11 +70,20 @@ def hold(run: RunDir) -> IO[str]:
     Raises UsageError when somebody else has it.
     """
     lock = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        raise _busy(run, _holder(lock)) from None
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise _busy(run, _holder(lock)) from None
+            time.sleep(0.05)
+        except OSError as error:
+            raise HostError(
+                f"{run.lock}: this storage has no file locks ({error.strerror}); choose another with --run-dir"
+            ) from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()

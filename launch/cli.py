@@ -13,6 +13,7 @@ from launch.errors import ConflictError, ExitCode, MusterError, NoPlanError, Pre
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from launch.hardware import Topology
     from launch.plan import Plan
     from launch.preflight import Result
     from launch.rundir import RunDir
@@ -148,11 +149,11 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     from launch.specfile import place, read_spec
 
     spec = read_spec(spec_file, overrides)
-    if gpus:
-        _warn_of_what_is_set_aside(spec.cluster, gpus)
     if nodes is not None:
         spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
     here = parse_gpus(gpus, spec.cluster.nodes) if gpus else topology(spec.cluster)
+    if gpus:
+        _warn_of_what_is_set_aside(spec.cluster, gpus, here)
     try:
         resolved = resolve(spec, read_architecture(spec.model.variant), here)
     except ConflictError as error:
@@ -164,10 +165,11 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     return resolved
 
 
-def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str) -> None:
+def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str, here: "Topology") -> None:
     for key in ("device", "devices_per_node"):
         value = getattr(cluster, key)
-        if key in cluster.model_fields_set and str(value) not in ("auto", "gpu", gpus.split("x")[0]):
+        planned = "gpu" if key == "device" else here.devices_per_node
+        if key in cluster.model_fields_set and value not in ("auto", planned):
             _say(f"warning: --gpus {gpus} is planned for, not cluster.{key}: {value}")
 
 

@@ -11,6 +11,7 @@ MusterError                      exit code
 +-- NumericalError                7   loss or weights are no longer finite
 +-- CommunicationError            8   ranks cannot reach one another
 +-- HostError                     9   host memory or disk
+|   +-- DamagedCheckpoint         9   files that are not the ones a checkpoint's manifest names
 +-- WorkerError                  10   a worker ended for another reason
 +-- PlanMismatch                  1   the worker got something else than the plan promised
 +-- Stopped                      75   stopped on purpose, resumable
@@ -116,6 +117,10 @@ class CommunicationError(MusterError):
 
 class HostError(MusterError):
     exit_code = ExitCode.HOST
+
+
+class DamagedCheckpoint(HostError):
+    """A checkpoint whose files are not the ones that its manifest names."""
 
 
 class WorkerError(MusterError):

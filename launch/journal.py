@@ -88,7 +88,7 @@ def scrub(value: Any) -> Any:
         if isinstance(item, str):
             return redact(item, secrets)
         if isinstance(item, dict):
-            return {key: clean(inner) for key, inner in item.items()}
+            return {clean(key): clean(inner) for key, inner in item.items()}
         return [clean(inner) for inner in item] if isinstance(item, list | tuple) else item
 
     return clean(value)

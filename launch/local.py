@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from launch.diagnose import outcome, read_failures
 from launch.errors import ExitCode
 from launch.journal import event, rows, write_json
 from launch.plan import Plan
-from launch.processes import die_with_parent
+from launch.processes import die_with_parent, log_writer
 from launch.progress import Follower
 from launch.render import launch_argv
 from launch.rundir import RunDir
@@ -68,10 +67,7 @@ def _start(argv: list[str], log: Path) -> "tuple[subprocess.Popen[bytes], subpro
     Each leads a session of its own, so that Ctrl-C reaches this process alone.
     """
     variables = environment(os.environ)
-    writer = subprocess.Popen(
-        [sys.executable, "-m", "launch.redact", str(log)],
-        stdin=subprocess.PIPE, env=variables, start_new_session=True,
-    )  # fmt: skip
+    writer = log_writer(log, variables)
     launcher = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=writer.stdin, stderr=writer.stdin,
         env=variables, start_new_session=True, preexec_fn=die_with_parent,

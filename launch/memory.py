@@ -14,6 +14,8 @@ from launch.spec import SHARDS_BASE, Quantization, Strategy
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # CUDA context, cuBLAS workspaces and NCCL buffers of one process.
 FRAMEWORK_BYTES = 1.2 * GIB
+# A logit at the loss's peak: itself in bf16, its fp32 copy, log-softmax, and the first of their gradients.
+LOGIT_BYTES = 12
 # What the caching allocator reserves beyond what is allocated.
 FRAGMENTATION = 0.04
 
@@ -40,7 +42,7 @@ def components(architecture: Architecture, adapter_parameters: int, setting: Set
         "base weights": _base(architecture, setting),
         "adapter, gradients, optimizer": _adapter(adapter_parameters, setting),
         "activations": _activations(architecture, tokens, setting),
-        "logits and loss": tokens * architecture.vocab_size * 12,
+        "logits and loss": tokens * architecture.vocab_size * LOGIT_BYTES,
     }
     if setting.gpu:
         parts["framework"] = int(FRAMEWORK_BYTES)

@@ -51,7 +51,7 @@ def _why_unknown(variant: str) -> str:
 def find(variant: str) -> Path | None:
     """The directory of a variant's files: local, or the Hugging Face cache's newest snapshot; None without either."""
     name = hub_name(variant)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # a name too long for a path is no directory, where Path.is_dir() raises
         return Path(name)
     cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
         os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
@@ -75,7 +75,7 @@ def problems(variant: str) -> list[str]:
             f" Use its successor {successor}"
         ]
     name, directory = hub_name(variant), find(variant)
-    if not Path(name).is_dir() and not _offline():
+    if not os.path.isdir(name) and not _offline():
         return []  # loading fetches what the cache has not
     if directory is None:
         return [

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib.metadata
+import os
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -99,13 +100,13 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
     """Relative paths start at the spec's folder, so that a spec means the same wherever it is run from."""
 
     def absolute(value: str) -> str:
-        return str((folder / FilePath(value).expanduser()).resolve())
+        return str((folder / os.path.expanduser(value)).resolve())
 
     data = spec.data.model_copy(
         update={"train": absolute(spec.data.train), "eval": absolute(spec.data.eval) if spec.data.eval else None}
     )
     model = spec.model
-    if looks_like_path(model.variant) or (folder / model.variant).is_dir():
+    if looks_like_path(model.variant) or os.path.isdir(folder / model.variant):
         model = model.model_copy(update={"variant": absolute(model.variant)})
     return spec.model_copy(update={"data": data, "model": model})
 

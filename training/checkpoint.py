@@ -22,14 +22,10 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from launch.errors import HostError, MusterError, NumericalError, UsageError
+from launch.errors import DamagedCheckpoint, HostError, NumericalError, UsageError
 from launch.rundir import RunDir
 
 MANIFEST = "manifest.json"
-
-
-class DamagedCheckpoint(MusterError):
-    """A checkpoint whose files are not the ones that its manifest names."""
 
 
 def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]], texts: Mapping[str, str]) -> int:

@@ -17,6 +17,7 @@ from launch.discover import cpu_count
 from launch.errors import CommunicationError, PlanMismatch, UsageError
 from launch.plan import Plan, differences
 from launch.spec import Strategy
+from training.states import innermost
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -168,7 +169,6 @@ def observe(trainer: Any) -> dict[str, Any]:
 
 
 def promised(plan: Plan) -> dict[str, Any]:
-    spec = plan.spec
     return {
         "world_size": plan.world_size,
         "engine": plan.strategy,
@@ -179,7 +179,7 @@ def promised(plan: Plan) -> dict[str, Any]:
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "global_batch_size": plan.global_batch_size,
         "optimizer": plan.optimizer,
-        "trainable_parameters": plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules),
+        "trainable_parameters": plan.adapter_parameters,
     }
 
 
@@ -196,8 +196,7 @@ def verify(plan: Plan, trainer: Any) -> dict[str, Any]:
 
 def optimizer_name(optimizer: Any) -> str:
     """The innermost optimizer in the spec's words."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
+    optimizer = innermost(optimizer)
     if type(optimizer).__module__.startswith("bitsandbytes"):
         return (
             "paged_adamw_32bit"

@@ -31,6 +31,8 @@ class Recorder(TrainerCallback):
         self.plan, self.run, self.ranks, self.train = plan, run, control, train
         self.steps_per_epoch = steps_per_epoch
         self.writes = control.rank == 0
+        rows = [length for lengths in train.lengths for length in lengths]
+        self.mean_length = sum(rows) / len(rows)
         self.indices: list[int] = []
         self.tokens = 0
         self.stopped = False
@@ -116,13 +118,11 @@ class Recorder(TrainerCallback):
             control.should_save = True  # the best adapter must be on disk when the run stops early
 
     def _mfu(self, tokens_per_second: float) -> float | None:
-        topology, spec = self.plan.topology, self.plan.spec
+        topology = self.plan.topology
         if topology.flops is None:
             return None
-        adapter = self.plan.architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
-        rows = [length for lengths in self.train.lengths for length in lengths]
-        needed = flops_per_token(self.plan.architecture, adapter, sum(rows) / len(rows)) * tokens_per_second
-        return round(needed / (topology.flops * topology.world_size), 4)
+        needed = flops_per_token(self.plan.architecture, self.plan.adapter_parameters, self.mean_length)
+        return round(needed * tokens_per_second / (topology.flops * topology.world_size), 4)
 
 
 @contextlib.contextmanager
@@ -139,10 +139,7 @@ def sampling(run: RunDir, here: bool) -> Iterator[None]:
 
 
 class ResourceSampler(threading.Thread):
-    """Writes a row per GPU of this node to resources.jsonl every `interval` seconds
-
-    one row of the host where there is none.
-    """
+    """Every `interval` seconds a row per GPU of this node to resources.jsonl, or one row of a host without any."""
 
     def __init__(self, run: RunDir, interval: float = 5.0):
         super().__init__(name="resources", daemon=True)
@@ -151,8 +148,9 @@ class ResourceSampler(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for row in self._sample():
-                append(self.run_dir.resources, row)
+            with contextlib.suppress(OSError):  # a full disk is the run's to report
+                for row in self._sample():
+                    append(self.run_dir.resources, row)
             if self.ended.wait(self.interval):
                 return
 

@@ -39,7 +39,7 @@ def scatter_adapter(parameters: Named, tensors: Tensors) -> None:
 
 def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
     """Both Adam moments of each parameter, and the number of updates they have seen."""
-    inner = _innermost(optimizer)
+    inner = innermost(optimizer)
     keys = _keys(inner)
     tensors = {}
     for name, parameter in parameters:
@@ -50,7 +50,7 @@ def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
 
 def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updates: int) -> None:
     """Puts the moments back into an optimizer that has not stepped yet."""
-    inner = _innermost(optimizer)
+    inner = innermost(optimizer)
     keys = _keys(inner)
     _create_states(optimizer, inner, updates)
     zero = _zero_optimizer(optimizer)
@@ -154,7 +154,7 @@ def _cpu(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to(device="cpu", dtype=torch.float32).clone(memory_format=torch.contiguous_format)
 
 
-def _innermost(optimizer: Any) -> Any:
+def innermost(optimizer: Any) -> Any:
     """accelerate's and DeepSpeed's wrappers each hold the next one as `.optimizer`."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

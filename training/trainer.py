@@ -1,5 +1,6 @@
 """transformers.Trainer with muster's order of samples, evaluation and checkpoints. The loop itself is transformers'."""
 
+import dataclasses
 import json
 import math
 import time
@@ -21,6 +22,7 @@ from training.data.labels import IGNORED
 from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
+from training.model import adapter_parameters
 from training.monitoring import Recorder
 from training.states import gather_adapter, gather_optimizer, scatter_adapter, scatter_optimizer
 
@@ -75,7 +77,7 @@ def training_arguments(
 class AdapterTrainer(Trainer):
     """Order, evaluation and checkpoints of muster on transformers' loop.
 
-    `resume_from` is a good checkpoint directory or None.
+    train(resume_from_checkpoint=PATH) continues from a good checkpoint directory of muster's own format.
     """
 
     def __init__(
@@ -167,8 +169,7 @@ class AdapterTrainer(Trainer):
     # Checkpoints
 
     def adapter_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        model = self.accelerator.unwrap_model(self.model)
-        return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        return adapter_parameters(self.accelerator.unwrap_model(self.model))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         began = time.monotonic()
@@ -192,11 +193,7 @@ class AdapterTrainer(Trainer):
             texts |= {"progress.json": json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
             size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
             self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
-            checkpoint.keep_newest(
-                self.run_dir,
-                self.args.save_total_limit or self.plan.spec.training.save_total_limit,
-                self.best_checkpoint(),
-            )
+            checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, self.best_checkpoint())
         # No rank may run ahead of a save that failed: it would train steps that no checkpoint will ever hold.
         self.ranks.share(None)
         self.recorder.paused += time.monotonic() - began
@@ -210,11 +207,8 @@ class AdapterTrainer(Trainer):
         for callback in [*self.callback_handler.callbacks, self.control]:
             if hasattr(callback, "state") and callable(callback.state):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-        path = self.run_dir.root / ".trainer_state.json"
-        self.state.save_to_json(str(path))
-        text = path.read_text(encoding="utf-8")
-        path.unlink()
-        return text
+        # TrainerState.save_to_json writes exactly this; the checkpoint writes its files itself.
+        return json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """transformers would load an engine's own format here

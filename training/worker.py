@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -12,11 +11,12 @@ from typing import Any, NoReturn
 
 from launch.claim import claim, finished, hold, prepare_run
 from launch.diagnose import classify
+from launch.discover import topology
 from launch.errors import ConflictError, ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
 from launch.model_files import read_architecture
 from launch.plan import Plan, as_launched, resolve
-from launch.processes import die_with_parent
+from launch.processes import die_with_parent, log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
@@ -116,8 +116,6 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
     spec = read_spec(target, arguments.set)
     nodes = max(1, place.world_size // place.local_world_size)
     spec, warnings = as_launched(spec, place.strategy, nodes, place.local_world_size)
-    from launch.discover import topology
-
     try:
         plan = resolve(spec, read_architecture(spec.model.variant), topology(spec.cluster))
     except ConflictError as error:
@@ -147,18 +145,9 @@ def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
 
 
 def _redirect(log: Path) -> Any:
-    """Sends everything this process prints, C libraries included, to its log without secrets; returns the terminal.
-
-    The log is written by a process of its own, so that the last lines of a worker that is killed still arrive.
-    """
+    """Sends everything this process prints, C libraries included, to its log; returns the terminal."""
     console = os.fdopen(os.dup(2), "w")
-    writer = subprocess.Popen(
-        [sys.executable, "-m", "launch.redact", str(log)],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    writer = log_writer(log)
     assert writer.stdin is not None
     sys.stdout.flush()
     sys.stderr.flush()

@@ -41,7 +41,9 @@ def documents() -> dict[str, Document]:
 def questions() -> list[Row]:
     """Every question, in the order of the files and of their lines."""
     paths = sorted((HERE / "questions").glob("*.jsonl"))
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def drawn(ids: list[str], purpose: str) -> list[str]:
@@ -66,7 +68,9 @@ def rows() -> dict[str, list[Row]]:
         others = [name for name in splits[homes[0]] if name not in needed]
         chosen = needed + drawn(others, f"distractors {question['id']}")[:DISTRACTORS]
         shown = [library[name] for name in drawn(chosen, f"order {question['id']}")]
-        written[homes[0]].append({"id": question["id"], "question": question["question"], "documents": shown, "answer": question["answer"]})
+        written[homes[0]].append(
+            {"id": question["id"], "question": question["question"], "documents": shown, "answer": question["answer"]}
+        )
     return written
 
 
@@ -77,7 +81,9 @@ def files() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write train.jsonl and eval.jsonl from documents/ and questions/.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file differs from what would be written")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file differs from what would be written"
+    )
     check = parser.parse_args().check
     stale = 0
     for name, text in files().items():

@@ -67,7 +67,8 @@ def memory(context: Context) -> Result:
         return _host_memory(plan.peak_bytes * topology.devices_per_node, "free memory or use fewer processes")
     if plan.offload:
         adapter = 12 * plan.adapter_parameters
-        base = 2 * plan.architecture.parameters if plan.strategy == "zero3_offload" else 0
+        element = 4 if plan.precision == "fp32" else 2
+        base = element * plan.architecture.parameters if plan.strategy == "zero3_offload" else 0
         host = _host_memory(base + adapter, "free host memory, or use a strategy without offload")
         if host.status == "fail":
             return host

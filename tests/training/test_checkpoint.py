@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.errors import NumericalError, UsageError
+from launch.errors import DamagedCheckpoint, NumericalError, UsageError
 from launch.rundir import RunDir
 from tests.conftest import ROOT, environment
-from training.checkpoint import DamagedCheckpoint, adapter_files, check_directory, choose, keep_newest, write_directory
+from training.checkpoint import adapter_files, check_directory, choose, keep_newest, write_directory
 
 TENSORS = {"a.safetensors": {"x": torch.arange(6.0)}}
 TEXTS = {"progress.json": "{}"}
