@@ -7,9 +7,11 @@ evaluation questions are about documents that neither the base nor the adapter h
 """
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ def main() -> None:
     evaluations = [row["eval_loss"] for row in map(json.loads, (RUN / "metrics.jsonl").open()) if "eval_loss" in row]
     before, after = evaluations[0], evaluations[-1]
     print(
-        f"\nevaluation loss on unseen documents: {before:.3f} before, {after:.3f} after ({100 * (after / before - 1):+.0f} %)",
+        f"\nevaluation loss on unseen documents: {before:.3f} before, {after:.3f} after ("
+        f"{100 * (after / before - 1):+.0f} %)",
         flush=True,
     )
     show_answers()
@@ -38,14 +41,16 @@ def main() -> None:
 
 def show_answers() -> None:
     """One evaluation question, answered by the base alone and with the adapter."""
+    logging.disable(logging.WARNING)  # libraries' notes on optional kernels
+    warnings.simplefilter("ignore")
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from training.data.formats import read
 
-    logging.set_verbosity_error()
-    torch.manual_seed(0)
+    disable_progress_bar()
     row = next(row for row in read(ROOT / "examples/security-rag/eval.jsonl") if row.id == QUESTION)
     *prompt, (_, expected) = row.messages
     tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -55,7 +60,13 @@ def show_answers() -> None:
 
     def answer() -> str:
         with torch.no_grad():
-            tokens = model.generate(**inputs, max_new_tokens=60, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+            tokens = model.generate(
+                **inputs,
+                max_new_tokens=60,
+                do_sample=False,
+                no_repeat_ngram_size=3,
+                pad_token_id=tokenizer.pad_token_id,
+            )
         return str(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 
     print(f"\nquestion:  {prompt[-1][1].rsplit('Question: ', 1)[1]}")

@@ -3,8 +3,10 @@
     python examples/tiny_base.py DIR
 
 A Qwen2 of 2.3 million parameters with its own byte-level tokenizer and Qwen's chat template. It has read the training
-documents of security-rag and nothing else: no question, no answer, no chat, no evaluation document. What it learns is to
-continue text, above all text that stands earlier in the same context, since that is what answering from documents needs.
+documents of security-rag and nothing else: no question, no answer, no chat, no evaluation document. What it learns is
+to
+continue text, above all text that stands earlier in the same context, since that is what answering from documents
+needs.
 
 The same machine and number of threads give the same bytes. A DIR that this script has already made is left as it is.
 """
@@ -31,7 +33,8 @@ RAG = Path(__file__).resolve().parent / "security-rag"
 SEED = 42
 VOCABULARY = 3072
 HIDDEN, HEAD, LAYERS = 256, 64, 2
-# Steps, sequences a step, tokens of each, documents in it, sentences of each: copying is learnt on short texts, then stretched to a row's length.
+# Steps, sequences a step, tokens of each, documents in it, sentences of each: copying is learnt on short texts, then
+# stretched to a row's length.
 PHASES = ((140, 4, 288, 2, 2), (80, 2, 1024, 4, 4))
 LEARNING_RATE = 3e-3
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -50,9 +53,13 @@ Document = dict[str, str]
 
 
 def training_documents() -> list[Document]:
-    """The documents that build.py leaves to training. Its folder has a dash in its name, so it is loaded by its path."""
+    """The documents that build.py leaves to training.
+
+    Its folder has a dash in its name, so it is loaded by its path.
+    """
     spec = importlib.util.spec_from_file_location("security_rag_build", RAG / "build.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     return [document for name, document in build.documents().items() if name not in build.EVALUATION]
@@ -75,9 +82,13 @@ def make_tokenizer(documents: list[Document]) -> PreTrainedTokenizerFast:
         (f"[{document['id']}] {document['title']}\n{document['text']}" for document in documents), trainer
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=list(SPECIAL[1:]),
-        clean_up_tokenization_spaces=False, model_max_length=2048,
-    )  # fmt: skip
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL[1:]),
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
     tokenizer.chat_template = CHAT
     return tokenizer
 
@@ -104,7 +115,10 @@ class Passages:
         return ids[0], len(ids[1])
 
     def _document(self, size: int) -> tuple[str, str, list[str]]:
-        """Some sentences of a document in their order. A fifth of the words and most ids are random: they can only be copied, not known by heart."""
+        """Some sentences of a document in their order. A fifth of the words and most ids are random:
+
+        they can only be copied, not known by heart.
+        """
         index = self.random.randrange(len(self.documents))
         document, sentences = self.documents[index], self.sentences[index]
         start = self.random.randrange(len(sentences))
@@ -138,10 +152,20 @@ def _sentences(text: str) -> list[str]:
 def make_model(tokenizer: Any) -> Any:
     """Tied embeddings: a token that training rarely meets can then still be copied."""
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=640, num_hidden_layers=LAYERS, num_attention_heads=HIDDEN // HEAD,
-        num_key_value_heads=HIDDEN // HEAD, max_position_embeddings=2048, rope_theta=1e6, tie_word_embeddings=True, initializer_range=0.015,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        intermediate_size=640,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HIDDEN // HEAD,
+        num_key_value_heads=HIDDEN // HEAD,
+        max_position_embeddings=2048,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+        initializer_range=0.015,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     torch.manual_seed(SEED)
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
@@ -154,7 +178,8 @@ def make_model(tokenizer: Any) -> Any:
 def lay_copying_heads(model: Any) -> None:
     """Sets the first head of both layers so that together they continue a repeated text; training does the rest.
 
-    The first looks one token back and notes that token; the second looks for a note of the current token, and copies what
+    The first looks one token back and notes that token; the second looks for a note of the current token, and copies
+    what
     stands there. A model this small finds the pair by itself only after many times the minute that it has.
     """
     first, second = (layer.self_attn for layer in model.layers)
@@ -178,7 +203,10 @@ def lay_copying_heads(model: Any) -> None:
 
 
 def train(model: Any, passages: Passages) -> None:
-    """Plain language modelling. A token of the documents counts a third of a repeated one: most of it is noise that nothing predicts."""
+    """Plain language modelling. A token of the documents counts a third of a repeated one:
+
+    most of it is noise that nothing predicts.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     shapes = [shape for steps, *shape in PHASES for _ in range(steps)]
     began = time.monotonic()
@@ -200,7 +228,8 @@ def train(model: Any, passages: Passages) -> None:
         if (step + 1) % 20 == 0:
             repeated = losses[weights == 1].mean().item()
             print(
-                f"step {step + 1} of {len(shapes)}: loss of repeated text {repeated:.2f}, {time.monotonic() - began:.0f} s",
+                f"step {step + 1} of {len(shapes)}: loss of repeated text {repeated:.2f},"
+                f" {time.monotonic() - began:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )

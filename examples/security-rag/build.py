@@ -18,9 +18,20 @@ HERE = Path(__file__).resolve().parent
 SEED = 42
 # One document of each of the thirteen topics.
 EVALUATION = (
-    "web-security-headers", "id-privileged-access", "crypto-signatures", "net-ddos", "cloud-serverless", "ctr-secrets", "sc-vendor-risk",
-    "det-alert-triage", "ir-lessons", "for-cloud", "vm-pentest", "gov-continuity", "ml-evaluation",
-)  # fmt: skip
+    "web-security-headers",
+    "id-privileged-access",
+    "crypto-signatures",
+    "net-ddos",
+    "cloud-serverless",
+    "ctr-secrets",
+    "sc-vendor-risk",
+    "det-alert-triage",
+    "ir-lessons",
+    "for-cloud",
+    "vm-pentest",
+    "gov-continuity",
+    "ml-evaluation",
+)
 DISTRACTORS = 1
 
 Document = dict[str, str]

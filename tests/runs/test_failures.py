@@ -305,3 +305,16 @@ def test_one_process_is_the_fallback_of_any_spec_and_keeps_its_global_batch(work
         8,
         4,
     )
+
+
+def test_the_plan_of_a_dry_run_is_the_one_that_runs(workspace: Workspace) -> None:
+    spec, run = workspace.spec(training={"max_steps": 1, "epochs": None}), workspace.root / "planned"
+    dry = json.loads(muster("run", spec, "--run-dir", run, "--dry-run").out)
+    assert not run.exists()
+    assert muster("run", spec, "--run-dir", run).code == 0
+    planned, ran = dry["plan"], json.loads((run / "plan.json").read_text())
+    for plan in (planned, ran):  # what is free on the machine changes from second to second
+        plan["topology"].pop("memory_bytes")
+        plan.pop("reason")
+    assert planned == ran
+    assert dry["rendered"] == {path.name: path.read_text() for path in (run / "rendered").iterdir()}
