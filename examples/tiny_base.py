@@ -4,9 +4,7 @@
 
 A Qwen2 of 2.3 million parameters with its own byte-level tokenizer and Qwen's chat template. It has read the training
 documents of security-rag and nothing else: no question, no answer, no chat, no evaluation document. What it learns is
-to
-continue text, above all text that stands earlier in the same context, since that is what answering from documents
-needs.
+to continue text, above all text that stands earlier in the same context, since answering from documents needs that.
 
 The same machine and number of threads give the same bytes. A DIR that this script has already made is left as it is.
 """
@@ -24,17 +22,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-from transformers.utils import logging
-
 RAG = Path(__file__).resolve().parent / "security-rag"
 SEED = 42
 VOCABULARY = 3072
 HIDDEN, HEAD, LAYERS = 256, 64, 2
-# Steps, sequences a step, tokens of each, documents in it, sentences of each: copying is learnt on short texts, then
-# stretched to a row's length.
+# Steps, sequences a step, tokens of each, documents in it, sentences of each. Copying is learnt on short texts, then
+# stretched to the length of the rows.
 PHASES = ((140, 4, 288, 2, 2), (80, 2, 1024, 4, 4))
 LEARNING_RATE = 3e-3
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -50,6 +43,7 @@ CHAT = (
 )
 
 Document = dict[str, str]
+# torch and transformers are imported where they are used: to find that nothing is to be done takes no seconds then.
 
 
 def training_documents() -> list[Document]:
@@ -65,8 +59,11 @@ def training_documents() -> list[Document]:
     return [document for name, document in build.documents().items() if name not in build.EVALUATION]
 
 
-def make_tokenizer(documents: list[Document]) -> PreTrainedTokenizerFast:
+def make_tokenizer(documents: list[Document]) -> Any:
     """Byte-level BPE in Qwen2's manner, learnt from the documents."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     inner = Tokenizer(models.BPE())
     inner.normalizer = normalizers.NFC()
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -78,9 +75,7 @@ def make_tokenizer(documents: list[Document]) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    inner.train_from_iterator(
-        (f"[{document['id']}] {document['title']}\n{document['text']}" for document in documents), trainer
-    )
+    inner.train_from_iterator([f"[{known['id']}] {known['title']}\n{known['text']}" for known in documents], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
         eos_token="<|im_end|>",
@@ -115,9 +110,9 @@ class Passages:
         return ids[0], len(ids[1])
 
     def _document(self, size: int) -> tuple[str, str, list[str]]:
-        """Some sentences of a document in their order. A fifth of the words and most ids are random:
+        """An id, a title and some sentences of a document in their order.
 
-        they can only be copied, not known by heart.
+        A fifth of the words and most ids are made up, so that they can only be copied and not be known by heart.
         """
         index = self.random.randrange(len(self.documents))
         document, sentences = self.documents[index], self.sentences[index]
@@ -126,22 +121,17 @@ class Passages:
             " ".join(self._word() if self.random.random() < 0.2 else word for word in sentence.split())
             for sentence in sentences[start : start + size]
         ]
-        name = (
-            "-".join(re.sub("[^a-z]", "", self._word().lower()) or "x" for _ in range(2))
-            if self.random.random() < 0.7
-            else document["id"]
-        )
+        name = document["id"]
+        if self.random.random() < 0.7:
+            name = "-".join(re.sub("[^a-z]", "", self._word().lower()) or "x" for _ in range(2))
         return name, document["title"], mixed
 
     def _word(self) -> str:
-        """A word of the documents, or two halves of words: evaluation brings words that were never seen."""
+        """A word of the documents, or parts of two: evaluation brings words that were never seen."""
         word = self.random.choice(self.words)
-        return (
-            word
-            if self.random.random() < 0.7
-            else word[: self.random.randint(1, len(word))]
-            + self.random.choice(self.words)[-self.random.randint(1, 6) :]
-        )
+        if self.random.random() < 0.7:
+            return word
+        return word[: self.random.randint(1, len(word))] + self.random.choice(self.words)[-self.random.randint(1, 6) :]
 
 
 def _sentences(text: str) -> list[str]:
@@ -150,7 +140,10 @@ def _sentences(text: str) -> list[str]:
 
 
 def make_model(tokenizer: Any) -> Any:
-    """Tied embeddings: a token that training rarely meets can then still be copied."""
+    """The untrained model. Its embeddings are tied, so that a token which training rarely meets can still be copied."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,
@@ -178,10 +171,11 @@ def make_model(tokenizer: Any) -> Any:
 def lay_copying_heads(model: Any) -> None:
     """Sets the first head of both layers so that together they continue a repeated text; training does the rest.
 
-    The first looks one token back and notes that token; the second looks for a note of the current token, and copies
-    what
-    stands there. A model this small finds the pair by itself only after many times the minute that it has.
+    The first looks one token back and notes that token; the second looks for a note of the current token and copies
+    what stands there. Without it, a minute of training did not find the pair.
     """
+    import torch
+
     first, second = (layer.self_attn for layer in model.layers)
     match, note, copied = (torch.linalg.qr(torch.randn(HIDDEN, HIDDEN))[0] for _ in range(3))
     half = HEAD // 2
@@ -203,10 +197,9 @@ def lay_copying_heads(model: Any) -> None:
 
 
 def train(model: Any, passages: Passages) -> None:
-    """Plain language modelling. A token of the documents counts a third of a repeated one:
+    """Plain language modelling, but a token of the documents counts a third of a repeated one: little predicts it."""
+    import torch
 
-    most of it is noise that nothing predicts.
-    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     shapes = [shape for steps, *shape in PHASES for _ in range(steps)]
     began = time.monotonic()
@@ -217,22 +210,20 @@ def train(model: Any, passages: Passages) -> None:
         for row, (_, documents) in enumerate(drawn):
             weights[row, :documents] = 0.3
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(
-            weights.shape
-        )
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        losses = losses.view(weights.shape)
         ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 15) * (1 - 0.9 * step / len(shapes))
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % 20 == 0:
-            repeated = losses[weights == 1].mean().item()
-            print(
-                f"step {step + 1} of {len(shapes)}: loss of repeated text {repeated:.2f},"
-                f" {time.monotonic() - began:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            repeated, seconds = losses[weights == 1].mean().item(), time.monotonic() - began
+            report(f"step {step + 1} of {len(shapes)}: loss of repeated text {repeated:.2f}, {seconds:.0f} s")
+
+
+def report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def fingerprint(documents: list[Document]) -> str:
@@ -244,24 +235,31 @@ def main() -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     target = parser.parse_args().directory.resolve()
     documents = training_documents()
-    mark = target / "fingerprint"
-    if mark.is_file() and mark.read_text() == fingerprint(documents):
-        print(f"{target} is up to date", file=sys.stderr)
+    # Taken before training: an edit meanwhile must not pass for what was trained.
+    mark, made_from = target / "fingerprint", fingerprint(documents)
+    if mark.is_file() and mark.read_text() == made_from:
+        report(f"{target} is up to date")
         return
     if target.exists() and not mark.is_file():
         raise SystemExit(f"{target} exists and was not made by this script; give another directory")
-    logging.disable_progress_bar()
+    make(documents, target, made_from)
+
+
+def make(documents: list[Document], target: Path, made_from: str) -> None:
+    """Puts the trained model at `target`, under that name only when it is complete."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     tokenizer = make_tokenizer(documents)
     model = make_model(tokenizer)
     train(model, Passages(documents, tokenizer))
-    # Under its own name only when complete, so that a killed run leaves nothing that looks like a model.
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    (temporary / mark.name).write_text(fingerprint(documents))
+    (temporary / "fingerprint").write_text(made_from)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    print(f"{target}: {model.num_parameters():,} parameters", file=sys.stderr)
+    report(f"{target}: {model.num_parameters():,} parameters")
 
 
 if __name__ == "__main__":

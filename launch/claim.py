@@ -12,12 +12,15 @@ from pydantic import ValidationError
 from launch.errors import HostError, UsageError
 from launch.journal import write_text
 from launch.plan import Plan
+from launch.redact import secret_values
 from launch.render import rendered
 from launch.rundir import RunDir
-from launch.spec import training_identity
+from launch.spec import strings, training_identity
 
 # A second `muster run` that looks whether the lock is free holds it for an instant itself.
 LOCK_SECONDS = 1.0
+# A shorter value, such as `postgres`, may stand in a path by chance.
+LONG_SECRET = 16
 
 
 def claim(run: RunDir, plan: Plan, resume: str) -> None:
@@ -81,9 +84,7 @@ def hold(run: RunDir) -> IO[str]:
                 raise _busy(run, _holder(lock)) from None
             time.sleep(0.05)
         except OSError as error:
-            raise HostError(
-                f"{run.lock}: this storage has no file locks ({error.strerror}); choose another with --run-dir"
-            ) from None
+            raise HostError(f"{run.lock}: cannot be locked: {error.strerror}; use another --run-dir") from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()
@@ -118,6 +119,12 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
     spec.yaml holds what the spec gave and no defaults, so that it can be run again. Raises HostError when the directory
     cannot be written.
     """
+    for path, text in strings(plan.spec.model_dump()):
+        if any(secret in text for secret in secret_values(os.environ) if len(secret) >= LONG_SECRET):
+            raise UsageError(
+                f"{'.'.join(path)}: holds the value of a secret environment variable; it would be copied into the run"
+                " directory"
+            )
     try:
         if resume == "never" and run.plan.exists():
             _set_aside(run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.errors import ConflictError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
+from launch.errors import ConflictError, DataError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,13 +78,13 @@ def plan(
 @app.command()
 def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory = None, as_json: AsJson = False) -> None:
     """Check that a spec can run on this machine."""
-    from launch.preflight import verdict
+    from launch.preflight import document, verdict
     from launch.screen import checks_view, console
 
     resolved = _resolve(spec, overrides)
     results = _checks(resolved, _run_dir(resolved, run_dir))
     if as_json:
-        _print_json(_checks_document(results))
+        _print_json(document(results))
     else:
         console(stderr=False).print(checks_view(results))
     if verdict(results) == "fail":
@@ -184,16 +184,15 @@ def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Co
     from launch.claim import prepare_run
     from launch.journal import write_json
     from launch.local import run_attempt
-    from launch.preflight import verdict
+    from launch.preflight import document, require
     from launch.screen import checks_view
 
     _check_data(resolved)
     results = _checks(resolved, place)
     screen.print(checks_view(results))
-    if verdict(results) == "fail":
-        raise PreflightError("the checks failed; nothing was started")
+    require(results)
     prepare_run(place, resolved, resume)
-    write_json(place.preflight, _checks_document(results))
+    write_json(place.preflight, document(results))
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
@@ -207,20 +206,21 @@ def _check_data(resolved: "Plan") -> None:
     from training.data.formats import read
 
     data = resolved.spec.data
+    mistakes, hidden = [], 0
     for path in filter(None, (data.train, data.eval)):
-        read(path, data.format)
+        try:
+            read(path, data.format)
+        except DataError as error:
+            mistakes += error.mistakes
+            hidden += error.hidden
+    if mistakes:
+        raise DataError(mistakes, hidden)
 
 
 def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
     from launch.preflight import CHECKS, Context, run_checks
 
     return run_checks(Context(plan=resolved, run=place), CHECKS)
-
-
-def _checks_document(results: "list[Result]") -> dict[str, Any]:
-    from launch.preflight import verdict
-
-    return {"status": verdict(results), "checks": [result.model_dump() for result in results]}
 
 
 def _dry_run(resolved: "Plan", place: "RunDir", resume: str) -> None:

@@ -67,7 +67,7 @@ class Mistake:
 
 class _Mistakes(MusterError):
     def __init__(self, mistakes: Sequence[Mistake], hidden: int = 0):
-        self.mistakes = sorted(mistakes)
+        self.mistakes, self.hidden = sorted(mistakes), hidden
         lines = [str(mistake) for mistake in self.mistakes]
         if hidden:
             lines.append(f"and {hidden} more")

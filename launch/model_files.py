@@ -1,6 +1,7 @@
 """Where a model's files are, what config.json says, and which files are missing. Opens no weights."""
 
 import difflib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -91,6 +92,22 @@ def problems(variant: str) -> list[str]:
 
 def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def weights_identity(variant: str) -> str:
+    """A digest that changes with a model's config or weights.
+
+    Only their first and last MiB are read: all of 30 GB would take minutes.
+    """
+    directory = find(variant)
+    digest = hashlib.sha256(hub_name(variant).encode() if directory is None else b"")
+    for path in sorted([*directory.glob("*.safetensors"), directory / "config.json"]) if directory else []:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name} {size}".encode() + file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:20]
 
 
 def _weights(directory: Path) -> list[str]:

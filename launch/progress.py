@@ -1,6 +1,7 @@
 """Follows a run directory while its workers train: a bar on a terminal, a line per logged step elsewhere."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Follower:
         self.console = console
         self.events, self.samples, self.metrics = Tail(run.events), Tail(run.samples), Tail(run.metrics)
         self.total: int | None = None
+        self.began = time.time()
         self.bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(),
@@ -79,6 +81,8 @@ class Follower:
                 self.console.print(f"refused {row['reason']}; using the one before it")
 
     def _metrics(self, row: dict[str, Any]) -> None:
+        if row.get("time", self.began) < self.began:  # kept from an earlier attempt when a resume wrote the file anew
+            return
         if "eval_loss" in row:
             self.console.print(f"step {row['step']}: eval_loss {row['eval_loss']:.4f}")
             return

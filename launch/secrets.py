@@ -7,4 +7,5 @@ SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b"
     r"|\bwandb_v1_[A-Za-z0-9_-]{20,}"
     r"|\b[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/\s:@]*:[^/\s]+|[^/\s:@]{16,})@"
+    r"|[?&](?:token|access_token|api_key|key|sig|signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=[^&\s]{8,}"
 )

@@ -109,7 +109,7 @@ class TrainingSpec(Section):
     """Stop after this many evaluations without a better eval_loss and keep the best adapter. Needs data.eval."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass to save memory; `auto` lets the planner choose."""
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds the adapter, the order of the rows and dropout."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Any other field of transformers.TrainingArguments, checked against the installed version."""
@@ -209,6 +209,22 @@ DECIDED_ELSEWHERE = {
     "disable_tqdm": "muster's own progress bar",
     "ddp_find_unused_parameters": "the adapter, whose parameters are all used",
     "local_rank": "the launcher",
+    "dataloader_num_workers": "the data pipeline, which reads tokens that are ready",
+    "dataloader_pin_memory": "cluster.device",
+    "dataloader_persistent_workers": "the data pipeline",
+    "dataloader_prefetch_factor": "the data pipeline",
+    "gradient_checkpointing_kwargs": "training.gradient_checkpointing",
+    "activation_checkpointing_kwargs": "training.gradient_checkpointing",
+    "eval_accumulation_steps": "the evaluation, which keeps no logits",
+    "prediction_loss_only": "the evaluation, which keeps no logits",
+    "include_for_metrics": "the evaluation, which keeps no logits",
+    "batch_eval_metrics": "the evaluation, which keeps no logits",
+    "eval_do_concat_batches": "the evaluation, which keeps no logits",
+    "do_train": "the command",
+    "do_eval": "the command",
+    "do_predict": "the command",
+    "push_to_hub": "you, after looking at the adapter: hf upload",
+    "restore_callback_states_from_checkpoint": "--resume",
     "resume_from_checkpoint": "--resume",
     "hub_token": "the environment variable HF_TOKEN",
 }
@@ -269,17 +285,17 @@ def _secrets(spec: RunSpec) -> list[tuple[Path, str]]:
         "looks like a secret; a spec is copied into the run directory: pass it through the environment"
         " (HF_TOKEN, WANDB_API_KEY)"
     )
-    return [(path, message) for path, text in _strings(spec.model_dump()) if SECRET.search(text)]
+    return [(path, message) for path, text in strings(spec.model_dump()) if SECRET.search(text)]
 
 
-def _strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
+def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
     """Every string inside nested dicts and lists, with its path."""
     if isinstance(value, str):
         return [(path, value)]
     if isinstance(value, dict):
-        return [found for key, item in value.items() for found in _strings(item, (*path, str(key)))]
+        return [found for key, item in value.items() for found in strings(item, (*path, str(key)))]
     if isinstance(value, list | tuple):
-        return [found for index, item in enumerate(value) for found in _strings(item, (*path, str(index)))]
+        return [found for index, item in enumerate(value) for found in strings(item, (*path, str(index)))]
     return []
 
 

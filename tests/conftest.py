@@ -81,7 +81,7 @@ def write_rows(path: Path, count: int, prefix: str) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def make_base(directory: Path, kind: str = "qwen2") -> None:
+def make_base(directory: Path, kind: str = "qwen2", intermediate_size: int = 96) -> None:
     """A random model of the real architecture with a byte-level tokenizer and ChatML: 100 thousand parameters."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -95,12 +95,15 @@ def make_base(directory: Path, kind: str = "qwen2") -> None:
     trainer = BpeTrainer(vocab_size=480, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator([" ".join(WORDS), "system user assistant Question: Which is it? It is and"], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    # As a tokenizer that was used for training may have been saved: it must change nothing.
+    fast.backend_tokenizer.enable_truncation(64)
     fast.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     config = (Qwen2Config if kind == "qwen2" else Qwen3Config)(
-        vocab_size=len(fast), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(fast), hidden_size=64, intermediate_size=intermediate_size,
+        num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=False,
         eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,15 @@ from launch.rundir import RunDir
 MANIFEST = "manifest.json"
 
 
-def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]], texts: Mapping[str, str]) -> int:
+def write_directory(
+    target: Path,
+    tensors: Mapping[str, dict[str, torch.Tensor]],
+    texts: Mapping[str, str],
+    complete: Callable[[Path], None] | None = None,
+) -> int:
     """Writes files and their manifest so that `target` exists complete or not at all. Returns the bytes written.
+
+    `complete` may add files to the temporary directory, or refuse it by raising, before it gets its name.
 
     Raises HostError when the disk is full or refuses.
     """
@@ -41,6 +48,8 @@ def write_directory(target: Path, tensors: Mapping[str, dict[str, torch.Tensor]]
             save_file(content, temporary / name)
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
+        if complete:
+            complete(temporary)
         files = {
             path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(temporary.iterdir())
         }
@@ -102,6 +111,32 @@ def choose(run: RunDir, resume: str) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
+def check_identity(directory: Path, identity: dict[str, str]) -> None:
+    """Raises UsageError when the rows or the base are not those that the checkpoint was trained on."""
+    before = read_progress(directory)
+    names = {"data": "the rows of data.train, their tokens or their order", "base": "the base model's files"}
+    changed = [names[key] for key, value in identity.items() if before.get(key) != value]
+    if changed:
+        raise UsageError(
+            f"{directory}: {' and '.join(changed)} changed since this checkpoint was written, so going on would"
+            " be another"
+            " run; put them back, or start anew with --resume never"
+        )
+
+
+def set_aside_newer(run: RunDir, chosen: Path | None) -> None:
+    """Checkpoints beyond the one that is continued from lose their names, not their content.
+
+    They are damaged, or of steps that will be trained again; counted among the newest they would push out good ones.
+    """
+    for path in run.complete_checkpoints():
+        if chosen is not None and path.name <= chosen.name:
+            break
+        target = path.with_name(f"{path.name}.set-aside")
+        shutil.rmtree(target, ignore_errors=True)
+        path.rename(target)
+
+
 def adapter_files(
     model: PeftModel, tensors: dict[str, torch.Tensor]
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]:
@@ -124,18 +159,18 @@ def adapter_files(
     return {"adapter_model.safetensors": state}, {"adapter_config.json": text}
 
 
-def read_adapter(directory: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by the model's parameter names.
-
-    Raises DamagedCheckpoint when names or shapes are others.
-    """
+def read_adapter(directory: Path, parameters: list[tuple[str, torch.nn.Parameter]]) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by the model's parameter names. Raises UsageError when names or shapes are others."""
     saved = load_file(directory / "adapter_model.safetensors")
-    stripped = {name.replace(".default.", "."): name for name in names}
-    if set(saved) != set(stripped):
-        odd = sorted(set(saved) ^ set(stripped))
-        raise DamagedCheckpoint(
-            f"{directory.name}: its adapter is not this run's; {len(odd)} tensors differ, {odd[0]} first"
-        )
+    # A ZeRO-3 parameter is empty between its uses; ds_shape is its own.
+    shapes = {name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in parameters}
+    stripped = {name.replace(".default.", "."): name for name in shapes}
+    odd = sorted(set(saved) ^ set(stripped))
+    odd += [
+        name for name, tensor in saved.items() if name in stripped and tuple(tensor.shape) != shapes[stripped[name]]
+    ]
+    if odd:
+        raise UsageError(f"{directory}: its adapter is not this run's: {len(odd)} tensors differ, {odd[0]} first")
     return {stripped[name]: tensor for name, tensor in saved.items()}
 
 

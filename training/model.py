@@ -28,6 +28,10 @@ def load_tokenizer(variant: str) -> Any:
         raise UsageError(
             f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant"
         )
+    # Lengths are ours to decide. A truncation saved with a tokenizer would cut in silence, and calling the tokenizer
+    # changes it, so that ranks which have tokenised and ranks which have not would see different ones.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

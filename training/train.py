@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from launch.errors import Stopped, WorkerError
+from launch.model_files import weights_identity
 from launch.plan import Plan
 from launch.rundir import RunDir
 from training import checkpoint
@@ -31,9 +32,15 @@ def train(
     rows = prepare(spec.data.train, spec.data, tokenizer, run.tokens, writer=first)
     evaluation = prepare(spec.data.eval, spec.data, tokenizer, run.tokens, writer=first) if spec.data.eval else None
 
+    # What a checkpoint's steps were trained on; going on with anything else would not be the same run.
+    identity = {"data": rows.fingerprint, "base": weights_identity(spec.model.variant)}
     directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
+    if directory is not None:
+        checkpoint.check_identity(directory, identity)
+    if first:
+        checkpoint.set_aside_newer(run, directory)
     args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
-    trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation)
+    trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation, identity)
     _tell_the_start(trainer, rows, attempt, directory, refused)
     if directory is None:
         trainer.recorder.forget_after(-1)
@@ -73,8 +80,7 @@ def _load_best(trainer: AdapterTrainer) -> None:
     if best is not None and best != trainer.run_dir.checkpoint(trainer.state.global_step):
         checkpoint.check_directory(best)
         parameters = trainer.adapter_parameters()
-        names = [name for name, _ in parameters]
-        scatter_adapter(parameters, checkpoint.read_adapter(best, names))
+        scatter_adapter(parameters, checkpoint.read_adapter(best, parameters))
         trainer.recorder.last_evaluation = None
         trainer.recorder.event("best_loaded", checkpoint=best.name, eval_loss=trainer.state.best_metric)
 
@@ -87,15 +93,17 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
     parameters = trainer.adapter_parameters()
     live = gather_adapter(parameters)
     if trainer.ranks.rank == 0:
-        model, target = trainer.accelerator.unwrap_model(trainer.model), trainer.run_dir.adapter
-        tensors, texts = checkpoint.adapter_files(model, live)
-        checkpoint.write_directory(target, tensors, texts)
-        checkpoint.check_directory(target)
-        saved = checkpoint.read_adapter(target, list(live))
-        differing = [name for name, tensor in live.items() if not torch.equal(tensor, saved[name])]
-        if differing:
-            raise WorkerError(
-                f"{target}: {len(differing)} tensors differ from the trained ones when read back, {differing[0]} first"
-            )
-        tokenizer.save_pretrained(target)
+
+        def complete(directory: Path) -> None:
+            saved = checkpoint.read_adapter(directory, parameters)
+            differing = [name for name, tensor in live.items() if not torch.equal(tensor, saved[name])]
+            if differing:
+                raise WorkerError(
+                    f"{trainer.run_dir.adapter}: {len(differing)} tensors differ from the trained ones when read back,"
+                    f" {differing[0]} first; the adapter was not kept. The last checkpoint is good: --resume auto"
+                )
+            tokenizer.save_pretrained(directory)
+
+        tensors, texts = checkpoint.adapter_files(trainer.accelerator.unwrap_model(trainer.model), live)
+        checkpoint.write_directory(trainer.run_dir.adapter, tensors, texts, complete)
     trainer.ranks.share(None)

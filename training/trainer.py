@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from launch.errors import UsageError
 from launch.plan import Plan
 from launch.rundir import RunDir
 from training import checkpoint
@@ -38,8 +40,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """The plan in transformers' words."""
     training = plan.spec.training
-    evaluation = "no" if not has_eval else "steps" if training.eval_steps else "epoch"
-    return TrainingArguments(
+    options: dict[str, Any] = dict(
         output_dir=str(run.root),
         per_device_train_batch_size=plan.micro_batch_size,
         gradient_accumulation_steps=plan.gradient_accumulation_steps,
@@ -58,11 +59,13 @@ def training_arguments(
         save_steps=training.save_steps,
         logging_steps=training.log_steps,
         logging_nan_inf_filter=False,
-        eval_strategy=evaluation,
-        eval_steps=training.eval_steps,
+        # Once an epoch, in steps: an epoch's own evaluation comes after the last step's save, where a kill loses it.
+        eval_strategy="steps" if has_eval else "no",
+        eval_steps=training.eval_steps or steps_per_epoch(rows, plan.global_batch_size),
         eval_on_start=has_eval and not resuming,
         metric_for_best_model="eval_loss" if training.early_stopping_patience else None,
         greater_is_better=False if training.early_stopping_patience else None,
+        restore_callback_states_from_checkpoint=True,
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
@@ -72,6 +75,15 @@ def training_arguments(
         accelerator_config={"use_configured_state": True},
         **{"report_to": [], **training.extra},
     )
+    try:
+        arguments = TrainingArguments(**options)
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (TypeError, ValueError, ImportError, RuntimeError) as error:
+        if not training.extra:
+            raise
+        raise UsageError(f"training.extra: transformers refuses it: {str(error).splitlines()[0]}") from error
+    return arguments
 
 
 class AdapterTrainer(Trainer):
@@ -90,9 +102,10 @@ class AdapterTrainer(Trainer):
         args: TrainingArguments,
         train: Sequences,
         evaluation: Sequences | None,
+        identity: dict[str, str] | None = None,
     ):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
-        self.plan, self.run_dir, self.ranks = plan, run, control
+        self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
         self.recorder = Recorder(plan, run, control, train, per_epoch)
         self.batches = MicroBatches(
             len(train),
@@ -147,6 +160,11 @@ class AdapterTrainer(Trainer):
         rows: Sequences = eval_dataset or self.eval_dataset
         model, size = self.model_wrapped, self.plan.micro_batch_size
         model.eval()
+        for module in model.modules():
+            # On CPU bitsandbytes repacks NF4 weights for inference at the first forward pass of a layer in evaluation,
+            # for good: training would then fail. The layer itself does the same in both modes.
+            if type(module).__name__ == "Linear4bit":
+                module.training = True
         total = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(rows), size * self.plan.world_size):
             batch = list(range(start, min(len(rows), start + size * self.plan.world_size)))
@@ -188,6 +206,7 @@ class AdapterTrainer(Trainer):
                 "strategy": self.plan.strategy,
                 "world_size": self.plan.world_size,
                 "optimizer": self.plan.optimizer,
+                **self.identity,
             }
             tensors |= {"optimizer.safetensors": moments, "generators.safetensors": generators}
             texts |= {"progress.json": json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
@@ -204,7 +223,7 @@ class AdapterTrainer(Trainer):
         return self.run_dir.checkpoint(step) if step else None
 
     def _trainer_state(self) -> str:
-        for callback in [*self.callback_handler.callbacks, self.control]:
+        for callback in self.callback_handler.callbacks:
             if hasattr(callback, "state") and callable(callback.state):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()
         # TrainerState.save_to_json writes exactly this; the checkpoint writes its files itself.
@@ -223,8 +242,7 @@ class AdapterTrainer(Trainer):
 
     def _restore(self, directory: Path) -> None:
         parameters = self.adapter_parameters()
-        names = [name for name, _ in parameters]
-        scatter_adapter(parameters, checkpoint.read_adapter(directory, names))
+        scatter_adapter(parameters, checkpoint.read_adapter(directory, parameters))
         progress = checkpoint.read_progress(directory)
         scatter_optimizer(
             self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"]

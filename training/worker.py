@@ -1,6 +1,7 @@
 """A worker's process: arguments, the plan, logs, and how it ends."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from launch.errors import ConflictError, ExitCode, MusterError, Stopped, UsageEr
 from launch.journal import event, write_json
 from launch.model_files import read_architecture
 from launch.plan import Plan, as_launched, resolve
+from launch.preflight import CHECKS, Context, document, require, run_checks
 from launch.processes import die_with_parent, log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
@@ -31,26 +33,33 @@ class Worker:
 
     rank: int
     console: Any
+    local_rank: int = 0
     run: RunDir | None = None
     attempt: Attempt | None = None
 
     def say(self, text: str) -> None:
+        """To rank 0's terminal. Until there is a log, the first rank of every other node speaks as well."""
         if self.rank == 0:
             print(redact(text), file=self.console, flush=True)
+        elif self.local_rank == 0 and self.attempt is None:
+            print(redact(f"rank {self.rank}: {text}"), file=self.console, flush=True)
 
 
 def main() -> NoReturn:
     arguments = _arguments()
     place = launched()
-    worker = Worker(rank=place.rank, console=sys.stderr)
+    worker = Worker(rank=place.rank, console=sys.stderr, local_rank=place.local_rank)
     # Ranks whose launcher is gone would train on, or wait for one another for ever.
     if "LOCAL_RANK" in os.environ:
         die_with_parent()
+    code, reason = ExitCode.DONE, "done"
     try:
         _work(worker, arguments, place)
-        code = ExitCode.DONE
     except BaseException as error:  # noqa: BLE001 - whatever ends a worker has to be reported
-        code = _failed(worker, error)
+        code, reason = _failed(worker, error)
+    if worker.rank == 0 and worker.attempt is not None and arguments.attempt is None:
+        with contextlib.suppress(OSError):
+            write_json(worker.attempt.outcome, {"exit_code": int(code), "class": code.name.lower(), "reason": reason})
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a communicator that waits for a dead rank would hold the interpreter's shutdown for minutes.
@@ -86,6 +95,8 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     worker.attempt.root.mkdir(parents=True, exist_ok=True)
     worker.console = _redirect(worker.attempt.log(place.rank))
     lock = hold(run) if place.rank == 0 else None
+    if place.rank == 0 and arguments.attempt is None:
+        write_json(worker.attempt.plan, plan.model_dump(mode="json"))
     if finished(run):
         worker.say(f"this run is finished; its adapter is in {run.adapter}. To train it again: --resume never")
         return
@@ -125,7 +136,10 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
     run = RunDir(Path(arguments.run_dir or f"runs/{spec.name}").resolve())
     if place.rank == 0:
         claim(run, plan, arguments.resume)
+        results = run_checks(Context(plan=plan, run=run), CHECKS)
+        require(results)
         prepare_run(run, plan, arguments.resume)
+        write_json(run.preflight, document(results))
     return plan, run
 
 
@@ -157,8 +171,8 @@ def _redirect(log: Path) -> Any:
     return console
 
 
-def _failed(worker: Worker, error: BaseException) -> ExitCode:
-    """Says what happened, where others will look for it, and returns the exit code."""
+def _failed(worker: Worker, error: BaseException) -> tuple[ExitCode, str]:
+    """Says what happened, where others will look for it, and returns the exit code with the reason."""
     code, message = classify(error)
     worker.say(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {message}")
     if not isinstance(error, MusterError):
@@ -179,4 +193,4 @@ def _failed(worker: Worker, error: BaseException) -> ExitCode:
                 event(worker.run.events, "failed", **{"class": failure["class"], "message": message})
         except OSError as full:
             worker.say(f"the failure could not be written to {worker.attempt.root}: {full}")
-    return code
+    return code, message

@@ -1,10 +1,11 @@
 """What a check sees and what it says."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from launch.errors import PreflightError
 from launch.plan import Plan
 from launch.rundir import RunDir
 
@@ -59,3 +60,15 @@ def verdict(results: Sequence[Result]) -> Status:
     """The worst of all: fail, then unknown, then warn."""
     statuses = {result.status for result in results}
     return next((status for status in ("fail", "unknown", "warn") if status in statuses), "pass")
+
+
+def document(results: Sequence[Result]) -> dict[str, Any]:
+    """What preflight.json and `muster preflight --json` hold."""
+    return {"status": verdict(results), "checks": [result.model_dump() for result in results]}
+
+
+def require(results: Sequence[Result]) -> None:
+    """Raises PreflightError with every failed check and its fix."""
+    failed = [f"{result.name}: {result.evidence}. {result.fix}" for result in results if result.status == "fail"]
+    if failed:
+        raise PreflightError("\n".join(["the checks failed, nothing was started", *failed]))

@@ -330,7 +330,7 @@ def test_failed_checks_are_3_before_anything_is_written(tiny: Path, capsys: pyte
     (tiny / "base/tokenizer.json").unlink()
     done = call(capsys, "run", "tiny.yaml")
     assert (done.code, done.out) == (3, "")
-    assert done.err.splitlines()[-1] == "error: the checks failed; nothing was started"
+    assert "error: the checks failed, nothing was started" in done.err.splitlines()
     assert not (tiny / "runs").exists()
 
 

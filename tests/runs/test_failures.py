@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Workspace, accelerate_launch, command, kill_when, muster, read_rows
+from tests.conftest import Workspace, accelerate_launch, command, kill_when, make_base, muster, read_rows
 
 TOKEN = "hf_" + "Q7" * 17
 KEY = "0123456789abcdef" * 2 + "wxyzwxyz"
@@ -201,8 +201,10 @@ def test_a_full_disk_ends_with_9_and_keeps_what_was_saved(workspace: Workspace) 
 def test_a_run_directory_that_cannot_be_written(workspace: Workspace) -> None:
     done = muster("run", workspace.spec(), "--run-dir", "/proc/no-run-here/run")
     assert done.code == 3
-    assert done.err.splitlines()[-1] == "error: the checks failed; nothing was started"
-    assert "FAIL  storage      /proc: No such file or directory" in done.err
+    assert done.err.splitlines()[-2:] == [
+        "error: the checks failed, nothing was started",
+        "error: storage: /proc: No such file or directory. choose another place with --run-dir",
+    ]
 
 
 def test_data_without_a_trainable_token_ends_with_5(workspace: Workspace) -> None:
@@ -318,3 +320,72 @@ def test_the_plan_of_a_dry_run_is_the_one_that_runs(workspace: Workspace) -> Non
         plan.pop("reason")
     assert planned == ran
     assert dry["rendered"] == {path.name: path.read_text() for path in (run / "rendered").iterdir()}
+
+
+def test_an_adapter_that_cannot_be_read_back_the_same_does_not_count(workspace: Workspace) -> None:
+    """Something on the way to the disk changes one tensor of the adapter, and of nothing else."""
+    faulty = workspace.root / "faulty"
+    faulty.mkdir()
+    (faulty / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'training.train':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            from training import checkpoint\n"
+        "            real = checkpoint.save_file\n"
+        "            def save(tensors, path):\n"
+        "                if 'adapter.partial' in str(path):\n"
+        "                    name = sorted(tensors)[0]\n"
+        "                    tensors = {**tensors, name: tensors[name] + 1}\n"
+        "                real(tensors, path)\n"
+        "            checkpoint.save_file = save\n"
+        "sys.meta_path.insert(0, Hook())\n"
+    )
+    run, spec = workspace.root / "unread", workspace.spec(training={"max_steps": 4, "epochs": None})
+    done = muster("run", spec, "--run-dir", run, PYTHONPATH=f"{Path.cwd()}:{faulty}")
+    assert done.code == 10
+    assert "1 tensors differ from the trained ones when read back" in done.err
+    assert not (run / "adapter").exists()
+    again = muster("run", spec, "--run-dir", run)
+    assert again.code == 0, again.err
+    assert "resumed from step-000004" in again.err
+    assert (run / "adapter/tokenizer.json").exists()
+
+
+def test_other_rows_or_another_base_under_the_same_path_are_another_run(workspace: Workspace) -> None:
+    rows = (workspace.root / "train.jsonl").read_text().splitlines(keepends=True)
+    own = workspace.root / "own.jsonl"
+    own.write_text("".join(rows))
+    run, spec = workspace.root / "changed", workspace.spec(data={"train": "own.jsonl"}, training={"epochs": 20.0})
+    kill_when(["-m", "launch", "run", spec, "--run-dir", run], lambda: (run / "checkpoints/step-000004").exists())
+    own.write_text("".join(rows[:-1]))
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 2
+    assert "the rows of data.train, their tokens or their order changed since this checkpoint was written" in done.err
+
+
+def test_half_a_character_in_a_row_is_named(workspace: Workspace) -> None:
+    path = workspace.root / "half.jsonl"
+    path.write_text('{"question": "a", "documents": [], "answer": "bad \\ud800 half"}\n')
+    done = muster("run", workspace.spec(data={"train": "half.jsonl"}), "--run-dir", workspace.root / "half")
+    assert done.code == 5
+    assert f"error: {path}:1:1: `answer` holds half of a surrogate pair" in done.err
+
+
+def test_qlora_with_the_recipe_s_optimizer(workspace: Workspace) -> None:
+    """NF4 base and paged AdamW, which bitsandbytes runs on the CPU too."""
+    base = workspace.root / "wide"
+    make_base(base, intermediate_size=128)
+    options = (
+        "-s",
+        "model.quantization=nf4",
+        "-s",
+        "training.optimizer=paged_adamw_32bit",
+        "-s",
+        f"model.variant={base}",
+    )
+    done = muster("run", workspace.spec(), "--run-dir", workspace.root / "nf4", *options)
+    assert done.code == 0, done.err
+    evaluations = [row["eval_loss"] for row in read_rows(workspace.root / "nf4/metrics.jsonl") if "eval_loss" in row]
+    assert evaluations[-1] < evaluations[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.local import free_port
-from tests.conftest import Finished, Workspace, accelerate_launch, command, losses, muster, read_rows
+from tests.conftest import Finished, Workspace, accelerate_launch, command, kill_when, losses, muster, read_rows
 
 STRATEGIES = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 TOLERANCE = 1e-4
@@ -77,32 +77,15 @@ def test_accelerate_launch_with_one_process_and_a_shipped_zero_file(single: Path
     assert relative_difference(run, single) < TOLERANCE
 
 
-def test_a_rendered_file_works_without_muster_run(single: Path, base_workspace: Workspace) -> None:
-    """What `muster run` has rendered trains under accelerate launch, from the run directory alone."""
+def test_a_rendered_file_trains_without_muster_run(single: Path, base_workspace: Workspace) -> None:
+    """`muster run` is killed as soon as it has rendered; accelerate launch then trains from the run directory alone."""
     spec, run = base_workspace.spec("parity"), base_workspace.root / "rendered"
-    first = muster(
-        "run",
-        spec,
-        "--run-dir",
-        run,
-        "-s",
-        "cluster.strategy=ddp",
-        "-s",
-        "cluster.devices_per_node=2",
-        "-s",
-        "training.max_steps=4",
-        "-s",
-        "training.epochs=null",
-    )
-    assert first.code == 2  # epochs must be a number: nothing was started
-    assert not run.exists()
+    options = ("-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2")
+    kill_when(["-m", "launch", "run", spec, "--run-dir", run, *options], lambda: (run / "attempts/001").exists())
     launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", 0)
-    prepared = base_workspace.root / "ddp"
-    if not prepared.exists():
-        pytest.fail("the ddp run of this module is missing")
-    again = command(*launcher, "--config_file", prepared / "rendered/accelerate.yaml", "-m", "training", prepared)
-    assert again.code == 0, again.err
-    assert "finished" in again.err
+    done = command(*launcher, "--config_file", run / "rendered/accelerate.yaml", "-m", "training", run)
+    assert done.code == 0, done.err
+    assert relative_difference(run, single) < TOLERANCE
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3"])
@@ -125,3 +108,25 @@ def test_two_launchers_make_one_world(strategy: str, single: Path, base_workspac
     plan = json.loads((run / "plan.json").read_text())
     assert (plan["topology"]["nodes"], plan["world_size"]) == (2, 2)
     assert relative_difference(run, single) < TOLERANCE
+
+
+def test_packing_checkpointing_and_the_recipe_s_optimizer_give_the_same_losses_too(base_workspace: Workspace) -> None:
+    changes = {
+        "optimizer": None,
+        "gradient_checkpointing": True,
+        "micro_batch_size": 1,
+        "global_batch_size": 2,
+        "epochs": 4.0,
+    }
+    spec = base_workspace.spec("packed", data={"packing": True}, training=changes)
+    alone, together = base_workspace.root / "packed-single", base_workspace.root / "packed-ddp"
+    for run, processes in ((alone, 1), (together, 2)):
+        done = muster("run", spec, "--run-dir", run, "-s", f"cluster.devices_per_node={processes}")
+        assert done.code == 0, done.err
+    assert json.loads((together / "plan.json").read_text())["strategy"] == "ddp"
+    assert relative_difference(together, alone) < TOLERANCE
+    epochs = [
+        sorted(name for row in read_rows(together / "samples.jsonl") if row["epoch"] == n for name in row["ids"])
+        for n in range(4)
+    ]
+    assert epochs == [sorted(f"train-{number}" for number in range(42))] * 4

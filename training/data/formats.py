@@ -108,7 +108,7 @@ def _conversation(text: str, line: int, form: str) -> Conversation:
             f" {', '.join(map(repr, row)) or 'none'}"
         )
     messages = _from_messages(row) if form == "messages" else _from_rag(row)
-    return Conversation(str(row.get("id", line)), line, messages)
+    return Conversation(str(line if row.get("id") is None else row["id"]), line, messages)
 
 
 def _from_messages(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -151,7 +151,7 @@ def _documents(row: dict[str, Any]) -> list[tuple[str, str]]:
     documents = []
     for number, item in enumerate(items, start=1):
         if isinstance(item, str) and item.strip():
-            documents.append((str(number), item.strip()))
+            documents.append((str(number), _text({"text": item}, "text", f"document {number}: ")))
         elif isinstance(item, dict):
             text = _text(item, "text", f"document {number}: ")
             title = item.get("title")
@@ -167,6 +167,8 @@ def _text(row: dict[str, Any], key: str, where: str = "") -> str:
         raise RowError(f"{where}`{key}` is {'missing' if value is None else _kind(value)}; expected text")
     if not value.strip():
         raise RowError(f"{where}`{key}` is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RowError(f"{where}`{key}` holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return value.strip()
 
 

@@ -47,6 +47,7 @@ class Sequences:
         self.rows = datasets.load_from_disk(str(folder / "rows")).with_format("python")
         self.ids: list[list[str]] = self.rows["ids"][:]
         self.lengths: list[list[int]] = self.rows["lengths"][:]
+        self.fingerprint = folder.name
         self.statistics = Statistics(**json.loads((folder / "statistics.json").read_text()))
 
     def __len__(self) -> int:
