@@ -74,6 +74,7 @@ def show_answers() -> None:
     with model.disable_adapter():
         print(f"before:    {answer()}")
     print(f"after:     {answer()}", flush=True)
+    print("(Two million parameters learn the form of an answer in a minute, to cite and to stop; not its content.)")
 
 
 if __name__ == "__main__":
