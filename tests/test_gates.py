@@ -20,7 +20,6 @@ GATES = {
 def test_gate(gate: str) -> None:
     program, *arguments = GATES[gate]
     path = Path(sys.executable).with_name(program)
-    if not path.exists():
-        pytest.skip(f"{program} is not installed beside {sys.executable}: pip install -e .[test]")
+    assert path.exists(), f"{program} is not installed beside {sys.executable}: pip install -e .[test]"
     done = subprocess.run([path, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
