@@ -64,8 +64,11 @@ def plan(
 ) -> None:
     """Show how a spec would run: strategy, batch, memory, and why."""
     from launch.screen import candidates_view, console, plan_view
+    from launch.specfile import missing_data
 
     resolved = _resolve(spec, overrides, gpus, nodes)
+    for mistake in missing_data(resolved.spec, spec, overrides):  # on the machine that trains it may be there
+        _say(f"warning: {mistake}")
     if as_json:
         _print_json(resolved.model_dump(mode="json"))
         return
@@ -82,6 +85,7 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
     from launch.screen import checks_view, console
 
     resolved = _resolve(spec, overrides)
+    _check_data(resolved, spec, overrides)
     results = _checks(resolved, _run_dir(resolved, run_dir))
     if as_json:
         _print_json(document(results))
@@ -120,15 +124,17 @@ def run(
             f" start accelerate launch with accelerate_configs/{resolved.strategy}_multi_node.yaml on every node,"
             " or use -s cluster.nodes=1"
         )
+    claim(place, resolved, resume)
     if dry_run:
+        _check_data(resolved, spec, overrides)
         _dry_run(resolved, place, resume)
         return
     screen = console()
     screen.print(plan_view(resolved))
-    claim(place, resolved, resume)
     if finished(place) and resume != "never":
         _say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
+        _check_data(resolved, spec, overrides)
         _check_and_train(resolved, place, resume, screen)
     print(place.adapter)
 
@@ -146,7 +152,7 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     from launch.hardware import parse_gpus
     from launch.model_files import read_architecture
     from launch.plan import resolve
-    from launch.specfile import place, read_spec
+    from launch.specfile import at_place, read_spec
 
     spec = read_spec(spec_file, overrides)
     if nodes is not None:
@@ -157,7 +163,7 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     try:
         resolved = resolve(spec, read_architecture(spec.model.variant), here)
     except ConflictError as error:
-        raise place(error, spec_file, overrides) from None
+        raise at_place(error, spec_file, overrides) from None
     except NoPlanError as error:
         raise NoPlanError(f"{spec_file}: {error}") from None
     for warning in resolved.warnings:
@@ -187,7 +193,6 @@ def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Co
     from launch.preflight import document, require
     from launch.screen import checks_view
 
-    _check_data(resolved)
     results = _checks(resolved, place)
     screen.print(checks_view(results))
     require(results)
@@ -201,10 +206,14 @@ def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Co
     _say(f"done: run directory {place.root}")
 
 
-def _check_data(resolved: "Plan") -> None:
+def _check_data(resolved: "Plan", spec_file: Path, overrides: list[str]) -> None:
     """Reads every row: a bad one is named now, before a model is loaded."""
+    from launch.specfile import missing_data
     from training.data.formats import read
 
+    missing = missing_data(resolved.spec, spec_file, overrides)
+    if missing:
+        raise DataError(missing)
     data = resolved.spec.data
     mistakes, hidden = [], 0
     for path in filter(None, (data.train, data.eval)):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import PreflightError
-from launch.hardware import CATALOGUE, GIB, Topology, plural
+from launch.hardware import CATALOGUE, GIB, Topology
 from launch.spec import ClusterSpec
+from launch.wording import plural
 
 
 @dataclass(frozen=True)

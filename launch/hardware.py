@@ -76,10 +76,6 @@ class Topology(BaseModel):
         return self.nodes * self.devices_per_node
 
 
-def plural(count: int, name: str) -> str:
-    return f"{count} {name}{'' if count == 1 else 's'}"
-
-
 def parse_gpus(text: str, nodes: int = 1) -> Topology:
     """`8xA100-80GB` to a topology of `nodes` such machines. Raises UsageError naming the catalogue."""
     match = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9-]+)", text.strip())

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, UsageError
-from launch.hardware import GIB, Topology
+from launch.hardware import Topology
 from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
+from launch.wording import amount
 
 # What `micro_batch_size: auto` means without a global batch to divide: the recipe's value.
 AUTO_MICRO_BATCH = 4
@@ -93,6 +94,7 @@ def _conflicts(spec: RunSpec, architecture: Architecture, topology: Topology) ->
         message = f"data.max_length {length} is beyond the model's {positions} positions; lower it"
         found.append((("data", "max_length"), message))
     found += _target_conflicts(spec, architecture)
+    found += _ddp_conflicts(spec, topology)
     for decide in (
         lambda: _precision(spec, topology),
         lambda: divide_batch(spec, topology.world_size, _micro_batch_sizes(spec, topology.world_size)[0]),
@@ -237,6 +239,16 @@ def _target_conflicts(spec: RunSpec, architecture: Architecture) -> list[tuple[P
     return [(("lora", "target_modules"), message)]
 
 
+def _ddp_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str]]:
+    if topology.world_size > 1 and spec.cluster.strategy in ("auto", "ddp"):
+        return []
+    return [
+        (("training", "extra", key), f"training.extra.{key}: nothing reads this without cluster.strategy: ddp")
+        for key in spec.training.extra
+        if key.startswith("ddp_")
+    ]
+
+
 def _conflict(path: Path, message: str) -> ConflictError:
     return ConflictError([(path, message)])
 
@@ -278,11 +290,6 @@ def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str
         f" needs {amount(best.peak_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
         f" What would help: {'; '.join(advice)}"
     )
-
-
-def amount(count: int) -> str:
-    """Bytes for people: GiB, or MiB below one."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 1024**2:.1f} MiB"
 
 
 def differences(promised: dict[str, Any], found: dict[str, Any]) -> list[str]:

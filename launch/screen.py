@@ -6,9 +6,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.hardware import plural
-from launch.plan import Plan, amount
+from launch.plan import Plan
 from launch.preflight import Result
+from launch.wording import amount, plural
 
 MARKS = {
     "pass": ("ok", "green"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from launch.extra import conflicts as extra_conflicts
 from launch.secrets import SECRET
 
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
@@ -159,80 +160,15 @@ class RunSpec(Section):
 # The keys that lead to a value: ("training", "epochs").
 Path = tuple[str, ...]
 
-# TrainingArguments fields that the spec or the plan already decides: in training.extra they would be a second truth.
-DECIDED_ELSEWHERE = {
-    "output_dir": "--run-dir",
-    "per_device_train_batch_size": "training.micro_batch_size",
-    "per_device_eval_batch_size": "training.micro_batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "learning_rate": "training.learning_rate",
-    "lr_scheduler_type": "training.lr_scheduler",
-    "warmup_ratio": "training.warmup_ratio",
-    "warmup_steps": "training.warmup_ratio",
-    "weight_decay": "training.weight_decay",
-    "max_grad_norm": "training.max_grad_norm",
-    "optim": "training.optimizer",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "gradient_checkpointing": "training.gradient_checkpointing",
-    "activation_checkpointing": "training.gradient_checkpointing",
-    "seed": "training.seed",
-    "data_seed": "training.seed",
-    "save_steps": "training.save_steps",
-    "save_strategy": "training.save_steps",
-    "save_total_limit": "training.save_total_limit",
-    "logging_steps": "training.log_steps",
-    "logging_strategy": "training.log_steps",
-    "logging_nan_inf_filter": "the check for non-finite losses, which it would blind",
-    "eval_steps": "training.eval_steps",
-    "eval_strategy": "training.eval_steps",
-    "eval_on_start": "the base's evaluation at step 0",
-    "metric_for_best_model": "training.early_stopping_patience",
-    "greater_is_better": "training.early_stopping_patience",
-    "load_best_model_at_end": "training.early_stopping_patience",
-    "deepspeed": "cluster.strategy",
-    "fsdp": "cluster.strategy",
-    "fsdp_config": "cluster.strategy",
-    "accelerator_config": "cluster.strategy",
-    "parallelism_config": "cluster.strategy",
-    "use_cpu": "cluster.device",
-    "auto_find_batch_size": "training.micro_batch_size (it would change the global batch)",
-    "average_tokens_across_devices": "the loss, a mean over the global batch",
-    "remove_unused_columns": "the data pipeline",
-    "group_by_length": "the data pipeline",
-    "train_sampling_strategy": "the data pipeline",
-    "dataloader_drop_last": "the data pipeline",
-    "ignore_data_skip": "--resume",
-    "save_only_model": "--resume, which needs the optimizer's state",
-    "disable_tqdm": "muster's own progress bar",
-    "ddp_find_unused_parameters": "the adapter, whose parameters are all used",
-    "local_rank": "the launcher",
-    "dataloader_num_workers": "the data pipeline, which reads tokens that are ready",
-    "dataloader_pin_memory": "cluster.device",
-    "dataloader_persistent_workers": "the data pipeline",
-    "dataloader_prefetch_factor": "the data pipeline",
-    "gradient_checkpointing_kwargs": "training.gradient_checkpointing",
-    "activation_checkpointing_kwargs": "training.gradient_checkpointing",
-    "eval_accumulation_steps": "the evaluation, which keeps no logits",
-    "prediction_loss_only": "the evaluation, which keeps no logits",
-    "include_for_metrics": "the evaluation, which keeps no logits",
-    "batch_eval_metrics": "the evaluation, which keeps no logits",
-    "eval_do_concat_batches": "the evaluation, which keeps no logits",
-    "do_train": "the command",
-    "do_eval": "the command",
-    "do_predict": "the command",
-    "push_to_hub": "you, after looking at the adapter: hf upload",
-    "restore_callback_states_from_checkpoint": "--resume",
-    "resume_from_checkpoint": "--resume",
-    "hub_token": "the environment variable HF_TOKEN",
-}
-
 
 def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
     """Values that cannot both hold, and values that nothing in this run reads, each with the path it stands at."""
-    return [*_unread(spec), *_batch_contradictions(spec.training), *_decided_elsewhere(spec.training), *_secrets(spec)]
+    return [
+        *_unread(spec),
+        *_batch_contradictions(spec.training),
+        *extra_conflicts(spec.training.extra),
+        *_secrets(spec),
+    ]
 
 
 def _given(section: Section, key: str) -> bool:
@@ -270,14 +206,6 @@ def _batch_contradictions(training: TrainingSpec) -> list[tuple[Path, str]]:
         )
         return [(("training", "global_batch_size"), message)]
     return []
-
-
-def _decided_elsewhere(training: TrainingSpec) -> list[tuple[Path, str]]:
-    return [
-        (("training", "extra", key), f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}")
-        for key in training.extra
-        if key in DECIDED_ELSEWHERE
-    ]
 
 
 def _secrets(spec: RunSpec) -> list[tuple[Path, str]]:

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from launch.errors import ConflictError, Mistake, SpecError, UsageError
+from launch.extra import refused
 from launch.located import Located, locate
-from launch.spec import DECIDED_ELSEWHERE, Path, RunSpec, contradictions
+from launch.spec import Path, RunSpec, contradictions
 
 
 def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSpec:
@@ -45,10 +46,25 @@ def parse_spec(text: str, origin: str, overrides: list[str] | None = None) -> Ru
     return spec
 
 
-def place(error: ConflictError, path: str | FilePath, overrides: list[str]) -> SpecError:
+def at_place(error: ConflictError, path: str | FilePath, overrides: list[str]) -> SpecError:
     """A conflict that planning found, told at its places in the spec."""
     located = locate(FilePath(path).read_text(encoding="utf-8"), str(path), overrides)
     return SpecError([Mistake(*located.at(keys), message) for keys, message in error.problems])
+
+
+def missing_data(spec: RunSpec, path: str | FilePath, overrides: list[str]) -> list[Mistake]:
+    """The data files that a spec names and that are not there, each at its place in the spec."""
+    absent = [key for key in ("train", "eval") if (file := getattr(spec.data, key)) and not FilePath(file).exists()]
+    if not absent:
+        return []
+    located = locate(FilePath(path).read_text(encoding="utf-8"), str(path), overrides)
+    return [
+        Mistake(
+            *located.at(("data", key)),
+            f"data.{key}: {getattr(spec.data, key)}: no such data file; a relative path starts at the spec's folder",
+        )
+        for key in absent
+    ]
 
 
 def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake]]:
@@ -225,7 +241,7 @@ def _shown(value: Any) -> str:
 
 def _unknown_extra(located: Located, spec: RunSpec) -> list[Mistake]:
     """Names in training.extra that the installed transformers does not know."""
-    names = [key for key in spec.training.extra if key not in DECIDED_ELSEWHERE]
+    names = [key for key in spec.training.extra if not refused(key)]
     if not names:
         return []
     known, version = training_arguments(), importlib.metadata.version("transformers")

@@ -152,7 +152,7 @@ def observe(trainer: Any) -> dict[str, Any]:
     else:
         mixed = trainer.accelerator.mixed_precision
         precision = "fp32" if mixed == "no" else mixed
-        micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        micro, accumulation = trainer.batches.micro_batch_size, args.gradient_accumulation_steps
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     return {
         "world_size": world_size,

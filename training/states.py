@@ -134,6 +134,32 @@ def _refresh_zero3(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
         parameter.data.copy_(value.reshape(parameter.shape))
 
 
+# What ZeRO's dynamic loss scaler counts (deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler).
+_LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def read_loss_scale(optimizer: Any, scaler: Any) -> dict[str, Any] | None:
+    """State of fp16's dynamic loss scale, of ZeRO's or of torch's GradScaler; None where nothing is scaled."""
+    zero = getattr(_zero_optimizer(optimizer), "loss_scaler", None)
+    if zero is not None and zero.dynamic:
+        return {name: getattr(zero, name) for name in _LOSS_SCALE}
+    return scaler.state_dict() if scaler else None
+
+
+def write_loss_scale(optimizer: Any, scaler: Any, saved: dict[str, Any] | None) -> None:
+    """Goes on with the saved scale; between ZeRO and GradScaler, which count differently, with the scale alone."""
+    if not saved:
+        return
+    scale = float(saved.get("cur_scale", saved.get("scale", 0)))
+    zero = getattr(_zero_optimizer(optimizer), "loss_scaler", None)
+    if zero is not None and zero.dynamic:
+        for name in _LOSS_SCALE:
+            setattr(zero, name, saved.get(name, getattr(zero, name)))
+        zero.cur_scale = scale
+    elif scaler:
+        scaler.load_state_dict(saved if "scale" in saved else {**scaler.state_dict(), "scale": scale})
+
+
 def _slice(value: torch.Tensor, size: int, rank: int) -> torch.Tensor:
     flat = value.flatten()[size * rank : size * (rank + 1)]
     return torch.nn.functional.pad(flat, (0, size - flat.numel()))

@@ -26,7 +26,14 @@ from training.data.tokens import Sequences
 from training.engine import verify
 from training.model import adapter_parameters
 from training.monitoring import Recorder
-from training.states import gather_adapter, gather_optimizer, scatter_adapter, scatter_optimizer
+from training.states import (
+    gather_adapter,
+    gather_optimizer,
+    read_loss_scale,
+    scatter_adapter,
+    scatter_optimizer,
+    write_loss_scale,
+)  # fmt: skip
 
 
 def total_steps(plan: Plan, sequences: int) -> int:
@@ -202,7 +209,7 @@ class AdapterTrainer(Trainer):
                 "updates": updates,
                 "tokens": self.recorder.tokens,
                 "scheduler_epoch": self.lr_scheduler.last_epoch,
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "scaler": read_loss_scale(self.optimizer, self.accelerator.scaler),
                 "strategy": self.plan.strategy,
                 "world_size": self.plan.world_size,
                 "optimizer": self.plan.optimizer,
@@ -230,10 +237,7 @@ class AdapterTrainer(Trainer):
         return json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """transformers would load an engine's own format here
-
-        the adapter and its moments are loaded by name instead.
-        """
+        """Loads the adapter and its moments by name, where transformers would load an engine's own format."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
@@ -250,8 +254,7 @@ class AdapterTrainer(Trainer):
         # LambdaLR recomputes its factor from the position, so the position is all there is to restore.
         self.lr_scheduler.last_epoch = progress["scheduler_epoch"] - 1
         self.lr_scheduler.step()
-        if self.accelerator.scaler and progress["scaler"]:
-            self.accelerator.scaler.load_state_dict(progress["scaler"])
+        write_loss_scale(self.optimizer, self.accelerator.scaler, progress["scaler"])
         self.recorder.tokens = progress["tokens"]
         self.recorder.forget_after(progress["step"])
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from launch.claim import claim, finished, hold, prepare_run
 from launch.diagnose import classify
 from launch.discover import topology
-from launch.errors import ConflictError, ExitCode, MusterError, Stopped, UsageError
+from launch.errors import ConflictError, DataError, ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
 from launch.model_files import read_architecture
 from launch.plan import Plan, as_launched, resolve
@@ -22,8 +22,7 @@ from launch.processes import die_with_parent, log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
-from launch.specfile import place as place_in_file
-from launch.specfile import read_spec
+from launch.specfile import at_place, missing_data, read_spec
 from training.engine import Launched, connect, launched, read_deepspeed
 
 
@@ -125,12 +124,15 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
             )
         return Plan.model_validate_json(run.plan.read_text(encoding="utf-8")), run
     spec = read_spec(target, arguments.set)
+    missing = missing_data(spec, target, arguments.set)
+    if missing:
+        raise DataError(missing)
     nodes = max(1, place.world_size // place.local_world_size)
     spec, warnings = as_launched(spec, place.strategy, nodes, place.local_world_size)
     try:
         plan = resolve(spec, read_architecture(spec.model.variant), topology(spec.cluster))
     except ConflictError as error:
-        raise place_in_file(error, target, arguments.set) from None
+        raise at_place(error, target, arguments.set) from None
     for warning in [*warnings, *plan.warnings]:
         worker.say(f"warning: {warning}")
     run = RunDir(Path(arguments.run_dir or f"runs/{spec.name}").resolve())

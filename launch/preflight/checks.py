@@ -8,8 +8,8 @@ from pathlib import Path
 from launch import discover
 from launch.hardware import GIB
 from launch.model_files import find, hub_name, problems
-from launch.plan import amount
 from launch.preflight.result import Check, Context, Result, Status
+from launch.wording import amount
 
 # Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since
 # DeepSpeed 0.19.5.

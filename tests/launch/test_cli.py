@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(discover, "gpus", list)
     monkeypatch.setattr(discover, "host_memory", lambda: 64 * GIB)
     (tmp_path / "spec.yaml").write_text(SPEC)
-    (tmp_path / "train.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
+    (tmp_path / "train.jsonl").write_text('{"question": "?", "documents": ["a"], "answer": "b"}\n')
     return tmp_path
 
 
@@ -101,7 +101,7 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
 
 
 def test_planning_and_checking_import_no_training_library(tiny: Path) -> None:
-    heavy = ("torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "bitsandbytes", "training")
+    heavy = ("torch", "transformers", "accelerate", "peft", "deepspeed", "datasets", "bitsandbytes")
     code = (
         "import sys; from launch import cli\n"
         "try: cli.app(['preflight', 'tiny.yaml', '--json'])\n"
@@ -269,6 +269,34 @@ def test_more_gpus_than_exist_is_3(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 # run
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "train.jsonl").write_text("[]\n")
+    done = call(capsys, "run", "tiny.yaml", "--dry-run")
+    assert (done.code, done.out) == (5, "")
+    assert done.err == f"error: {tiny}/train.jsonl:1:1: is a list, not an object\n"
+
+
+@pytest.mark.parametrize("argv", [("run",), ("run", "--dry-run"), ("preflight",)], ids=" ".join)
+def test_missing_data_is_named_where_the_spec_names_it(
+    argv: tuple[str, ...], tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny / "train.jsonl").unlink()
+    done = call(capsys, argv[0], "tiny.yaml", *argv[1:], "-s", "data.eval=held/out.jsonl")
+    assert (done.code, done.out) == (5, "")
+    tail = "no such data file; a relative path starts at the spec's folder"
+    assert done.err.splitlines()[-2:] == [
+        f"error: -s data.eval=held/out.jsonl: data.eval: {tiny}/held/out.jsonl: {tail}",
+        f"error: tiny.yaml:3:15: data.train: {tiny}/train.jsonl: {tail}",
+    ]
+
+
+def test_a_plan_warns_of_data_that_is_not_here(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "train.jsonl").unlink()
+    done = call(capsys, "plan", "tiny.yaml")
+    assert done.code == 0
+    assert done.err.startswith("warning: tiny.yaml:3:15: data.train: ")
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from launch.errors import SpecError, UsageError
-from launch.spec import DECIDED_ELSEWHERE, RunSpec, training_identity
+from launch.extra import DECIDED_ELSEWHERE, refused
+from launch.spec import RunSpec, training_identity
 from launch.specfile import looks_like_path, parse_spec, read_spec, training_arguments
 from tests.launch.conftest import spec_of
 
@@ -234,7 +235,7 @@ def test_a_section_given_twice() -> None:
     [
         (["trust_remote_code: true"], "6:1", "trust_remote_code"),
         (
-            ["training:", "  extra:", "    run_name: x", "lora: {trust_remote_code: true}"],
+            ["training:", "  extra:", "    adam_beta2: 0.9", "lora: {trust_remote_code: true}"],
             "9:8",
             "lora.trust_remote_code",
         ),
@@ -405,6 +406,35 @@ def test_the_decided_arguments_are_fields_of_the_installed_class_or_its_predeces
     assert set(DECIDED_ELSEWHERE) - set(training_arguments()) == {"warmup_ratio", "group_by_length"}
 
 
+# Read by transformers' loop, its optimizers, its logging, or DDP, as muster drives them.
+READ = {
+    "adam_beta1", "adam_beta2", "adam_epsilon", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_static_graph",
+    "debug", "eval_delay", "full_determinism", "include_num_input_tokens_seen", "liger_kernel_config", "log_level",
+    "log_level_replica", "logging_first_step", "lr_scheduler_kwargs", "neftune_noise_alpha", "project", "report_to",
+    "run_name", "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
+    "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id", "use_liger_kernel",
+}  # fmt: skip
+
+
+def test_every_field_of_the_installed_training_arguments_is_refused_or_known_to_be_read() -> None:
+    assert {name for name in training_arguments() if not refused(name)} == READ
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("run_name", "x", "nothing reads this without training.extra.report_to"),
+        ("liger_kernel_config", "{rope: true}", "nothing reads this without training.extra.use_liger_kernel"),
+        ("hub_model_id", "a/b", "nothing reads this: muster never uploads; after looking at the adapter: hf upload"),
+        ("label_smoothing_factor", "0.1", "cannot be set: it is decided by the loss, a mean over the global batch"),
+    ],
+)
+def test_a_training_argument_that_nothing_reads(name: str, value: str, message: str) -> None:
+    assert mistake("training:", "  extra:", f"    {name}: {value}") == (
+        f"spec.yaml:8:{7 + len(name)}: training.extra.{name}: {message}"
+    )
+
+
 @pytest.mark.parametrize("name", ["disable_tqdm", "ddp_find_unused_parameters"])
 def test_a_training_argument_that_the_trainer_sets(name: str) -> None:
     mistake("training:", "  extra:", f"    {name}: true")
@@ -414,7 +444,7 @@ def test_a_training_argument_that_the_trainer_sets(name: str) -> None:
 
 
 def test_a_secret_in_the_spec() -> None:
-    assert mistake("training:", "  extra: {run_name: hf_abcdefghijklmnopqrst}") == (
+    assert mistake("training:", "  extra: {run_name: hf_abcdefghijklmnopqrst, report_to: tensorboard}") == (
         f"spec.yaml:7:21: training.extra.run_name: {SECRET_MESSAGE}"
     )
 

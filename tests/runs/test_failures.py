@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Workspace, accelerate_launch, command, kill_when, make_base, muster, read_rows
+from tests.conftest import Workspace, accelerate_launch, command, kill_when, muster, read_rows
 
 TOKEN = "hf_" + "Q7" * 17
 KEY = "0123456789abcdef" * 2 + "wxyzwxyz"
@@ -148,6 +148,77 @@ def test_a_worker_that_is_not_what_was_planned_stops_with_1_naming_both_values(w
     assert "error: this worker is not what was planned:" in lines
     assert "world_size: the plan says 2, this worker has 1" in lines
     assert "engine: the plan says ddp, this worker has single" in lines
+
+
+def test_a_precision_that_the_launcher_s_environment_forces_is_not_the_plan_s(workspace: Workspace) -> None:
+    """What `mixed_precision: bf16` in somebody's accelerate config sets."""
+    run = workspace.root / "precision"
+    done = command("-m", "training", workspace.spec(), "--run-dir", run, ACCELERATE_MIXED_PRECISION="bf16")
+    assert done.code == 1
+    assert (
+        "error: this worker is not what was planned:\nprecision: the plan says fp32, this worker has bf16" in done.err
+    )
+    assert not (run / "samples.jsonl").exists()
+
+
+# A library that decides otherwise in silence, put in where its module is imported.
+SILENT_CHANGES = {
+    "attention: the plan says sdpa, this worker has eager": (
+        "real = module.load\n"
+        "            def load(plan):\n"
+        "                model = real(plan)\n"
+        "                model.base_model.model.config._attn_implementation = 'eager'\n"
+        "                return model\n"
+        "            module.load = load\n"
+    ),
+    "micro_batch_size: the plan says 2, this worker has 1": (
+        "real = module.AdapterTrainer.__init__\n"
+        "            def init(self, *given):\n"
+        "                real(self, *given)\n"
+        "                self.batches.micro_batch_size = 1\n"
+        "            module.AdapterTrainer.__init__ = init\n"
+    ),
+    "gradient_accumulation_steps: the plan says 2, this worker has 1": (
+        "real = module.training_arguments\n"
+        "            def arguments(*given, **named):\n"
+        "                made = real(*given, **named)\n"
+        "                made.gradient_accumulation_steps = 1\n"
+        "                return made\n"
+        "            module.training_arguments = arguments\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("told", SILENT_CHANGES)
+def test_what_a_library_changes_in_silence_is_told_with_both_values(told: str, workspace: Workspace) -> None:
+    faulty = workspace.root / "faulty"
+    faulty.mkdir()
+    (faulty / "sitecustomize.py").write_text(after_import("training.train", SILENT_CHANGES[told]))
+    run = workspace.root / "changed"
+    done = command("-m", "training", workspace.spec(), "--run-dir", run, PYTHONPATH=f"{Path.cwd()}:{faulty}")
+    assert done.code == 1, done.err
+    assert told in done.err
+    assert not (run / "samples.jsonl").exists()
+
+
+def after_import(name: str, change: str) -> str:
+    """A sitecustomize that runs `change` on a module as soon as it has been imported."""
+    return (
+        "import importlib.util, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name != {name!r}:\n"
+        "            return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        spec = importlib.util.find_spec(name)\n"
+        "        execute = spec.loader.exec_module\n"
+        "        def exec_module(module):\n"
+        "            execute(module)\n"
+        f"            {change}"
+        "        spec.loader.exec_module = exec_module\n"
+        "        return spec\n"
+        "sys.meta_path.insert(0, Hook())\n"
+    )
 
 
 def fill_up(path: Path) -> None:
@@ -327,20 +398,16 @@ def test_an_adapter_that_cannot_be_read_back_the_same_does_not_count(workspace: 
     faulty = workspace.root / "faulty"
     faulty.mkdir()
     (faulty / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Hook:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'training.train':\n"
-        "            sys.meta_path.remove(self)\n"
-        "            from training import checkpoint\n"
-        "            real = checkpoint.save_file\n"
-        "            def save(tensors, path):\n"
-        "                if 'adapter.partial' in str(path):\n"
-        "                    name = sorted(tensors)[0]\n"
-        "                    tensors = {**tensors, name: tensors[name] + 1}\n"
-        "                real(tensors, path)\n"
-        "            checkpoint.save_file = save\n"
-        "sys.meta_path.insert(0, Hook())\n"
+        after_import(
+            "training.checkpoint",
+            "real = module.save_file\n"
+            "            def save(tensors, path):\n"
+            "                if 'adapter.partial' in str(path):\n"
+            "                    name = sorted(tensors)[0]\n"
+            "                    tensors = {**tensors, name: tensors[name] + 1}\n"
+            "                real(tensors, path)\n"
+            "            module.save_file = save\n",
+        )
     )
     run, spec = workspace.root / "unread", workspace.spec(training={"max_steps": 4, "epochs": None})
     done = muster("run", spec, "--run-dir", run, PYTHONPATH=f"{Path.cwd()}:{faulty}")
@@ -375,16 +442,7 @@ def test_half_a_character_in_a_row_is_named(workspace: Workspace) -> None:
 
 def test_qlora_with_the_recipe_s_optimizer(workspace: Workspace) -> None:
     """NF4 base and paged AdamW, which bitsandbytes runs on the CPU too."""
-    base = workspace.root / "wide"
-    make_base(base, intermediate_size=128)
-    options = (
-        "-s",
-        "model.quantization=nf4",
-        "-s",
-        "training.optimizer=paged_adamw_32bit",
-        "-s",
-        f"model.variant={base}",
-    )
+    options = ("-s", "model.quantization=nf4", "-s", "training.optimizer=paged_adamw_32bit")
     done = muster("run", workspace.spec(), "--run-dir", workspace.root / "nf4", *options)
     assert done.code == 0, done.err
     evaluations = [row["eval_loss"] for row in read_rows(workspace.root / "nf4/metrics.jsonl") if "eval_loss" in row]

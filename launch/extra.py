@@ -1,0 +1,125 @@
+"""training.extra: which fields of transformers.TrainingArguments may stand there, and why the others may not.
+
+A test holds every field of the installed class to be refused here or known to be read, so that what a new transformers
+brings is looked at before anybody can set it in vain.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# What the spec or the plan already decides: a second truth.
+DECIDED_ELSEWHERE = {
+    "output_dir": "--run-dir",
+    "per_device_train_batch_size": "training.micro_batch_size",
+    "per_device_eval_batch_size": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.max_steps",
+    "learning_rate": "training.learning_rate",
+    "lr_scheduler_type": "training.lr_scheduler",
+    "warmup_ratio": "training.warmup_ratio",
+    "warmup_steps": "training.warmup_ratio",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "optim": "training.optimizer",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "gradient_checkpointing": "training.gradient_checkpointing",
+    "activation_checkpointing": "training.gradient_checkpointing",
+    "seed": "training.seed",
+    "data_seed": "training.seed",
+    "save_steps": "training.save_steps",
+    "save_strategy": "training.save_steps",
+    "save_total_limit": "training.save_total_limit",
+    "logging_steps": "training.log_steps",
+    "logging_strategy": "training.log_steps",
+    "logging_nan_inf_filter": "the check for non-finite losses, which it would blind",
+    "eval_steps": "training.eval_steps",
+    "eval_strategy": "training.eval_steps",
+    "eval_on_start": "the base's evaluation at step 0",
+    "metric_for_best_model": "training.early_stopping_patience",
+    "greater_is_better": "training.early_stopping_patience",
+    "load_best_model_at_end": "training.early_stopping_patience",
+    "deepspeed": "cluster.strategy",
+    "fsdp": "cluster.strategy",
+    "fsdp_config": "cluster.strategy",
+    "accelerator_config": "cluster.strategy",
+    "parallelism_config": "cluster.strategy",
+    "use_cpu": "cluster.device",
+    "auto_find_batch_size": "training.micro_batch_size (it would change the global batch)",
+    "average_tokens_across_devices": "the loss, a mean over the global batch",
+    "remove_unused_columns": "the data pipeline",
+    "group_by_length": "the data pipeline",
+    "train_sampling_strategy": "the data pipeline",
+    "dataloader_drop_last": "the data pipeline",
+    "ignore_data_skip": "--resume",
+    "save_only_model": "--resume, which needs the optimizer's state",
+    "disable_tqdm": "muster's own progress bar",
+    "ddp_find_unused_parameters": "the adapter, whose parameters are all used",
+    "local_rank": "the launcher",
+    "dataloader_num_workers": "the data pipeline, which reads tokens that are ready",
+    "dataloader_pin_memory": "cluster.device",
+    "dataloader_persistent_workers": "the data pipeline",
+    "dataloader_prefetch_factor": "the data pipeline",
+    "gradient_checkpointing_kwargs": "training.gradient_checkpointing",
+    "activation_checkpointing_kwargs": "training.gradient_checkpointing",
+    "eval_accumulation_steps": "the evaluation, which keeps no logits",
+    "prediction_loss_only": "the evaluation, which keeps no logits",
+    "include_for_metrics": "the evaluation, which keeps no logits",
+    "batch_eval_metrics": "the evaluation, which keeps no logits",
+    "eval_do_concat_batches": "the evaluation, which keeps no logits",
+    "do_train": "the command",
+    "do_eval": "the command",
+    "do_predict": "the command",
+    "restore_callback_states_from_checkpoint": "--resume",
+    "resume_from_checkpoint": "--resume",
+    "label_smoothing_factor": "the loss, a mean over the global batch",
+    "optim_args": "training.optimizer",
+    "optim_target_modules": "training.optimizer",
+    "bf16_full_eval": "training.precision",
+    "fp16_full_eval": "training.precision",
+    "use_cache": "training, which keeps no key-value cache",
+    "eval_use_gather_object": "the evaluation, which keeps no logits",
+    "save_on_each_node": "the run directory, which every node sees",
+    "log_on_each_node": "the run directory, which every node sees",
+    "enable_jit_checkpoint": "a stop request, at which the run saves anyway",
+    "dataloader_multiprocessing_context": "the data pipeline, which reads tokens that are ready",
+    "dataloader_in_order": "the data pipeline",
+    "label_names": "the data pipeline",
+    "length_column_name": "the data pipeline",
+    "ddp_backend": "cluster.device",
+    "ddp_timeout": "the process group, which waits 30 minutes",
+    "skip_memory_metrics": "metrics.jsonl, which has the peak of memory",
+}
+
+# What is read only beside another field of training.extra.
+ONLY_WITH = {
+    "run_name": "report_to",
+    "project": "report_to",
+    "trackio_space_id": "report_to",
+    "trackio_bucket_id": "report_to",
+    "trackio_static_space_id": "report_to",
+    "include_num_input_tokens_seen": "report_to",
+    "liger_kernel_config": "use_liger_kernel",
+}
+
+
+def conflicts(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+    """The fields of training.extra that something else decides or that nothing would read, each with the reason."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    for key in extra:
+        reason, beside = refused(key), ONLY_WITH.get(key)
+        if beside and not extra.get(beside):
+            reason = f"nothing reads this without training.extra.{beside}"
+        if reason:
+            found.append((("training", "extra", key), reason))
+    return found
+
+
+def refused(key: str) -> str:
+    """Why a field may never stand in training.extra; empty where it may."""
+    if key in DECIDED_ELSEWHERE:
+        return f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}"
+    if key.startswith("hub_") or key == "push_to_hub":
+        return "nothing reads this: muster never uploads; after looking at the adapter: hf upload"
+    return ""

@@ -1,0 +1,13 @@
+"""Numbers as people read them."""
+
+_GIB, _MIB = 1024**3, 1024**2
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`; thousands are set apart."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def amount(count: int) -> str:
+    """Bytes: GiB, or MiB below one."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
