@@ -1,0 +1,120 @@
+"""What only a CUDA device can show: precision, paged states, NVML, determinism, and the engines on NCCL.
+
+python -m pytest tests/gpu
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Workspace, kill_when, losses, muster, read_rows
+from tests.runs.test_resume import adapter
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+GPUS = torch.cuda.device_count()
+HAS_BF16 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+RECIPE = {"optimizer": None, "save_steps": 4}  # None leaves the recipe's paged AdamW in place
+
+
+def train(workspace: Workspace, name: str, *options: str, **sections: dict[str, object]) -> Path:
+    run = workspace.root / f"run-{name}"
+    done = muster("run", workspace.spec(name, **sections), "--run-dir", run, *options)
+    assert done.code == 0, done.err
+    return run
+
+
+def verified(run: Path) -> dict[str, object]:
+    return next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified")
+
+
+def relative_difference(run: Path, reference: Path) -> float:
+    pairs = list(zip(losses(run), losses(reference), strict=True))
+    assert len(pairs) >= 20
+    return max(abs(found - expected) / abs(expected) for found, expected in pairs)
+
+
+def test_the_recipe_on_a_gpu(workspace: Workspace) -> None:
+    run = train(workspace, "recipe", "-s", "cluster.devices_per_node=1", training=RECIPE)
+    found = verified(run)
+    assert (found["device"], found["engine"], found["optimizer"]) == ("gpu", "single", "paged_adamw_32bit")
+    assert found["precision"] == ("bf16" if HAS_BF16 else "fp16")
+    steps = [row for row in read_rows(run / "metrics.jsonl") if "loss" in row]
+    assert all(row["gpu_memory_peak_bytes"] > 0 for row in steps)
+    sample = read_rows(run / "resources.jsonl")[0]
+    assert sample["gpu"] == 0
+    assert sample["memory_used_bytes"] > 0
+    evaluations = [row["eval_loss"] for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row]
+    assert evaluations[-1] < evaluations[0]
+
+
+def test_a_gpu_gives_the_losses_of_the_cpu(workspace: Workspace) -> None:
+    on_gpu = train(workspace, "gpu", "-s", "cluster.devices_per_node=1", training={"precision": "fp32"})
+    on_cpu = train(workspace, "cpu", "-s", "cluster.device=cpu")
+    assert relative_difference(on_gpu, on_cpu) < 1e-3
+
+
+# ZeRO on one rank still goes through DeepSpeed's engine; the others need something to share.
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero2_offload", "zero3_offload"])
+def test_zero_on_one_gpu_gives_the_losses_of_single(strategy: str, workspace: Workspace) -> None:
+    one = ("-s", "cluster.devices_per_node=1", "-s", "training.precision=fp32")
+    single = train(workspace, "single", *one)
+    run = train(workspace, strategy, *one, "-s", f"cluster.strategy={strategy}")
+    assert verified(run)["engine"] == strategy
+    assert relative_difference(run, single) < 1e-4
+
+
+@pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"])
+def test_two_gpus_give_the_losses_of_one(strategy: str, workspace: Workspace) -> None:
+    single = train(workspace, "single", "-s", "cluster.devices_per_node=1", "-s", "training.precision=fp32")
+    two = ("-s", "cluster.devices_per_node=2", "-s", "training.precision=fp32", "-s", f"cluster.strategy={strategy}")
+    run = train(workspace, strategy, *two)
+    assert (verified(run)["engine"], verified(run)["world_size"]) == (strategy, 2)
+    assert relative_difference(run, single) < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_killed_run_resumes_bit_for_bit(precision: str, workspace: Workspace) -> None:
+    """With dropout, paged states and, in fp16, the loss scale."""
+    if precision == "bf16" and not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    sections: dict[str, dict[str, object]] = {
+        "lora": {"dropout": 0.1},
+        "training": {**RECIPE, "precision": precision, "extra": {"full_determinism": True}},
+    }
+    one = ("-s", "cluster.devices_per_node=1")
+    whole = train(workspace, "whole", *one, **sections)
+    run = workspace.root / "run-killed"
+    spec = workspace.spec("killed", **sections)
+    reached = run / "checkpoints/step-000008"
+    kill_when(["-m", "launch", "run", spec, "--run-dir", run, *one], reached.exists)
+    done = muster("run", spec, "--run-dir", run, *one)
+    assert done.code == 0, done.err
+    assert "resumed from step-" in done.err
+    found, expected = adapter(run), adapter(whole)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_fp16_where_bf16_exists_is_a_warning(workspace: Workspace) -> None:
+    if not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    run = workspace.root / "run-fp16"
+    done = muster("run", workspace.spec("fp16"), "--run-dir", run, "-s", "training.precision=fp16", "-s",
+                  "cluster.devices_per_node=1")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "warning: training.precision fp16 on" in done.err
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_base_learns(quantization: str, workspace: Workspace) -> None:
+    one = ("-s", "cluster.devices_per_node=1", "-s", f"model.quantization={quantization}")
+    run = train(workspace, quantization, *one, training=RECIPE)
+    evaluations = [row["eval_loss"] for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row]
+    assert evaluations[-1] < evaluations[0]
+
+
+def test_more_gpus_than_exist_is_3(workspace: Workspace) -> None:
+    done = muster("run", workspace.spec("many"), "-s", f"cluster.devices_per_node={GPUS + 1}")
+    assert done.code == 3
+    assert f"{GPUS + 1}" in done.err
