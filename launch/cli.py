@@ -1,14 +1,15 @@
 """The commands. The only place that writes to stdout and exits; everything slow is imported inside a command."""
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launch.data_cli import app as data_app
 from launch.errors import ConflictError, DataError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
+from launch.terminal import as_error, print_json, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, check, launch and recover LoRA fine-tuning of Qwen models.",
 )
+
+app.add_typer(data_app, name="data")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -68,9 +71,9 @@ def plan(
 
     resolved = _resolve(spec, overrides, gpus, nodes)
     for mistake in missing_data(resolved.spec, spec, overrides):  # on the machine that trains it may be there
-        _say(f"warning: {mistake}")
+        say(f"warning: {mistake}")
     if as_json:
-        _print_json(resolved.model_dump(mode="json"))
+        print_json(resolved.model_dump(mode="json"))
         return
     screen = console(stderr=False)
     screen.print(plan_view(resolved))
@@ -88,7 +91,7 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
     _check_data(resolved, spec, overrides)
     results = _checks(resolved, _run_dir(resolved, run_dir))
     if as_json:
-        _print_json(document(results))
+        print_json(document(results))
     else:
         console(stderr=False).print(checks_view(results))
     if verdict(results) == "fail":
@@ -132,7 +135,7 @@ def run(
     screen = console()
     screen.print(plan_view(resolved))
     if finished(place) and resume != "never":
-        _say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
+        say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
         _check_data(resolved, spec, overrides)
         _check_and_train(resolved, place, resume, screen)
@@ -144,7 +147,7 @@ def schema() -> None:
     """Print the JSON Schema of the spec, for editors."""
     from launch.spec import RunSpec
 
-    _print_json(RunSpec.model_json_schema())
+    print_json(RunSpec.model_json_schema())
 
 
 def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nodes: int | None = None) -> "Plan":
@@ -167,7 +170,7 @@ def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nod
     except NoPlanError as error:
         raise NoPlanError(f"{spec_file}: {error}") from None
     for warning in resolved.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     return resolved
 
 
@@ -176,7 +179,7 @@ def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str, here: "Topolog
         value = getattr(cluster, key)
         planned = "gpu" if key == "device" else here.devices_per_node
         if key in cluster.model_fields_set and value not in ("auto", planned):
-            _say(f"warning: --gpus {gpus} is planned for, not cluster.{key}: {value}")
+            say(f"warning: --gpus {gpus} is planned for, not cluster.{key}: {value}")
 
 
 def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
@@ -201,29 +204,26 @@ def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Co
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
-        _say(reason if code == ExitCode.STOPPED else _as_error(reason), f"logs: {attempt}")
+        say(reason if code == ExitCode.STOPPED else as_error(reason), f"logs: {attempt}")
         raise typer.Exit(code)
-    _say(f"done: run directory {place.root}")
+    say(f"done: run directory {place.root}")
 
 
 def _check_data(resolved: "Plan", spec_file: Path, overrides: list[str]) -> None:
     """Reads every row: a bad one is named now, before a model is loaded."""
     from launch.specfile import missing_data
-    from training.data.formats import read
+    from training.data.survey import Survey, refuse
+    from training.data.tokens import settings, sources
 
     missing = missing_data(resolved.spec, spec_file, overrides)
     if missing:
         raise DataError(missing)
-    data = resolved.spec.data
-    mistakes, hidden = [], 0
-    for path in filter(None, (data.train, data.eval)):
-        try:
-            read(path, data.format)
-        except DataError as error:
-            mistakes += error.mistakes
-            hidden += error.hidden
-    if mistakes:
-        raise DataError(mistakes, hidden)
+    report = Survey(sources(resolved.spec.data), settings(resolved.spec.data)).run()
+    if resolved.spec.data.on_bad_row == "fail":
+        refuse(report)
+    if report.kinds:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())
+        say(f"warning: data: {kinds}; to see each: muster data validate {spec_file}")
 
 
 def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
@@ -237,14 +237,7 @@ def _dry_run(resolved: "Plan", place: "RunDir", resume: str) -> None:
 
     files = rendered(resolved, place.deepspeed)
     argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
-    _print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
-
-
-def _print_json(value: Any) -> None:
-    try:
-        print(json.dumps(value, indent=2), flush=True)
-    except BrokenPipeError:  # `muster schema | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
 
 
 def main() -> None:
@@ -252,20 +245,10 @@ def main() -> None:
     try:
         app()
     except MusterError as error:
-        _say(_as_error(str(error)))
+        say(as_error(str(error)))
         sys.exit(error.exit_code)
-
-
-def _as_error(message: str) -> str:
-    """Each line marked, but for the indented ones that continue it."""
-    return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in message.splitlines())
-
-
-def _say(*lines: str) -> None:
-    """To stderr, unwrapped: paths and commands must survive a copy and paste."""
-    from launch.redact import redact
-
-    print(redact("\n".join(lines)), file=sys.stderr)
+    except BrokenPipeError:  # `muster schema | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

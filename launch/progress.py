@@ -71,10 +71,7 @@ class Follower:
             case "started":
                 self.total = row["steps"]
                 self.bar.update(self.task, total=self.total)
-                data = row["data"]
-                cut = f", {data['truncated_rows']} rows cut to max_length" if data["truncated_rows"] else ""
-                tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on"
-                self.console.print(f"data: {data['rows']} rows, {tokens}{cut}")
+                self.console.print(data_line(row["data"]))
             case "resumed":
                 self.console.print(f"resumed from {row['checkpoint']}")
             case "checkpoint_refused":
@@ -90,3 +87,12 @@ class Follower:
         self.bar.update(self.task, numbers=numbers)
         if not self.console.is_terminal:
             self.console.print(f"step {row['step']}/{self.total}: {numbers}")
+
+
+def data_line(data: dict[str, Any]) -> str:
+    """What became of the rows to train on, nothing left out."""
+    done = [f"{count:,} {what}" for what, count in data["counts"].items()]
+    if data["quarantined_rows"]:
+        done.append(f"{data['quarantined_rows']:,} rows left out (quarantine.jsonl)")
+    tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on"
+    return "; ".join([f"data: {data['rows']:,} rows, {tokens}", *done])

@@ -20,6 +20,13 @@ Quantization = Literal["none", "nf4", "int8"]
 Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
 Scheduler = Literal["constant", "linear", "cosine"]
 
+ColumnName = Literal[
+    "id", "question", "documents", "contexts", "answer", "oracle", "context", "oracle_context", "cot_answer",
+    "messages", "tools", "conversations", "system", "instruction", "input", "output", "history", "text",
+]  # fmt: skip
+# Errors of a row that a person may judge otherwise; the others leave nothing to train on.
+AcceptedKind = Literal["citation", "secret", "leakage"]
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -60,15 +67,22 @@ class DataSpec(Section):
     """Rows to train on and to evaluate on."""
 
     train: Text
-    """Training rows, JSON Lines. Relative paths start at the spec's folder."""
+    """Training rows: a file, a folder, a glob, or a hub id (`owner/name`, `owner/name:split`). Relative paths start at
+    the spec's folder."""
     eval: Text | None = None
-    """Evaluation rows, JSON Lines."""
-    format: Literal["auto", "messages", "rag"] = "auto"
-    """`messages` ({messages}), `rag` ({question, documents, answer}), or `auto`: told from each row's keys."""
+    """Evaluation rows, as `train`."""
+    format: Literal["auto", "rag", "raft", "messages", "sharegpt", "alpaca", "text"] = "auto"
+    """What a row holds (see docs/data.md); `auto` tells it from each row's keys, and asks where it cannot."""
+    columns: dict[ColumnName, Text] = Field(default_factory=dict)
+    """Where the rows call a field otherwise: muster's name to theirs, such as `question: prompt`."""
     max_length: PositiveInt = 4096
-    """Tokens kept of a row; what is beyond is cut and counted."""
+    """Tokens of a sequence. A row that is too long loses distractors, then ends of documents, never its answer."""
     packing: bool = True
     """Lay several rows into one sequence of max_length tokens; they cannot see one another."""
+    on_bad_row: Literal["fail", "quarantine"] = "fail"
+    """What an error in a row does: stop before training, or leave the row out and count it."""
+    accept: list[AcceptedKind] = Field(default_factory=list)
+    """Errors that are known and meant, such as `secret` for texts about leaked keys: they become warnings."""
 
 
 class TrainingSpec(Section):

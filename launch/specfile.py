@@ -2,8 +2,10 @@
 
 import ast
 import difflib
+import glob
 import importlib.metadata
 import os
+import re
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,6 +15,9 @@ from launch.errors import ConflictError, Mistake, SpecError, UsageError
 from launch.extra import refused
 from launch.located import Located, locate
 from launch.spec import Path, RunSpec, contradictions
+
+# Of data files, also when compressed. What ends otherwise and has the form owner/name is a data set of the hub.
+DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
 def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSpec:
@@ -54,7 +59,7 @@ def at_place(error: ConflictError, path: str | FilePath, overrides: list[str]) -
 
 def missing_data(spec: RunSpec, path: str | FilePath, overrides: list[str]) -> list[Mistake]:
     """The data files that a spec names and that are not there, each at its place in the spec."""
-    absent = [key for key in ("train", "eval") if (file := getattr(spec.data, key)) and not FilePath(file).exists()]
+    absent = [key for key in ("train", "eval") if (source := getattr(spec.data, key)) and not _is_there(source)]
     if not absent:
         return []
     located = locate(FilePath(path).read_text(encoding="utf-8"), str(path), overrides)
@@ -65,6 +70,16 @@ def missing_data(spec: RunSpec, path: str | FilePath, overrides: list[str]) -> l
         )
         for key in absent
     ]
+
+
+def _is_there(source: str) -> bool:
+    return FilePath(source).exists() or is_hub_data(source) or bool(glob.glob(source, recursive=True))
+
+
+def is_hub_data(source: str) -> bool:
+    """Whether a data source names a data set of the hub: `owner/name` or `owner/name:split`, and no file."""
+    name = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w.-]+)?", source)
+    return bool(name) and not source.endswith(DATA_ENDINGS) and not FilePath(source).exists()
 
 
 def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake]]:
@@ -118,8 +133,11 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
     def absolute(value: str) -> str:
         return str((folder / os.path.expanduser(value)).resolve())
 
+    def source(value: str) -> str:
+        return value if is_hub_data(value) and not (folder / value).exists() else absolute(value)
+
     data = spec.data.model_copy(
-        update={"train": absolute(spec.data.train), "eval": absolute(spec.data.eval) if spec.data.eval else None}
+        update={"train": source(spec.data.train), "eval": source(spec.data.eval) if spec.data.eval else None}
     )
     model = spec.model
     if looks_like_path(model.variant) or os.path.isdir(folder / model.variant):

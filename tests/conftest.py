@@ -51,7 +51,7 @@ def base_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root = tmp_path_factory.mktemp("workspace")
     make_base(root / "base")
     write_rows(root / "train.jsonl", 42, "train")
-    write_rows(root / "eval.jsonl", 9, "eval")
+    write_rows(root / "eval.jsonl", 9, "eval", first=1000)
     return Workspace(root)
 
 
@@ -63,16 +63,16 @@ def workspace(base_workspace: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def write_rows(path: Path, count: int, prefix: str) -> None:
-    """Rows of {question, documents, answer} of different lengths, the same ones each time."""
+def write_rows(path: Path, count: int, prefix: str, first: int = 0) -> None:
+    """Rows of {question, documents, answer} of different lengths, the same ones each time for a `first`."""
     rows = []
-    for number in range(count):
+    for number in range(first, first + count):
         words = [WORDS[(number * 7 + step * (1 + number % 5)) % len(WORDS)] for step in range(6 + number % 11)]
         document = {"id": f"d{number}", "text": " ".join(words)}
         answer = f"It is {words[0]} and {words[-1]} [d{number}]."
         rows.append(
             {
-                "id": f"{prefix}-{number}",
+                "id": f"{prefix}-{number - first}",
                 "question": f"Which {words[1]} is it?",
                 "documents": [document],
                 "answer": answer,

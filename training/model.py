@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from launch.errors import UsageError
 from launch.model_files import hub_name
@@ -14,27 +14,6 @@ from launch.plan import Plan
 from launch.spec import LoraSpec
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def load_tokenizer(variant: str) -> Any:
-    """The model's tokenizer with its chat template. Raises UsageError when either is missing."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"model.variant {variant}: no tokenizer could be loaded: {str(error).splitlines()[0]}"
-        ) from None
-    if not tokenizer.chat_template:
-        raise UsageError(
-            f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant"
-        )
-    # Lengths are ours to decide. A truncation saved with a tokenizer would cut in silence, and calling the tokenizer
-    # changes it, so that ranks which have tokenised and ranks which have not would see different ones.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load(plan: Plan) -> PeftModel:

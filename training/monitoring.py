@@ -31,8 +31,7 @@ class Recorder(TrainerCallback):
         self.plan, self.run, self.ranks, self.train = plan, run, control, train
         self.steps_per_epoch = steps_per_epoch
         self.writes = control.rank == 0
-        rows = [length for lengths in train.lengths for length in lengths]
-        self.mean_length = sum(rows) / len(rows)
+        self.mean_length = train.statistics.tokens / train.statistics.samples
         self.indices: list[int] = []
         self.tokens = 0
         self.stopped = False
@@ -62,9 +61,9 @@ class Recorder(TrainerCallback):
         agreed = self.ranks.agree(self.indices, places, peak)
         self.indices = []
         self.peak_bytes = agreed.peak_bytes
-        self.tokens += sum(sum(self.train.lengths[index]) for index in agreed.indices)
+        self.tokens += sum(self.train.tokens(index) for index in agreed.indices)
         if self.writes:
-            ids = [name for index in agreed.indices for name in self.train.ids[index]]
+            ids = [name for index in agreed.indices for name in self.train.names(index)]
             epoch = (state.global_step - 1) // self.steps_per_epoch
             append(self.run.samples, {"step": state.global_step, "epoch": epoch, "ids": ids})
         if agreed.stop and state.global_step < state.max_steps:

@@ -1,7 +1,7 @@
 """One attempt of one run, from its plan to its adapter. Reads top to bottom."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,34 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from training import checkpoint
 from training.control import Control
-from training.data.tokens import Sequences, prepare
-from training.model import load, load_tokenizer
+from training.data.template import ChatFiles, load_tokenizer
+from training.data.tokens import Prepared, Sequences, prepare
+from training.model import load
 from training.monitoring import sampling
 from training.states import gather_adapter, scatter_adapter
 from training.trainer import AdapterTrainer, seed_rank, total_steps, training_arguments
 
 
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, tokenised before any process group exists."""
+
+    tokenizer: Any
+    prepared: Prepared
+
+
+def load_data(plan: Plan, run: RunDir, writer: bool) -> Data:
+    """`writer` is true on rank 0. Comes before the model: a bad row should not cost a model's loading time."""
+    tokenizer = load_tokenizer(plan.spec.model.variant)
+    return Data(tokenizer, prepare(plan.spec.data, ChatFiles.of(tokenizer), run.tokens, writer))
+
+
 def train(
-    plan: Plan, run: RunDir, control: Control, attempt: int, resume: str, deepspeed: dict[str, Any] | None
+    plan: Plan, run: RunDir, control: Control, data: Data, attempt: int, resume: str, deepspeed: dict[str, Any] | None
 ) -> None:
     """Trains, and leaves run.adapter. Raises Stopped after a stop that was asked for, or what went wrong."""
     began, first = time.monotonic(), control.rank == 0
-    spec = plan.spec
-
-    # Data before the model: a bad row should not cost a model's loading time.
-    tokenizer = load_tokenizer(spec.model.variant)
-    rows = prepare(spec.data.train, spec.data, tokenizer, run.tokens, writer=first)
-    evaluation = prepare(spec.data.eval, spec.data, tokenizer, run.tokens, writer=first) if spec.data.eval else None
+    spec, tokenizer, rows, evaluation = plan.spec, data.tokenizer, data.prepared.train, data.prepared.evaluation
 
     # What a checkpoint's steps were trained on; going on with anything else would not be the same run.
     identity = {"data": rows.fingerprint, "base": weights_identity(spec.model.variant)}

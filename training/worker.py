@@ -43,6 +43,11 @@ class Worker:
         elif self.local_rank == 0 and self.attempt is None:
             print(redact(f"rank {self.rank}: {text}"), file=self.console, flush=True)
 
+    def begin(self, attempt: Attempt) -> None:
+        """From here on everything goes to the attempt's log of this rank."""
+        attempt.root.mkdir(parents=True, exist_ok=True)
+        self.attempt, self.console = attempt, _redirect(attempt.log(self.rank))
+
 
 def main() -> NoReturn:
     arguments = _arguments()
@@ -84,30 +89,34 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     plan, run = _plan(worker, arguments, place)
     worker.run = run
     deepspeed = _deepspeed(plan, place)
+    if arguments.attempt is not None:
+        worker.begin(run.attempt(arguments.attempt))
+    from training.train import load_data, train
+
+    # Before the process group: while rank 0 tokenises, the others wait on the file system, where nothing times out.
+    data = load_data(plan, run, writer=place.rank == 0) if not finished(run) else None
     connect(plan, place)
     from training.control import Control
 
     control = Control(place.rank, place.world_size, run.stop)
     control.listen()
     number = control.share(arguments.attempt or run.last_attempt() + 1 if place.rank == 0 else None)
-    worker.attempt = run.attempt(number)
-    worker.attempt.root.mkdir(parents=True, exist_ok=True)
-    worker.console = _redirect(worker.attempt.log(place.rank))
+    attempt = run.attempt(number)
+    if worker.attempt is None:
+        worker.begin(attempt)
     lock = hold(run) if place.rank == 0 else None
     if place.rank == 0 and arguments.attempt is None:
-        write_json(worker.attempt.plan, plan.model_dump(mode="json"))
-    if finished(run):
+        write_json(attempt.plan, plan.model_dump(mode="json"))
+    if data is None:
         worker.say(f"this run is finished; its adapter is in {run.adapter}. To train it again: --resume never")
         return
     if arguments.attempt is None:  # `muster run` has done so before it started us; a stop since then is meant for us
         run.stop.unlink(missing_ok=True)
-    from training.train import train
-
     worker.say(
         f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run"
         f" directory {run.root}"
     )
-    train(plan, run, control, number, arguments.resume, deepspeed)
+    train(plan, run, control, data, number, arguments.resume, deepspeed)
     worker.say(f"done: {run.adapter}")
     if lock:
         lock.close()

@@ -30,8 +30,8 @@ class Collator:
         attended = torch.zeros(shape, dtype=torch.long)
         for place, row in enumerate(rows):
             length = len(row["input_ids"])
-            input_ids[place, :length] = torch.tensor(row["input_ids"])
-            labels[place, :length] = torch.tensor(row["labels"])
+            input_ids[place, :length] = torch.as_tensor(row["input_ids"])
+            labels[place, :length] = torch.as_tensor(row["labels"])
             attended[place, :length] = 1
             spans = [*row["lengths"], width - length]
             positions[place] = torch.cat([torch.arange(span) for span in spans])

@@ -1,48 +1,230 @@
-"""Conversations -> token ids and the mask of what is trained on: the assistant's tokens and nothing else."""
+"""Samples -> token ids and which of them are trained on: the assistant's and nothing else.
 
+The model's own chat template makes the text. What stands in a document, a question or a tool's answer is text and
+stays text: only the template's own parts become control tokens. In the assistant's turns the markup that it is to
+write itself (`<think>`, `<tool_call>`) may, its turn's end may not.
+"""
+
+import json
+import re
+from dataclasses import dataclass
 from typing import Any
 
-from training.data.formats import Conversation, RowError
-from training.data.labels import IGNORED
+import numpy as np
+
+from launch.errors import UsageError
+from training.data.encoder import Encoder
+from training.data.problems import RowError
+from training.data.samples import Message, Sample
+
+Span = tuple[int, int]
+Tools = list[dict[str, Any]] | None
+# Put inside what reads like a control token, until the text is cut at the real ones: characters for private use.
+MARKS = [chr(code) for code in range(0xF000, 0xF010)]
 
 
-def render(tokenizer: Any, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
-    """The model's own chat template, and the character spans of each answer with the token that ends it.
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids of one sample, and the spans [start, end) of those that are trained on."""
 
-    Raises RowError when the template does not lay turns out one after the other, so that no span could be told.
-    """
-    messages = [{"role": role, "content": content} for role, content in conversation.messages]
-    full = tokenizer.apply_chat_template(messages, tokenize=False)
-    spans = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
-        if not full.startswith(prompt):
-            raise RowError("this chat template changes earlier turns, so the answer cannot be told from the prompt")
-        content_end = full.index(message["content"], len(prompt)) + len(message["content"])
-        end = (
-            content_end + len(tokenizer.eos_token) if full.startswith(tokenizer.eos_token, content_end) else content_end
+    ids: "np.ndarray[tuple[int], np.dtype[np.int32]]"
+    spans: list[Span]
+
+    @property
+    def trainable(self) -> int:
+        """The first token of a row is predicted by nothing, so it is never trained on."""
+        return sum(end - max(start, 1) for start, end in self.spans)
+
+
+@dataclass(frozen=True)
+class ChatFiles:
+    """What decides the tokens of a conversation, as text: it travels to other processes and into fingerprints."""
+
+    tokenizer: str
+    template: str
+    special_tokens: tuple[tuple[str, str], ...]
+    end: str
+    """The tokenizer's eos token, which ends a plain text."""
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "ChatFiles":
+        """Those of a loaded transformers tokenizer."""
+        special = tuple(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
+        return cls(
+            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, special, str(tokenizer.eos_token or "")
         )
-        spans.append((len(prompt), end))
-    return full, spans
 
 
-def encode(
-    tokenizer: Any, conversations: list[Conversation], max_length: int
-) -> list[tuple[list[int], list[int], int]]:
-    """(input_ids, labels, tokens cut off) of each conversation. Labels are IGNORED outside the assistant's tokens.
+class Chat:
+    """Turns samples into tokens."""
 
-    The first label is always IGNORED: no token predicts it.
-    """
-    rendered = [render(tokenizer, conversation) for conversation in conversations]
-    batch = tokenizer([text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True)
-    encoded = []
-    for ids, offsets, (_, spans) in zip(batch["input_ids"], batch["offset_mapping"], rendered, strict=True):
-        labels = [IGNORED] * len(ids)
-        for start, end in spans:
-            for position, (left, right) in enumerate(offsets):
-                if left >= start and right <= end and position > 0:
-                    labels[position] = ids[position]
-        encoded.append((ids[:max_length], labels[:max_length], max(0, len(ids) - max_length)))
-    return encoded
+    def __init__(self, files: ChatFiles):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        self._render_template = render_jinja_template
+        self.files = files
+        self.encoder = Encoder(files.tokenizer)
+        added = json.loads(files.tokenizer)["added_tokens"]
+        self._ids = {token["content"]: int(token["id"]) for token in added}
+        special = {token["content"] for token in added if token["special"]}
+        self._special = special
+        self._cut, self._control = _any_of(self._ids), _any_of(special)
+        self._first = "".join({name[0] for name in self._ids})
+        self._cue = self._generation_cue()
+
+    @property
+    def control_tokens(self) -> "re.Pattern[str]":
+        return self._cut
+
+    def encode(self, sample: Sample) -> Tokens:
+        """Raises RowError when the template refuses the conversation, or when no answer can be told in its text."""
+        if sample.text:
+            ids = self.encoder.encode(sample.text)
+            ids += [self._ids[self.files.end]] if self.files.end in self._ids else []
+            return Tokens(np.array(ids, dtype=np.int32), [(0, len(ids))])
+        conversation, tools, mark = self._protected(sample)
+        text = self._render(conversation, tools)
+        return self._tokens(text, self._answers(text, conversation, tools), mark)
+
+    def _render(self, conversation: list[Message], tools: Tools = None, cue: bool = False) -> str:
+        try:
+            rendered = self._render_template(
+                [conversation], tools=tools, chat_template=self.files.template,
+                add_generation_prompt=cue, **dict(self.files.special_tokens),
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - a template raises whatever its author chose
+            raise RowError("roles", f"the model's chat template refuses it: {str(error).splitlines()[0]}") from None
+        return str(rendered[0][0])
+
+    def _generation_cue(self) -> str:
+        """What the template puts before an answer, such as `<|im_start|>assistant` and a line end."""
+        probe: list[Message] = [{"role": "user", "content": "a"}]
+        plain, cued = self._render(probe), self._render(probe, cue=True)
+        cue = cued[len(plain) :] if cued.startswith(plain) else ""
+        return cue if self._control.search(cue) else ""
+
+    def _answers(self, text: str, conversation: list[Message], tools: Tools) -> list[Span]:
+        """Character spans of the assistant's turns, each with the control token that ends it."""
+        wanted = [index for index, message in enumerate(conversation) if message["role"] == "assistant"]
+        starts = [match.end() for match in re.finditer(re.escape(self._cue), text)] if self._cue else []
+        if len(starts) != len(wanted):  # no cue, or one that stands elsewhere as well: ask the template turn by turn
+            starts = []
+            for index in wanted:
+                prompt = self._render(conversation[:index], tools, cue=True)
+                if not text.startswith(prompt):
+                    message = (
+                        "the model's chat template changes earlier turns: the answer cannot be told from the prompt"
+                    )
+                    raise RowError("roles", message)
+                starts.append(len(prompt))
+        spans = []
+        for start in starts:
+            end = self._control.search(text, start)
+            spans.append((start, end.end() if end else len(text)))
+        return spans
+
+    def _protected(self, sample: Sample) -> tuple[list[Message], Tools, str]:
+        """Conversation and tools with a mark inside everything that reads like a control token, and that mark."""
+        conversation, tools = sample.conversation, list(sample.tools) or None
+        whole = "" if _ascii(conversation) else json.dumps([conversation, tools], ensure_ascii=False)
+        mark = next(mark for mark in MARKS if mark not in whole)
+        return (
+            [self._marked(message, mark) for message in conversation],
+            _mark_all(tools, self._cut, self._first, mark),
+            mark,
+        )
+
+    def _marked(self, message: Message, mark: str) -> Message:
+        own = message["role"] == "assistant"
+        pattern = self._control if own else self._cut
+        marked: Message = {}
+        for key, value in message.items():
+            marked[key] = value if key == "role" else _mark_all(value, pattern, self._first, mark)
+        return marked
+
+    def _tokens(self, text: str, answers: list[Span], mark: str) -> Tokens:
+        """Cuts the text at its control tokens and encodes what lies between."""
+        ids: list[int] = []
+        spans: list[Span] = []
+        waiting = list(reversed(answers))
+        opened: int | None = None
+        position = 0
+        for match in [*self._cut.finditer(text), None]:
+            chunk = text[position : match.start() if match else len(text)]
+            end = position + len(chunk)
+            if waiting and opened is None and position <= waiting[-1][0] <= end:
+                found, before = self._encode_at(chunk, waiting[-1][0] - position, mark)
+                opened = len(ids) + before
+            else:
+                found = self.encoder.encode(chunk.replace(mark, "")) if chunk else []
+            ids += found
+            if match:
+                ids.append(self._ids[match[0]])
+                end = match.end()
+            if opened is not None and end >= waiting[-1][1]:
+                spans.append((opened, len(ids)))
+                waiting.pop()
+                opened = None
+            position = end
+        return Tokens(np.array(ids, dtype=np.int32), spans)
+
+    def _encode_at(self, chunk: str, position: int, mark: str) -> tuple[list[int], int]:
+        if not chunk:
+            return [], 0
+        return self.encoder.encode_at(chunk.replace(mark, ""), position - chunk.count(mark, 0, position))
+
+
+def load_chat_files(variant: str) -> ChatFiles:
+    return ChatFiles.of(load_tokenizer(variant))
+
+
+def load_tokenizer(variant: str) -> Any:
+    """The model's tokenizer with its chat template. Raises UsageError when either is missing."""
+    from transformers import AutoTokenizer
+
+    from launch.model_files import hub_name
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"model.variant {variant}: no tokenizer could be loaded: {str(error).splitlines()[0]}"
+        ) from None
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant"
+        )
+    if not tokenizer.is_fast:
+        raise UsageError(f"model.variant {variant}: has no tokenizer.json, which muster reads its tokens from")
+    # Lengths are ours to decide. A truncation saved with a tokenizer would cut in silence, and calling the tokenizer
+    # changes it, so that ranks which have tokenised and ranks which have not would see different ones.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _any_of(tokens: Any) -> "re.Pattern[str]":
+    """Matches any of these, the longest first; nothing where there are none."""
+    names = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+
+def _ascii(conversation: list[Message]) -> bool:
+    return all(isinstance(v, str) and v.isascii() for message in conversation for v in message.values())
+
+
+def _mark_all(value: Any, pattern: "re.Pattern[str]", first: str, mark: str) -> Any:
+    """Every string inside nested values, with the mark behind the first character of each match."""
+    if isinstance(value, str):
+        if not any(character in value for character in first):
+            return value
+        return pattern.sub(lambda match: match[0][0] + mark + match[0][1:], value)
+    if isinstance(value, dict):
+        return {
+            _mark_all(key, pattern, first, mark): _mark_all(item, pattern, first, mark) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_mark_all(item, pattern, first, mark) for item in value]
+    return value

@@ -1,156 +1,229 @@
-"""Tokenised rows on disk: written once by rank 0, memory-mapped by every rank.
+"""Tokenised rows on disk: written once, by rank 0, before any process group exists; memory-mapped by every rank.
 
-A folder's name is the fingerprint of everything that decides its content, and it gets that name when it is complete.
+A folder's name is the fingerprint of everything that decides its content, and it gets that name when it is complete:
+
+    train/tokens.arrow   a row for each sample: name, input_ids, spans that are trained on
+    train/order.npy      rows in the order of the sequences that they share; starts.npy: where each of these begins
+    train/statistics.json, and the same under eval/; quarantine.jsonl where rows were left out
 """
 
 import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from launch.errors import CommunicationError, DataError, Mistake
+from launch.errors import CommunicationError
 from launch.spec import DataSpec
-from training.data.formats import SHOWN, Conversation, RowError, read
+from launch.specfile import is_hub_data
+from training.data.examine import Examined, Settings
 from training.data.labels import IGNORED
-from training.data.packing import pack
-from training.data.template import encode
+from training.data.packing import Packs, one_each, pack
+from training.data.quarantine import Quarantine
+from training.data.sources import files_of
+from training.data.survey import Report, Split, Survey, refuse
+from training.data.template import ChatFiles
 
-BATCH = 256
-_INTEGERS = datasets.List(datasets.Value("int32"))
-FEATURES = datasets.Features(
-    {"ids": datasets.List(datasets.Value("string")), "lengths": _INTEGERS, "input_ids": _INTEGERS, "labels": _INTEGERS}
-)
+SCHEMA = pa.schema([("name", pa.string()), ("input_ids", pa.list_(pa.int32())), ("spans", pa.list_(pa.int32()))])
 WAIT_SECONDS = 3600.0
+# Changes when the same rows give other tokens: caches of an older muster are then made anew.
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What became of the rows of one file."""
+    """What became of the rows of one split."""
 
     rows: int
+    samples: int
     sequences: int
     tokens: int
     trainable_tokens: int
-    truncated_rows: int
-    truncated_tokens: int
+    quarantined_rows: int
+    counts: dict[str, int]
+    """What was done so that rows fit: distractors left out, documents shortened, texts cut into parts."""
 
 
 class Sequences:
-    """Tokenised sequences by index: `ids[index]` names the samples in one, `lengths[index]` each sample's tokens."""
+    """Tokenised sequences by index, each of one sample or, packed, of several. Arrays are views of the mapped file."""
 
     def __init__(self, folder: Path):
-        self.rows = datasets.load_from_disk(str(folder / "rows")).with_format("python")
-        self.ids: list[list[str]] = self.rows["ids"][:]
-        self.lengths: list[list[int]] = self.rows["lengths"][:]
-        self.fingerprint = folder.name
         self.statistics = Statistics(**json.loads((folder / "statistics.json").read_text()))
+        self.fingerprint = str(json.loads((folder / "fingerprint.json").read_text()))
+        self.packs = Packs(np.load(folder / "order.npy", mmap_mode="r"), np.load(folder / "starts.npy", mmap_mode="r"))
+        reader = pa.ipc.open_file(pa.memory_map(str(folder / "tokens.arrow")))
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.packs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        return {"index": index, "input_ids": row["input_ids"], "labels": row["labels"], "lengths": row["lengths"]}
+        """`lengths` are those of the samples in it; labels are IGNORED outside the spans."""
+        ids, labels = [], []
+        for row in self.packs.rows(index):
+            tokens = self._list("input_ids", row)
+            label = np.full(len(tokens), IGNORED, dtype=np.int32)
+            for start, end in self._list("spans", row).reshape(-1, 2):
+                label[start:end] = tokens[start:end]
+            label[:1] = IGNORED  # nothing predicts a sample's first token
+            ids.append(tokens)
+            labels.append(label)
+        lengths = [len(tokens) for tokens in ids]
+        return {"index": index, "input_ids": np.concatenate(ids), "labels": np.concatenate(labels), "lengths": lengths}
+
+    def names(self, index: int) -> list[str]:
+        """The samples in a sequence, as the ledger calls them."""
+        return [str(self._cell("name", row)) for row in self.packs.rows(index)]
+
+    def tokens(self, index: int) -> int:
+        """Tokens of a sequence without padding."""
+        return sum(len(self._list("input_ids", row)) for row in self.packs.rows(index))
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every sample."""
+        return np.concatenate([np.diff(batch.column("input_ids").offsets.to_numpy()) for batch in self._batches])
+
+    def _at(self, row: int) -> tuple[pa.RecordBatch, int]:
+        batch = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._batches[batch], int(row - self._starts[batch])
+
+    def _cell(self, column: str, row: int) -> Any:
+        batch, place = self._at(row)
+        return batch.column(column)[place]
+
+    def _list(self, column: str, row: int) -> NDArray[np.int32]:
+        batch, place = self._at(row)
+        lists = batch.column(column)
+        start, end = lists.offsets[place].as_py(), lists.offsets[place + 1].as_py()
+        return lists.values.slice(start, end - start).to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
 
 
-def prepare(path: str, data: DataSpec, tokenizer: Any, cache: Path, writer: bool) -> Sequences:
-    """Tokenises a file, or finds that done. `writer` is true on one rank; the others wait for the folder to appear.
+@dataclass(frozen=True)
+class Prepared:
+    train: Sequences
+    evaluation: Sequences | None
 
-    Waiting happens on the file system: a collective would be killed by its time-out while rank 0 tokenises.
-    Raises DataError that names the rows which cannot be used.
+
+def prepare(data: DataSpec, chat: ChatFiles, cache: Path, writer: bool) -> Prepared:
+    """Tokenises the rows to train and to evaluate on, or finds that done. `writer` is true on one rank.
+
+    The others wait for the folder to appear: on the file system, for a collective would be killed by its time-out while
+    rank 0 tokenises. Raises DataError that names the rows which cannot be used.
     """
-    folder = cache / fingerprint(path, data, tokenizer)
+    prints = {split: fingerprint(source, data, chat) for split, source in sources(data).items()}
+    folder = cache / hashlib.sha256("".join(prints.values()).encode()).hexdigest()[:20]
     if writer and not folder.exists():
-        _write(path, data, tokenizer, folder)
+        _write(data, chat, folder, prints)
     deadline = time.monotonic() + WAIT_SECONDS
     while not folder.exists():
         if time.monotonic() > deadline:
             raise CommunicationError(f"rank 0 did not write {folder} within {WAIT_SECONDS:.0f} s")
         time.sleep(0.1)
-    return Sequences(folder)
+    return Prepared(Sequences(folder / "train"), Sequences(folder / "eval") if data.eval else None)
 
 
-def fingerprint(path: str, data: DataSpec, tokenizer: Any) -> str:
-    """Hex digest of the file's bytes, the tokenizer with its template, and the settings."""
+def sources(data: DataSpec) -> dict[Split, str]:
+    return {"train": data.train, "eval": data.eval} if data.eval else {"train": data.train}
+
+
+def settings(data: DataSpec, chat: ChatFiles | None = None) -> Settings:
+    """How the spec's data section wants its rows read."""
+    columns = tuple(sorted(data.columns.items()))
+    return Settings(data.format, columns, data.max_length, chat, frozenset(data.accept))
+
+
+def fingerprint(source: str, data: DataSpec, chat: ChatFiles) -> str:
+    """Hex digest of the files' bytes, the tokenizer with its template, and the settings. Raises DataError."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        read(path)  # says what is wrong with it
-    settings = [
-        data.format,
-        data.max_length,
-        data.packing,
-        tokenizer.chat_template,
-        tokenizer.backend_tokenizer.to_str(),
-    ]
-    digest.update(json.dumps(settings).encode())
+    for file in files_of(source):
+        for block in _blocks(file):
+            digest.update(block)
+    kept = data.model_dump(include={"format", "columns", "max_length", "packing", "on_bad_row", "accept"})
+    digest.update(json.dumps([VERSION, kept, asdict(chat)]).encode())
     return digest.hexdigest()[:20]
 
 
-@dataclass(frozen=True)
-class _Row:
-    id: str
-    input_ids: list[int]
-    labels: list[int]
-    cut: int
-    """Tokens beyond max_length that were left out."""
+def _blocks(file: str) -> Iterator[bytes]:
+    if is_hub_data(file):
+        import datasets
+
+        name, _, split = file.partition(":")
+        yield f"{file} {datasets.load_dataset(name, split=split or 'train')._fingerprint}".encode()
+        return
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
 
 
-def _write(path: str, data: DataSpec, tokenizer: Any, folder: Path) -> None:
-    rows = _tokenise(path, data, tokenizer)
-    lengths = [len(row.input_ids) for row in rows]
-    groups = pack(lengths, data.max_length) if data.packing else [[index] for index in range(len(rows))]
-    sequences = {
-        "ids": [[rows[row].id for row in group] for group in groups],
-        "lengths": [[lengths[row] for row in group] for group in groups],
-        "input_ids": [[token for row in group for token in rows[row].input_ids] for group in groups],
-        "labels": [[label for row in group for label in rows[row].labels] for group in groups],
-    }
-    statistics = Statistics(
-        rows=len(rows),
-        sequences=len(groups),
-        tokens=sum(lengths),
-        trainable_tokens=sum(label != IGNORED for row in rows for label in row.labels),
-        truncated_rows=sum(row.cut > 0 for row in rows),
-        truncated_tokens=sum(row.cut for row in rows),
-    )
+def _write(data: DataSpec, chat: ChatFiles, folder: Path, prints: dict[Split, str]) -> None:
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    datasets.Dataset.from_dict(sequences, features=FEATURES).save_to_disk(str(temporary / "rows"))
-    (temporary / "statistics.json").write_text(json.dumps(asdict(statistics)))
+    writers = {split: _Writer(temporary / split) for split in sources(data)}
+    report = Survey(
+        sources(data), settings(data, chat), kept=lambda split, chunk: writers[split].add(chunk),
+        quarantine=Quarantine(temporary / "quarantine.jsonl"),
+    ).run()  # fmt: skip
+    if data.on_bad_row == "fail":
+        refuse(report)
+    for split, writer in writers.items():
+        writer.finish(report, split, data)
+        (temporary / split / "fingerprint.json").write_text(json.dumps(prints[split]))
     temporary.rename(folder)
 
 
-def _tokenise(path: str, data: DataSpec, tokenizer: Any) -> list[_Row]:
-    conversations = read(path, data.format)
-    rows, mistakes = [], []
-    for start in range(0, len(conversations), BATCH):
-        batch = conversations[start : start + BATCH]
-        encoded = _encode(path, tokenizer, batch, data.max_length)
-        for conversation, (ids, labels, cut) in zip(batch, encoded, strict=True):
-            rows.append(_Row(conversation.id, ids, labels, cut))
-            if all(label == IGNORED for label in labels):
-                why = "no token of the answer can be trained on"
-                if cut:
-                    why = f"the answer lies beyond data.max_length {data.max_length} ({len(ids) + cut} tokens)"
-                mistakes.append(Mistake(path, conversation.line, 1, f"has no trainable token: {why}"))
-    if mistakes:
-        raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
-    return rows
+class _Writer:
+    """Writes the tokens of one split as they come, and at the end which of them share a sequence."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self._file = pa.ipc.new_file(str(folder / "tokens.arrow"), SCHEMA)
+        self._places: list[tuple[str, NDArray[np.int64]]] = []
+        self._lengths: list[NDArray[np.int32]] = []
+        self._trainable: list[NDArray[np.int32]] = []
+
+    def add(self, chunk: Examined) -> None:
+        parts = [tokens for _, _, tokens in chunk.parts]
+        if not parts:
+            return
+        spans = [np.array(part.spans, dtype=np.int32).reshape(-1) for part in parts]
+        names = pa.array([name for _, name, _ in chunk.parts], type=pa.string())
+        self._file.write_batch(
+            pa.record_batch([names, _lists([part.ids for part in parts]), _lists(spans)], schema=SCHEMA)
+        )
+        lines = np.array([chunk.lines[place] for place, _, _ in chunk.parts], dtype=np.int64)
+        self._places.append((chunk.file, lines))
+        self._lengths.append(np.array([len(part.ids) for part in parts], dtype=np.int32))
+        self._trainable.append(np.array([part.trainable for part in parts], dtype=np.int32))
+
+    def finish(self, report: Report, split: Split, data: DataSpec) -> None:
+        self._file.close()
+        good = [self._good(report, split, file, lines) for file, lines in self._places]
+        rows = np.flatnonzero(np.concatenate([*good, np.array([], dtype=bool)])).astype(np.int32)
+        lengths = np.concatenate([*self._lengths, np.array([], dtype=np.int32)])[rows]
+        packs = pack(lengths, data.max_length) if data.packing else one_each(len(rows))
+        np.save(self.folder / "order.npy", rows[packs.order])
+        np.save(self.folder / "starts.npy", packs.starts)
+        trainable = np.concatenate([*self._trainable, np.array([], dtype=np.int32)])[rows]
+        statistics = Statistics(
+            rows=report.rows[split], samples=len(rows), sequences=len(packs), tokens=int(lengths.sum()),
+            trainable_tokens=int(trainable.sum()), quarantined_rows=report.bad_rows(split),
+            counts={name: count for name, count in report.counts[split].items() if count},
+        )  # fmt: skip
+        (self.folder / "statistics.json").write_text(json.dumps(asdict(statistics)))
+
+    def _good(self, report: Report, split: Split, file: str, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return ~np.isin(lines, np.array(report.bad.get((split, file), ()), dtype=np.int64))
 
 
-def _encode(
-    path: str, tokenizer: Any, batch: list[Conversation], max_length: int
-) -> list[tuple[list[int], list[int], int]]:
-    try:
-        return encode(tokenizer, batch, max_length)
-    except RowError as error:
-        raise DataError([Mistake(path, batch[0].line, 1, str(error))]) from None
+def _lists(arrays: list[NDArray[np.int32]]) -> pa.ListArray:
+    offsets = np.cumsum([0, *map(len, arrays)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays), type=pa.int32()))

@@ -1,0 +1,180 @@
+"""`muster data`: rows checked, built from documents, and counted. Everything slow is imported inside a command."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from launch.errors import ExitCode, UsageError
+from launch.terminal import say
+
+if TYPE_CHECKING:
+    from launch.spec import DataSpec
+    from training.data.problems import Level, Problem
+    from training.data.survey import Report
+    from training.data.template import ChatFiles
+
+app = typer.Typer(no_args_is_help=True, help="Check, build and count the rows to train on.")
+
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SPEC|PATH", help="A spec, or a data file, folder, glob or hub id.", show_default=False),
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override one value of the spec.", show_default=False),
+]
+Eval = Annotated[
+    str | None, typer.Option("--eval", metavar="PATH", help="Rows to evaluate on, beside PATH.", show_default=False)
+]
+Form = Annotated[str, typer.Option("--format", metavar="NAME", help="How the rows of PATH are to be read.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="VARIANT", help="Whose tokenizer measures the rows of PATH.", show_default=False),
+]
+MaxLength = Annotated[int, typer.Option("--max-length", min=2, help="Tokens of a sequence, with PATH.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@app.command()
+def validate(
+    source: Source,
+    overrides: Overrides = [],
+    evaluation: Eval = None,
+    form: Form = "auto",
+    model: Model = None,
+    max_length: MaxLength = 4096,
+    accept: Annotated[
+        list[str], typer.Option(metavar="KIND", help="An error to be only a warning.", show_default=False)
+    ] = [],
+    quarantine: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where rows with errors go, with their reasons.")
+    ] = Path("quarantine.jsonl"),
+    as_json: AsJson = False,
+) -> None:
+    """Check every row and tell every problem: where, which kind, what."""
+    data, chat = _data(source, overrides, evaluation, form, model, max_length, accept)
+    from training.data.quarantine import Quarantine
+    from training.data.survey import Survey
+    from training.data.tokens import settings, sources
+
+    teller = _JsonTeller() if as_json else _Teller()
+    kept = Quarantine(quarantine)
+    report = Survey(sources(data), settings(data, chat), told=teller.tell, quarantine=kept).run()
+    teller.finish(report, kept, lengths=chat is not None, accepted=frozenset(data.accept))
+    if report.errors:
+        raise typer.Exit(ExitCode.DATA)
+
+
+def _data(
+    source: str, overrides: list[str], evaluation: str | None, form: str, model: str | None, max_length: int,
+    accept: list[str],
+) -> "tuple[DataSpec, ChatFiles | None]":  # fmt: skip
+    """The data section to work by, and the tokenizer that measures the rows, where there is one."""
+    from launch.spec import DataSpec
+    from launch.specfile import read_spec
+
+    if Path(source).suffix in (".yaml", ".yml"):
+        spec = read_spec(source, overrides)
+        given = {"--eval": evaluation, "--model": model, "--format": form if form != "auto" else None}
+        unread = [name for name, value in given.items() if value]
+        if unread:
+            raise UsageError(f"{', '.join(unread)}: the spec says it; override it with -s")
+        accepted = [*spec.data.accept, *_accepted(accept)]
+        return spec.data.model_copy(update={"accept": accepted}), _chat(spec.model.variant)
+    if overrides:
+        raise UsageError(f"-s {overrides[0]}: overrides a spec, and {source} is none")
+    allowed = DataSpec.model_json_schema()["properties"]["format"]["enum"]
+    if form not in allowed:
+        raise UsageError(f"--format {form}: allowed: {', '.join(allowed)}")
+    data = DataSpec.model_construct(
+        train=source, eval=evaluation, format=cast(Any, form), columns={}, max_length=max_length, packing=True,
+        on_bad_row="fail", accept=_accepted(accept),
+    )  # fmt: skip
+    return data, _chat(model) if model else None
+
+
+def _accepted(kinds: list[str]) -> list[Any]:
+    from training.data.problems import ACCEPTABLE
+
+    for kind in kinds:
+        if kind not in ACCEPTABLE:
+            raise UsageError(f"--accept {kind}: allowed: {', '.join(ACCEPTABLE)}")
+    return kinds
+
+
+def _chat(variant: str) -> "ChatFiles | None":
+    from training.data.template import load_chat_files
+
+    try:
+        return load_chat_files(variant)
+    except UsageError as error:
+        say(f"warning: {error}; so lengths are not checked")
+        return None
+
+
+class _Teller:
+    """Problems as lines, as they are found; at the end how many of each kind."""
+
+    def tell(self, problem: "Problem", level: "Level") -> None:
+        place = f"{problem.file}:{problem.line}:{problem.column}"
+        excerpt = f"  | {problem.excerpt}" if problem.excerpt else ""
+        print(f"{place}: {level} {problem.kind}: {problem.message}{excerpt}")
+
+    def finish(self, report: "Report", kept: Any, lengths: bool, accepted: frozenset[str]) -> None:
+        for row in _kinds(report, accepted):
+            print(f"{row['count']:>8,}  {row['level']:<7}  {row['kind']}: {row['meaning']}")
+        rows = ", ".join(
+            f"{count:,} to {'train' if split == 'train' else 'evaluate'} on" for split, count in report.rows.items()
+        )
+        print(f"{rows}: {report.errors:,} errors, {report.warnings:,} warnings")
+        for split, counts in report.counts.items():
+            for name, count in counts.items():
+                if count:
+                    print(f"{split}: {count:,} {name}")
+        if kept.rows:
+            print(f"{kept.rows:,} rows with errors, and why: {kept.path}")
+        if not lengths:
+            print("not checked: lengths, and control tokens in texts; they need a tokenizer (--model VARIANT)")
+
+
+class _JsonTeller(_Teller):
+    """The same as one JSON document, written as it goes: the problems of a bad file need not fit into memory."""
+
+    def __init__(self) -> None:
+        self.separator = ""
+        print('{"problems": [', end="")
+
+    def tell(self, problem: "Problem", level: "Level") -> None:
+        entry = {
+            "file": problem.file, "line": problem.line, "column": problem.column, "kind": problem.kind,
+            "level": level, "message": problem.message, "excerpt": problem.excerpt,
+        }  # fmt: skip
+        print(f"{self.separator}\n {json.dumps(entry)}", end="")
+        self.separator = ","
+
+    def finish(self, report: "Report", kept: Any, lengths: bool, accepted: frozenset[str]) -> None:
+        ending = {
+            "status": "fail" if report.errors else "pass", "rows": dict(report.rows), "errors": report.errors,
+            "warnings": report.warnings, "kinds": _kinds(report, accepted),
+            "changes": {split: dict(+counts) for split, counts in report.counts.items()},
+            "quarantine": str(kept.path) if kept.rows else None, "quarantined_rows": kept.rows,
+            "lengths_checked": lengths,
+        }  # fmt: skip
+        print("\n], " + json.dumps(ending)[1:])
+
+
+def _kinds(report: "Report", accepted: frozenset[str]) -> list[dict[str, Any]]:
+    from training.data.problems import KINDS
+
+    return [
+        {
+            "kind": kind,
+            "level": "warning" if kind in accepted else level,
+            "count": report.kinds[kind],
+            "meaning": meaning,
+        }
+        for kind, (level, meaning) in KINDS.items()
+        if report.kinds[kind]
+    ]

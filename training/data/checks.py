@@ -1,0 +1,215 @@
+"""What a person should know about a row before a model learns it. Each check yields (kind, message, excerpt)."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from launch.secrets import SECRET
+from training.data.problems import Problem
+from training.data.samples import Sample
+
+Finding = tuple[str, str, str]
+SHOWN_CHARACTERS = 60
+
+# Zero-width and bidirectional controls, the tag block, interlinear marks, and C0/C1 controls but tab and line ends.
+# Zero-width (non-)joiners are left out: scripts and emoji need them.
+_INVISIBLE = re.compile(
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
+    "\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+# U+FFFD, and UTF-8 that was once read as Windows-1252: a lead byte's character with a continuation byte's.
+_DAMAGE = re.compile(
+    "\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac[\u0153\u009d\u2122\u201c\u201d\u02dc\u00a6\u00a2]"
+)
+_CITED = re.compile(r"\[([^\[\]\n]{1,200})\](?!\()")
+_EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,24}\b")
+# Names that RFC 2606 and RFC 6761 keep for examples, and mailboxes that belong to a role and to no person.
+_EXAMPLE = re.compile(r"(?i)[@.](?:example|test|invalid|localhost|local)$|@(?:[\w-]+\.)*example\.(?:com|net|org)$")
+_ROLE = re.compile(
+    r"(?i)^(?:abuse|admin|contact|help|hostmaster|info|no-?reply|postmaster|security|support|webmaster)@"
+)
+_CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-])")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+# Phrases that address the model. From published prompt-injection collections; a hint for a reader, not a verdict.
+_INJECTION = re.compile(
+    r"(?i)\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|preceding|all|your|system)\b"
+    r"[^.\n]{0,30}\b(?:instructions?|prompts?|rules?|directions?|guidelines?)\b"
+    r"|\byou are now\b[^.\n]{0,60}\b(?:assistant|model|ai|dan|mode|unrestricted|jailbroken)\b"
+    r"|\b(?:reveal|print|repeat|show|leak|output)\b[^.\n]{0,30}\b(?:system prompt|(?:hidden|initial) instructions)\b"
+    r"|\bdo not (?:tell|inform|mention|reveal)\b[^.\n]{0,30}\b(?:the user|to the user|anyone)\b"
+    r"|\b(?:begin|end|new) (?:system|admin|developer) (?:prompt|message|instructions?)\b"
+)
+
+
+def check(sample: Sample, control_tokens: "re.Pattern[str] | None" = None) -> Iterator[Problem]:
+    """Every finding about a sample's texts. `control_tokens` matches the model's own, where they are known."""
+    for kind, message, excerpt in _findings(sample, control_tokens):
+        yield Problem(kind, sample.file, sample.line, message, excerpt)
+
+
+def _findings(sample: Sample, control_tokens: "re.Pattern[str] | None") -> Iterator[Finding]:
+    yield from _citations(sample)
+    for name, text in texts_of(sample):
+        yield from _secrets(name, text)
+        yield from _personal(name, text)
+        if not text.isascii():
+            yield from _found("control-character", _INVISIBLE, name, text)
+            yield from _found("encoding", _DAMAGE, name, text)
+        elif not text.isprintable():  # ASCII's controls but for tab and line ends
+            yield from _found("control-character", _INVISIBLE, name, text)
+        if control_tokens is not None:
+            yield from _found("control-token", control_tokens, name, text)
+    for document in sample.documents:
+        yield from _found("injection", _INJECTION, f"document {document.id}", document.text)
+
+
+def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
+    """Every text of a sample with its name."""
+    if sample.text:
+        yield "text", sample.text
+    for document in sample.documents:
+        yield f"document {document.id}", document.text
+    for message in sample.messages:
+        if message["role"] != "system" and message["content"]:
+            yield message["role"], message["content"]
+        for call in message.get("tool_calls", ()):
+            yield "tool call", str(call["function"]["arguments"])
+
+
+def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
+    """(cited ids that are there, cited ids that are not).
+
+    What stands in brackets counts as a citation when it is a document's id or has the form of one. This row's ids
+    decide the form: `[sic]`, or `[0]` in code, is no citation where ids are words with a dash.
+    """
+    there, absent = set(), set()
+    for match in _CITED.finditer(answer):
+        for name in re.split(r"[,;]\s*", match[1]):
+            name = name.strip()
+            if name in documents:
+                there.add(name)
+            elif name and any(_form(name) == _form(known) for known in documents):
+                absent.add(name)
+    return there, absent
+
+
+@cache
+def _form(name: str) -> str:
+    """The shape of an id: letters, digits and what stands between them."""
+    return re.sub(r"(?:a[-_.:#/])+a", "a-a", re.sub(r"\d+", "0", re.sub(r"[A-Za-z]+\d*[A-Za-z]*", "a", name)))
+
+
+def _citations(sample: Sample) -> Iterator[Finding]:
+    if not sample.documents:
+        return
+    _, absent = cited(sample.answer, {document.id for document in sample.documents})
+    for name in sorted(absent):
+        ids = ", ".join(document.id for document in sample.documents[:6])
+        yield "citation", f"the answer cites [{name}], which is none of its documents ({ids})", f"[{name}]"
+
+
+# The rules of detect-secrets that recognise a provider's own form, each with what its text cannot be without. Rules
+# that only look for a word such as `password` beside a value are left out: security prose is full of them.
+_RULES: dict[str, tuple[str, ...]] = {
+    "AWSKeyDetector": ("A3T", "ABIA", "ACCA", "AKIA", "ASIA"), "AzureStorageKeyDetector": ("AccountKey=",),
+    "BasicAuthDetector": ("://",), "DiscordBotTokenDetector": (), "GitHubTokenDetector": ("gh",),
+    "GitLabTokenDetector": ("gl", "GR1348941"), "JwtTokenDetector": ("eyJ",), "MailchimpDetector": ("-us",),
+    "NpmDetector": (":_authToken=",), "OpenAIDetector": ("T3BlbkFJ",), "PrivateKeyDetector": ("PRIVATE KEY", "PuTTY"),
+    "PypiTokenDetector": ("pypi-",), "SendGridDetector": ("SG.",), "SlackDetector": ("xox", "hooks.slack.com"),
+    "SquareOAuthDetector": ("sq0csp",), "StripeDetector": ("k_live_",), "TelegramBotTokenDetector": (":AA",),
+    "TwilioKeyDetector": ("AC", "SK"),
+}  # fmt: skip
+# What documentation writes where a secret would stand.
+_PLACEHOLDER = re.compile(
+    r"(?i)example|your|placeholder|changeme|redacted|dummy|sample|x{4,}|\*{3,}|<[^>]*>|\{[^}]*\}|\$\w|\[secret\]"
+    r"|://[^:/\s]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|key)@"
+)
+
+
+@cache
+def _rules() -> list[tuple[str, tuple[str, ...], list["re.Pattern[str]"]]]:
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+
+    classes: dict[str, Any] = get_mapping_from_secret_type_to_class()
+    plugins = {plugin.__name__: (kind, plugin) for kind, plugin in classes.items()}
+    rules = []
+    for name, literals in _RULES.items():
+        kind, plugin = plugins[name]
+        patterns = list(plugin.denylist)
+        rules.append((kind, literals, patterns[:1] if name == "AWSKeyDetector" else patterns))
+    return rules
+
+
+def _secrets(name: str, text: str) -> Iterator[Finding]:
+    seen: list[tuple[int, int]] = []
+    for kind, literals, patterns in _rules():
+        if literals and not any(literal in text for literal in literals):
+            continue
+        for match in (match for pattern in patterns for match in pattern.finditer(text)):
+            if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]) and _varied(kind, match[0]):
+                seen.append(match.span())
+                yield "secret", f"{name} holds what looks like a secret: {kind}", masked(match[0])
+    for match in SECRET.finditer(text):
+        if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]):
+            seen.append(match.span())
+            yield "secret", f"{name} holds what looks like a token", masked(match[0])
+
+
+def _overlaps(match: "re.Match[str]", seen: list[tuple[int, int]]) -> bool:
+    return any(match.start() < end and start < match.end() for start, end in seen)
+
+
+def _varied(kind: str, text: str) -> bool:
+    """A header such as BEGIN RSA PRIVATE KEY counts as it is; a token of one repeated letter is a drawing of one."""
+    return kind == "Private Key" or len(set(text)) > 6
+
+
+def masked(secret: str) -> str:
+    """Enough of a secret to find it, not enough to use it."""
+    return f"{secret[:4]}...({len(secret)} characters)"
+
+
+def _personal(name: str, text: str) -> Iterator[Finding]:
+    if "@" in text:
+        for match in _EMAIL.finditer(text):
+            if not _EXAMPLE.search(match[0]) and not _ROLE.match(match[0]):
+                yield "personal-data", f"{name} holds an e-mail address", match[0][:2] + "...@" + match[0].split("@")[1]
+    for match in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        if _luhn(digits) and digits[0] in "3456" and len(set(digits)) > 3:
+            yield "personal-data", f"{name} holds a card number", f"{digits[:4]}...({len(digits)} digits)"
+    for match in _IBAN.finditer(text):
+        if _iban(match[0].replace(" ", "")):
+            yield "personal-data", f"{name} holds a bank account (IBAN)", f"{match[0][:4]}..."
+
+
+def _luhn(digits: str) -> bool:
+    """The check digit of card numbers (ISO/IEC 7812-1)."""
+    doubled = [sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2]]
+    return (sum(doubled) + sum(int(digit) for digit in digits[::-2])) % 10 == 0
+
+
+def _iban(text: str) -> bool:
+    """The check digits of an IBAN (ISO 13616, modulo 97)."""
+    return 15 <= len(text) <= 34 and int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
+
+
+def _found(kind: str, pattern: "re.Pattern[str]", name: str, text: str) -> Iterator[Finding]:
+    """The first match of a text; the others are counted."""
+    matches = list(pattern.finditer(text))
+    if matches:
+        more = f", {len(matches)} times" if len(matches) > 1 else ""
+        yield kind, f"{name}: {_named(kind, matches[0][0])}{more}", _around(text, matches[0])
+
+
+def _named(kind: str, found: str) -> str:
+    if kind in ("control-character", "encoding") and len(found) == 1:
+        return f"U+{ord(found):04X} {unicodedata.name(found, 'control character').lower()}"
+    return repr(found)
+
+
+def _around(text: str, match: "re.Match[str]") -> str:
+    start = max(0, match.start() - 15)
+    return ascii(text[start : match.end() + 15])[1:-1][:SHOWN_CHARACTERS]

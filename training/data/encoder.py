@@ -1,0 +1,126 @@
+"""Text -> token ids, fast, and exactly as the model's own tokenizer does it.
+
+Byte-level BPE whose merges stand in the order of their ranks, which is what Qwen and Llama 3 have, is what tiktoken
+encodes, several times as fast as the tokenizers library (docs/measurements.md). Whether a tokenizer is of that kind
+is read from its file and then tried on texts of many scripts; any other goes through tokenizers itself.
+"""
+
+import json
+import unicodedata
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import Any
+
+import tiktoken
+from tokenizers import Tokenizer
+
+# GPT-2's own pattern, which a ByteLevel pre-tokenizer applies when it is told to split.
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# A pattern with a look-ahead walks back over a run of white space: tiktoken's regex engine gives up on very long ones.
+LONG_TEXT = 200_000
+SHORT_TEXT = 256
+PROBES = (
+    "Hello, world! It's 2026.\n\n\tdef f(x):  return x ** 2  # done\r\n", "naïve café ﬁ Å Ω 1234567 3.14e-10 ½",
+    "日本語の文章と漢字、한국어 텍스트, русский текст, العربية، עברית", "   leading and trailing   ", "\n\n\n  \n x",
+    "emoji 👩‍👩‍👧‍👦 🇩🇪 ✈️ e\u0301 \u1e9b\u0323", "<|not|> [INST] {json: [1, 2]} https://a.b/c?d=e&f=%20",
+    "'S 'T I'LL WE'RE don't",
+    "\u00a0\u2003\u3000\ufeff\u200b\u0000\u0007", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "CamelCase snake_case kebab-case",
+)  # fmt: skip
+
+
+class Encoder:
+    """Encodes text in which nothing is a control token. `engine` is tiktoken or tokenizers."""
+
+    def __init__(self, tokenizer_json: str):
+        document = json.loads(tokenizer_json)
+        # Without its added tokens a tokenizer takes no text for one of them.
+        document["added_tokens"], document["truncation"], document["padding"] = [], None, None
+        document["post_processor"] = None
+        self._plain = Tokenizer.from_str(json.dumps(document))
+        self._normalizes = (document.get("normalizer") or {}).get("type") == "NFC"
+        self._fast = _as_tiktoken(document)
+        if self._fast is not None and any(self._quick(probe) != self._slow(probe) for probe in PROBES):
+            self._fast = None
+        self.engine = "tokenizers" if self._fast is None else "tiktoken"
+        self._remembered = lru_cache(maxsize=4096)(lambda text: tuple(self._encode(text)))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. Short ones are remembered: a template's fixed parts come back in every row."""
+        return list(self._remembered(text)) if len(text) < SHORT_TEXT else self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._slow(text) if self._fast is None or len(text) > LONG_TEXT else self._quick(text)
+
+    def encode_at(self, text: str, position: int) -> tuple[list[int], int]:
+        """The ids of the whole text, and how many of them lie before the character at `position`.
+
+        A token across it counts as before it.
+        """
+        before, after = text[:position], text[position:]
+        # Patterns of this kind never carry a token from a line end into what is no white space.
+        if self._fast is not None and before.endswith("\n") and after[:1].strip():
+            head = self.encode(before)
+            return head + self._encode(after), len(head)
+        encoded = self._plain.encode(text, add_special_tokens=False)
+        inside = sum(start < position for start, _ in encoded.offsets)
+        return encoded.ids, inside
+
+    def _slow(self, text: str) -> list[int]:
+        return self._plain.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+
+    def _quick(self, text: str) -> list[int]:
+        assert self._fast is not None
+        if self._normalizes and not text.isascii():
+            text = unicodedata.normalize("NFC", text)
+        try:
+            return self._fast.encode_ordinary(text)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            return self._slow(text)
+
+
+def _as_tiktoken(document: dict[str, Any]) -> tiktoken.Encoding | None:
+    """The same encoding in tiktoken, or None where its file says that it is of another kind."""
+    model, pattern = document["model"], _pattern(document.get("pre_tokenizer"))
+    normalizer = document.get("normalizer")
+    plain = model.get("type") == "BPE" and not any(
+        model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    )
+    if not plain or pattern is None or (normalizer is not None and normalizer.get("type") != "NFC"):
+        return None
+    vocabulary = model["vocab"]
+    merges = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    merged = [vocabulary.get("".join(merge), -1) for merge in merges]
+    if any(left >= right for left, right in pairwise(merged)) or -1 in merged:
+        return None
+    as_byte = {character: byte for byte, character in _byte_characters().items()}
+    mergeable = {token for token in vocabulary if len(token) == 1} | {"".join(merge) for merge in merges}
+    try:
+        ranks = {bytes(as_byte[c] for c in token): vocabulary[token] for token in mergeable if token in vocabulary}
+        return tiktoken.Encoding("muster", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    except (KeyError, ValueError):  # characters that stand for no byte; a pattern that it cannot compile
+        return None
+
+
+def _pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
+    """The one regular expression that cuts text into words; None where there is more to it."""
+    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer] if pre_tokenizer else [])
+    if [step["type"] for step in steps] == ["ByteLevel"] and steps[0].get("use_regex", True):
+        return None if steps[0].get("add_prefix_space") else GPT2_PATTERN
+    if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+        return None
+    split, level = steps
+    cuts = split["behavior"] in ("Isolated", "isolated") and not split.get("invert") and "Regex" in split["pattern"]
+    if not cuts or level.get("use_regex", True) or level.get("add_prefix_space"):
+        return None
+    return str(split["pattern"]["Regex"])
+
+
+@cache
+def _byte_characters() -> dict[int, str]:
+    """The printable character that stands for each byte in byte-level BPE (GPT-2's table)."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {**{byte: chr(byte) for byte in shown}, **{byte: chr(256 + index) for index, byte in enumerate(hidden)}}

@@ -1,0 +1,154 @@
+"""Raw rows -> what is known about each: problems, fingerprints, tokens. Works on chunks, in one process or several."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+
+from training.data.checks import check
+from training.data.duplicates import fingerprint
+from training.data.formats import to_sample
+from training.data.problems import Problem, RowError
+from training.data.samples import Sample
+from training.data.shorten import fit
+from training.data.sources import RawRow
+from training.data.template import Chat, ChatFiles, Tokens
+
+CHUNK = 1000
+# Starting a process and loading a vocabulary into it takes as long as some thousand rows.
+WORTH_PROCESSES = 8 * CHUNK
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows are read and judged. Without `chat` nothing is tokenised."""
+
+    form: str = "auto"
+    columns: tuple[tuple[str, str], ...] = ()
+    max_length: int = 0
+    chat: ChatFiles | None = None
+    accepted: frozenset[str] = frozenset()
+    content: bool = True
+    """Whether texts are searched for secrets and the like, and rows for duplicates."""
+
+
+@dataclass
+class Examined:
+    """A chunk of rows of one file, by column. Rows with an error have no fingerprint and no tokens."""
+
+    file: str
+    lines: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    rejected: list[RawRow] = field(default_factory=list)
+    """The bad ones themselves."""
+    good: list[int] = field(default_factory=list)
+    """Places in `lines` of the good rows; `names`, `exact` and `signatures` (PERMUTATIONS bytes each) are theirs."""
+    names: list[str] = field(default_factory=list)
+    exact: list[int] = field(default_factory=list)
+    signatures: bytearray = field(default_factory=bytearray)
+    parts: list[tuple[int, str, Tokens]] = field(default_factory=list)
+    """(place, name, tokens) of what is trained on: a good row, or several parts of a long text."""
+
+
+class Examiner:
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.chat = Chat(settings.chat) if settings.chat else None
+        self.columns = dict(settings.columns)
+
+    def chunk(self, prefix: str, rows: list[RawRow]) -> Examined:
+        """`prefix` goes before the line in the name of a row that has no id."""
+        found = Examined(rows[0].file)
+        for place, row in enumerate(rows):
+            found.lines.append(row.line)
+            try:
+                sample = to_sample(row.read(), row.file, row.line, self.settings.form, self.columns, prefix)
+                problems = self._judged(sample)
+                tokens = self._tokens(sample, found.counts)
+            except RowError as error:
+                found.problems.append(Problem(error.kind, row.file, row.line, str(error), shown(row), error.column))
+                found.rejected.append(row)
+                continue
+            found.problems += problems
+            if any(problem.level(self.settings.accepted) == "error" for problem in problems):
+                found.rejected.append(row)
+                continue
+            self._keep(found, place, sample, tokens)
+        return found
+
+    def _judged(self, sample: Sample) -> list[Problem]:
+        if not self.settings.content:
+            return []
+        return list(check(sample, self.chat.control_tokens if self.chat else None))
+
+    def _tokens(self, sample: Sample, counts: Counter[str]) -> list[Tokens]:
+        """One piece, or as many as a plain text needs. Raises RowError for a row that nothing can be learnt from."""
+        if self.chat is None:
+            return []
+        if sample.text:
+            whole = self.chat.encode(sample)
+            size = self.settings.max_length
+            parts = [whole.ids[start : start + size] for start in range(0, len(whole.ids), size)]
+            counts["texts cut into parts"] += len(parts) > 1
+            return [Tokens(part, [(0, len(part))]) for part in parts if len(part) > 1]
+        fitted = fit(sample, self.chat, self.settings.max_length)
+        if not fitted.tokens.trainable:
+            raise RowError("untrainable", "no token of the answer can be trained on")
+        counts["rows without some of their distractors"] += fitted.dropped > 0
+        counts["distractors left out"] += fitted.dropped
+        counts["rows with shortened documents"] += fitted.shortened > 0
+        counts["documents shortened"] += fitted.shortened
+        return [fitted.tokens]
+
+    def _keep(self, found: Examined, place: int, sample: Sample, tokens: list[Tokens]) -> None:
+        found.good.append(place)
+        found.names.append(sample.id)
+        if self.settings.content:
+            mark = fingerprint(sample)
+            found.exact.append(mark.exact)
+            found.signatures += mark.signature
+        for number, part in enumerate(tokens, start=1):
+            found.parts.append((place, sample.id if len(tokens) == 1 else f"{sample.id}#{number}", part))
+
+
+def shown(row: RawRow, characters: int = 60) -> str:
+    """The beginning of a raw row, on one line of printable characters."""
+    text = row.text.decode("utf-8", "backslashreplace") if row.text is not None else str(row.value)
+    return ascii(text[:characters])[1:-1] if row.value is not None or row.text is not None else ""
+
+
+def examine(chunks: Iterable[tuple[str, list[RawRow]]], settings: Settings, processes: int) -> Iterator[Examined]:
+    """Every chunk examined, in order. Few rows are examined here, many in `processes` processes."""
+    waiting = iter(chunks)
+    first = list(islice(waiting, WORTH_PROCESSES // CHUNK))
+    if processes < 2 or sum(len(rows) for _, rows in first) < WORTH_PROCESSES:
+        examiner = Examiner(settings)
+        for prefix, rows in (*first, *waiting):
+            yield examiner.chunk(prefix, rows)
+        return
+    # spawn: a forked copy of threads that hold locks can hang.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (settings,)) as pool:
+        pending: deque[Future[Examined]] = deque()
+        for prefix, rows in (*first, *waiting):
+            pending.append(pool.submit(_chunk, prefix, rows))
+            if len(pending) > 2 * processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+_examiner: Examiner | None = None
+
+
+def _start(settings: Settings) -> None:
+    global _examiner
+    _examiner = Examiner(settings)
+
+
+def _chunk(prefix: str, rows: list[RawRow]) -> Examined:
+    assert _examiner is not None
+    return _examiner.chunk(prefix, rows)

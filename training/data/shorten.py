@@ -1,0 +1,104 @@
+"""A row of documents that is too long: what may go, in order, until it fits.
+
+Distractors go first, the last ones before the first. Where no document is known to be the oracle, the longest are
+shortened instead. The question, the answer and an oracle are never touched.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from training.data.checks import cited
+from training.data.problems import RowError
+from training.data.samples import Document, Sample
+from training.data.template import Chat, Tokens
+
+ROUNDS = 8
+SHORTEST = 16  # tokens of a document; with fewer it says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    tokens: Tokens
+    dropped: int = 0
+    """Distractors left out."""
+    shortened: int = 0
+    """Documents cut short."""
+
+
+def fit(sample: Sample, chat: Chat, max_length: int) -> Fitted:
+    """The tokens of a sample in at most max_length. Raises RowError when what must stay is longer."""
+    tokens = chat.encode(sample)
+    if len(tokens.ids) <= max_length:
+        return Fitted(tokens)
+    full = len(tokens.ids)
+    oracles = known_oracles(sample)
+    fitted = _without_distractors(sample, chat, max_length, oracles) if oracles is not None else None
+    if oracles is None and sample.documents:
+        fitted = _shortened(sample, chat, max_length, full)
+    if fitted is None:
+        raise RowError("too-long", _why(sample, full, max_length, tokens, oracles is not None))
+    return fitted
+
+
+def known_oracles(sample: Sample) -> set[str] | None:
+    """Ids of the documents that the answer rests on: those the row names, else those it cites; None when neither."""
+    if any(document.oracle is not None for document in sample.documents):
+        return {document.id for document in sample.documents if document.oracle}
+    there, _ = cited(sample.answer, {document.id for document in sample.documents})
+    return there or None
+
+
+def _without_distractors(sample: Sample, chat: Chat, max_length: int, oracles: set[str]) -> Fitted | None:
+    kept, dropped = list(sample.documents), 0
+    for document in reversed(sample.documents):
+        if document.id in oracles:
+            continue
+        kept.remove(document)
+        dropped += 1
+        tokens = chat.encode(replace(sample, documents=tuple(kept)))
+        if len(tokens.ids) <= max_length and kept:
+            return Fitted(tokens, dropped=dropped)
+    return None
+
+
+def _shortened(sample: Sample, chat: Chat, max_length: int, full: int) -> Fitted | None:
+    """Levels the longest documents until the row fits: a few rounds, for tokens of parts do not add up exactly."""
+    lengths = [len(chat.encoder.encode(document.text)) for document in sample.documents]
+    room = max_length - (full - sum(lengths))
+    for _ in range(ROUNDS):
+        if room < SHORTEST * len(lengths):
+            return None
+        level = _level(lengths, room)
+        documents = tuple(map(lambda document, length: _cut(document, length, level), sample.documents, lengths))
+        tokens = chat.encode(replace(sample, documents=documents))
+        if len(tokens.ids) <= max_length:
+            return Fitted(tokens, shortened=sum(length > level for length in lengths))
+        room -= len(tokens.ids) - max_length
+    return None
+
+
+def _level(lengths: list[int], room: int) -> int:
+    """The largest length to which all longer ones can be cut so that the sum is at most `room`."""
+    left, waiting = room, sorted(lengths)
+    for index, length in enumerate(waiting):
+        share = left // (len(waiting) - index)
+        if length > share:
+            return share
+        left -= length
+    return waiting[-1]
+
+
+def _cut(document: Document, length: int, level: int) -> Document:
+    """The beginning of a document, in whole words, in about so many tokens."""
+    if length <= level:
+        return document
+    characters = math.floor(len(document.text) * level / length)
+    head = document.text[:characters]
+    return replace(document, text=head[: head.rfind(" ")] if " " in head else head)
+
+
+def _why(sample: Sample, full: int, max_length: int, tokens: Tokens, tried: bool) -> str:
+    first = tokens.spans[0][0] if tokens.spans else full
+    what = "the answer lies beyond" if first >= max_length else "the answer would be cut off at"
+    kept = ", without its distractors too" if tried and sample.documents else ""
+    return f"{what} data.max_length {max_length}: the row has {full} tokens{kept}; raise it or shorten the row"

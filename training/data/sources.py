@@ -1,0 +1,228 @@
+"""Data files -> raw rows, each with its line. Needs no torch; any bytes give rows or a named problem.
+
+A source is a file, a folder, a glob, or a hub id (owner/name, owner/name:SPLIT). Rows come one after the other, so a
+file of any length takes the memory of a few rows; a .json array is read whole.
+"""
+
+import csv
+import glob
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from launch.errors import DataError, Mistake
+from launch.specfile import is_hub_data
+from training.data.problems import RowError
+
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+BATCH = 1024  # rows of a Parquet file in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """`line` counts from 1: a line of a text file, or a row of one that has no lines. `text` is a JSON line, unread."""
+
+    file: str
+    line: int
+    value: Any = None
+    text: bytes | None = None
+    error: RowError | None = None
+
+    def read(self) -> Any:
+        """The row as Python values. Raises RowError."""
+        if self.error is not None:
+            raise self.error
+        return self.value if self.text is None else parse_json(self.text)
+
+
+def files_of(source: str) -> list[str]:
+    """The files of a source, sorted; a hub id stands for itself. Raises DataError when there are none."""
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(str(file) for file in path.rglob("*") if file.is_file() and _form(str(file)))
+        if not found:
+            raise _wrong(source, f"no data file in this folder; expected {_expected()}")
+        return found
+    if path.exists():
+        if not _form(source):
+            raise _wrong(source, f"is none of {_expected()}; convert it, or rename it to what it is")
+        return [source]
+    if any(character in source for character in "*?["):
+        found = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
+        if not found:
+            raise _wrong(source, "no file matches this pattern")
+        return [file for name in found for file in files_of(name)]
+    if is_hub_data(source):
+        return [source]
+    raise _wrong(source, "no such data file; a path in the spec starts at the spec's folder")
+
+
+def rows_of(file: str) -> Iterator[RawRow]:
+    """The raw rows of one file or hub id. Raises DataError when it cannot be read at all."""
+    if not Path(file).exists():
+        yield from _hub(file)
+        return
+    form = _form(file)
+    try:
+        with _opened(file) as stream:
+            yield from _READERS[form](file, stream)
+    except (OSError, EOFError) as error:
+        raise _wrong(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse_json(text: bytes) -> Any:
+    """One JSON value. Raises RowError with the column."""
+    try:
+        return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowError("unreadable", f"is not UTF-8 text: {error.reason}", error.start + 1) from None
+    except json.JSONDecodeError as error:
+        raise RowError("unreadable", f"not JSON: {error.msg}", error.colno) from None
+    except (ValueError, RecursionError):  # a number with more digits than Python reads; nesting without end
+        raise RowError("unreadable", "not JSON that can be read: a number or a nesting without end") from None
+
+
+def _json_lines(file: str, stream: BinaryIO) -> Iterator[RawRow]:
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if text.strip():
+            yield RawRow(file, number, text=text.rstrip(b"\r\n"))
+
+
+def _json(file: str, stream: BinaryIO) -> Iterator[RawRow]:
+    """An array of rows. What starts with an object is JSON Lines under another name."""
+    content = stream.read().removeprefix(b"\xef\xbb\xbf")
+    if not content.lstrip().startswith(b"["):
+        yield from _json_lines(file, io.BytesIO(content))
+        return
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield RawRow(file, line, error=RowError("unreadable", f"is not UTF-8 text: {error.reason}"))
+        return
+    yield from _array(file, text)
+
+
+def _array(file: str, text: str) -> Iterator[RawRow]:
+    decoder, position, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+
+    def skip(position: int) -> int:
+        while position < len(text) and text[position] in " \t\r\n":
+            position += 1
+        return position
+
+    position = skip(position)
+    while position < len(text) and text[position] != "]":
+        line += text.count("\n", counted, position)
+        counted = position
+        try:
+            value, position = decoder.raw_decode(text, position)
+            yield RawRow(file, line, value=value)
+            position = skip(position)
+            if position < len(text) and text[position] == ",":
+                position = skip(position + 1)
+            elif position >= len(text) or text[position] != "]":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+        except json.JSONDecodeError as error:
+            reason = RowError("unreadable", f"not JSON: {error.msg}; the rows after it are not read", error.colno)
+            yield RawRow(file, error.lineno, error=reason)
+            return
+        except (ValueError, RecursionError):
+            reason = RowError("unreadable", "not JSON that can be read; the rows after it are not read")
+            yield RawRow(file, line, error=reason)
+            return
+    if position >= len(text):
+        yield RawRow(file, line, error=RowError("unreadable", "not JSON: the array is not closed"))
+
+
+def _csv(file: str, stream: BinaryIO) -> Iterator[RawRow]:
+    csv.field_size_limit(sys.maxsize)
+    # Bytes that are no UTF-8 become lone surrogates, which are then told row by row.
+    reader = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = f"not CSV: {error}; the rows after it are not read"
+            yield RawRow(file, max(line, reader.line_num), error=RowError("unreadable", reason))
+            return
+        line = max(line, 2)
+        if None in row:
+            yield RawRow(file, line, error=RowError("unreadable", "has more cells than the header has names"))
+            continue
+        yield RawRow(file, line, value={key: value for key, value in row.items() if value not in (None, "")})
+
+
+def _parquet(file: str, stream: BinaryIO) -> Iterator[RawRow]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield RawRow(file, number, value={key: value for key, value in row.items() if value is not None})
+    except (pyarrow.ArrowException, ValueError, UnicodeDecodeError) as error:
+        reason = f"not Parquet that can be read: {str(error).splitlines()[0]}; the rows after it are not read"
+        yield RawRow(file, number + 1, error=RowError("unreadable", reason))
+
+
+_READERS = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+
+
+def _hub(source: str) -> Iterator[RawRow]:
+    import datasets
+
+    name, _, split = source.partition(":")
+    try:
+        rows = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # noqa: BLE001 - the hub's client raises whatever its transports raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _wrong(
+            source, f"is no file here, and the hub's data set {name} cannot be loaded: {type(error).__name__}: {reason}"
+        ) from None
+    for number, row in enumerate(rows, start=1):
+        yield RawRow(source, number, value={key: value for key, value in row.items() if value is not None})
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    compression = COMPRESSIONS.get(Path(file).suffix)
+    if compression is None:
+        with open(file, "rb") as plain:
+            yield plain
+        return
+    import pyarrow
+
+    with pyarrow.OSFile(file) as packed, pyarrow.CompressedInputStream(packed, compression) as stream:
+        if _form(file) == ".parquet":  # needs to seek
+            yield io.BytesIO(stream.read())
+        else:
+            yield io.BufferedReader(stream)
+
+
+def _form(file: str) -> str:
+    """The file's format by its name without a compression's ending; empty for what is not read."""
+    path = Path(file)
+    name = path.stem if path.suffix in COMPRESSIONS else path.name
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in FORMATS else ""
+
+
+def _expected() -> str:
+    return f"{', '.join(FORMATS)}, or one of these with {' or '.join(COMPRESSIONS)}"
+
+
+def _wrong(source: str, reason: str) -> DataError:
+    return DataError([Mistake(source, 0, 0, reason)])

@@ -1,0 +1,174 @@
+"""Every row of one or two sources looked at once: what is wrong, what is left to train on.
+
+The same pass serves `muster data validate`, the run's own check and the tokens that a run trains on, so that all three
+agree on which rows are bad.
+"""
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+
+from launch.errors import DataError, Mistake
+from training.data.duplicates import PERMUTATIONS, Fingerprints, repeated
+from training.data.examine import CHUNK, Examined, Settings, examine
+from training.data.problems import Level, Problem
+from training.data.quarantine import Quarantine
+from training.data.sources import RawRow, files_of, rows_of
+
+Split = Literal["train", "eval"]
+# A source can be wrong in every row; so many are kept for a message, the rest are counted.
+SHOWN = 20
+
+
+@dataclass
+class Report:
+    """What became of the rows. `kinds` counts problems, `bad` holds the lines with an error of each split's files."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    bad: dict[tuple[Split, str], "array[int]"] = field(default_factory=dict)
+    errors: int = 0
+    first_errors: list[Problem] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> int:
+        return self.kinds.total() - self.errors
+
+    def is_bad(self, split: Split, file: str, line: int) -> None:
+        self.bad.setdefault((split, file), array("q")).append(line)
+
+    def bad_rows(self, split: Split) -> int:
+        return sum(len(set(lines)) for (other, _), lines in self.bad.items() if other == split)
+
+
+def _ignore(*found: object) -> None:
+    pass
+
+
+class Survey:
+    """One pass over the rows of `sources`.
+
+    `told` gets every problem as it is found, `kept` every examined chunk. Raises DataError when a source cannot be read
+    or has no rows.
+    """
+
+    def __init__(
+        self,
+        sources: dict[Split, str],
+        settings: Settings,
+        told: Callable[[Problem, Level], None] = _ignore,
+        kept: Callable[[Split, Examined], None] = _ignore,
+        quarantine: Quarantine | None = None,
+        processes: int | None = None,
+    ):
+        self.sources, self.settings, self.told, self.kept = sources, settings, told, kept
+        self.quarantine = quarantine
+        self.processes = len(os.sched_getaffinity(0)) if processes is None else processes
+        self.report = Report()
+        self._marks = Fingerprints()
+        self._names: list[np.ndarray[tuple[int], np.dtype[np.uint64]]] = []
+        self._places: list[tuple[Split, str, np.ndarray[tuple[int], np.dtype[np.int64]]]] = []
+        self._starts = [0]
+
+    def run(self) -> Report:
+        for split, source in self.sources.items():
+            before = self.report.rows[split]
+            self.report.counts[split] = Counter()
+            for chunk in examine(_chunks(source), self.settings, self.processes):
+                self._take(split, chunk)
+            if self.report.rows[split] == before:
+                raise DataError([Mistake(source, 0, 0, "has no rows; see docs/data.md for the formats that are read")])
+        self._repeated_names()
+        self._duplicates()
+        if self.quarantine is not None:
+            self.quarantine.close()
+        return self.report
+
+    def _take(self, split: Split, chunk: Examined) -> None:
+        self.report.rows[split] += len(chunk.lines)
+        self.report.counts[split] += chunk.counts
+        for problem in chunk.problems:
+            self._tell(problem)
+        for row in chunk.rejected:
+            self.report.is_bad(split, row.file, row.line)
+        if self.quarantine is not None and chunk.rejected:
+            self.quarantine.add(chunk, [p for p in chunk.problems if p.level(self.settings.accepted) == "error"])
+        lines = np.array([chunk.lines[place] for place in chunk.good], dtype=np.int64)
+        self._places.append((split, chunk.file, lines))
+        self._starts.append(self._starts[-1] + len(lines))
+        self._names.append(np.array([hash((split, name)) & (2**64 - 1) for name in chunk.names], dtype=np.uint64))
+        if self.settings.content:
+            signatures = np.frombuffer(bytes(chunk.signatures), dtype=np.uint8).reshape(-1, PERMUTATIONS)
+            self._marks.add(np.array(chunk.exact, dtype=np.uint64), signatures)
+        self.kept(split, chunk)
+
+    def _tell(self, problem: Problem) -> None:
+        level = problem.level(self.settings.accepted)
+        self.report.kinds[problem.kind] += 1
+        if level == "error":
+            self.report.errors += 1
+            if len(self.report.first_errors) < SHOWN:
+                self.report.first_errors.append(problem)
+        self.told(problem, level)
+
+    def _repeated_names(self) -> None:
+        """Ids must be unique: the ledger counts samples by them."""
+        names = np.concatenate(self._names) if self._names else np.array([], dtype=np.uint64)
+        for row, earlier in repeated(names):
+            (split, file, line), (_, other, first) = self._place(row), self._place(earlier)
+            where = f"line {first}" if other == file else f"{other}:{first}"
+            self._late("duplicate-id", split, file, line, f"its id is also that of {where}; ids must be unique")
+
+    def _duplicates(self) -> None:
+        if not self.settings.content:
+            return
+        for exact, pairs in ((True, self._marks.exact()), (False, self._marks.near())):
+            for row, earlier in pairs:
+                (split, file, line), (other, before, first) = self._place(row), self._place(earlier)
+                where = f"{before}:{first}"
+                if split != other:
+                    words = "the same question and answer as" if exact else "almost the same words as"
+                    self._late("leakage", split, file, line, f"{words} {where}, which is trained on")
+                elif exact:
+                    self._late("exact-duplicate", split, file, line, f"the same question and answer as {where}")
+                else:
+                    self._late("near-duplicate", split, file, line, f"almost the same words as {where}")
+
+    def _late(self, kind: str, split: Split, file: str, line: int, message: str) -> None:
+        problem = Problem(kind, file, line, message)
+        self._tell(problem)
+        if problem.level(self.settings.accepted) == "error":
+            self.report.is_bad(split, file, line)
+            if self.quarantine is not None:
+                self.quarantine.later(problem)
+
+    def _place(self, row: int) -> tuple[Split, str, int]:
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        split, file, lines = self._places[chunk]
+        return split, file, int(lines[row - self._starts[chunk]])
+
+
+def _chunks(source: str) -> Iterator[tuple[str, list[RawRow]]]:
+    """Chunks of rows, each with what goes before the line in the name of a row without an id: one of several files."""
+    files = files_of(source)
+    for file in files:
+        rows = rows_of(file)
+        while chunk := list(islice(rows, CHUNK)):
+            yield (f"{file}:" if len(files) > 1 else ""), chunk
+
+
+def refuse(report: Report) -> None:
+    """Raises DataError with the first errors of a report that has any."""
+    if report.errors:
+        mistakes = [
+            Mistake(problem.file, problem.line, problem.column, f"{problem.message} [{problem.kind}]")
+            for problem in report.first_errors
+        ]
+        raise DataError(mistakes, hidden=report.errors - len(mistakes))
