@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from launch.errors import ExitCode, UsageError
-from launch.terminal import say
+from launch.terminal import print_json, say
 
 if TYPE_CHECKING:
     from launch.spec import DataSpec
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from training.data.template import ChatFiles
 
 app = typer.Typer(no_args_is_help=True, help="Check, build and count the rows to train on.")
+
+SPEC_ENDINGS = (".yaml", ".yml")
 
 Source = Annotated[
     str,
@@ -67,22 +69,100 @@ def validate(
         raise typer.Exit(ExitCode.DATA)
 
 
+@app.command()
+def stats(
+    source: Source,
+    overrides: Overrides = [],
+    evaluation: Eval = None,
+    form: Form = "auto",
+    model: Model = None,
+    max_length: MaxLength = 4096,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the lengths into this .png, .svg or .pdf.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count tokens: lengths, what is trained on, how well rows pack, time and memory."""
+    if model is None and Path(source).suffix not in SPEC_ENDINGS:
+        raise UsageError("--model VARIANT is missing: tokens are counted with a model's tokenizer")
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--picture {picture}: allowed endings: .png, .svg, .pdf")
+    data, chat = _data(source, overrides, evaluation, form, model, max_length, [], required=True)
+    from launch.screen import console, stats_view
+    from training.data.stats import draw, measure
+
+    assert chat is not None
+    measured = measure(data, chat)
+    if picture is not None:
+        draw(measured, picture)
+        say(f"drawn: {picture}")
+    if as_json:
+        print_json(measured)
+    else:
+        console(stderr=False).print(stats_view(measured))
+
+
+@app.command()
+def build(
+    documents: Annotated[
+        Path, typer.Argument(metavar="DOCS", help="A folder of Markdown, text, HTML or JSON Lines.", show_default=False)
+    ],
+    questions: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Rows of {id, question, answer, oracle}.", show_default=False),
+    ] = None,
+    without_questions: Annotated[
+        bool, typer.Option("--without-questions", help="Ask by headings and answer from the passages below them.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the rows go.  [default: stdout]", show_default=False)
+    ] = None,
+    eval_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Hold out whole documents, and write their rows here.", show_default=False),
+    ] = None,
+    eval_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the documents held out.")] = 0.1,
+    distractors: Annotated[int, typer.Option(min=0, help="Passages in a row that do not answer it.")] = 4,
+    oracle_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of rows that show their oracles; the others say that none does.")
+    ] = 0.8,
+    find_oracles: Annotated[
+        bool, typer.Option("--find-oracles", help="Search for the oracle of questions that name none.")
+    ] = False,
+    passage_words: Annotated[int, typer.Option(min=40, help="Words of a passage at most.")] = 300,
+    seed: Annotated[int, typer.Option(help="Draws distractors' places, rows without oracles, and the split.")] = 42,
+) -> None:
+    """Make rows from documents: each question among passages that answer it and passages that only look like it."""
+    if (questions is None) == (not without_questions):
+        raise UsageError("give either --questions FILE or --without-questions")
+    from training.data.build.rows import Recipe
+    from training.data.build.write import build_files
+
+    recipe = Recipe(distractors, oracle_share, seed)
+    counts = build_files(documents, questions, recipe, out, eval_out, eval_share, find_oracles, passage_words)
+    for name, count in counts.items():
+        say(f"{count:>8,}  {name}")
+    for path in filter(None, (out, eval_out)):
+        say(f"written: {path}")
+
+
 def _data(
     source: str, overrides: list[str], evaluation: str | None, form: str, model: str | None, max_length: int,
-    accept: list[str],
+    accept: list[str], required: bool = False,
 ) -> "tuple[DataSpec, ChatFiles | None]":  # fmt: skip
     """The data section to work by, and the tokenizer that measures the rows, where there is one."""
     from launch.spec import DataSpec
     from launch.specfile import read_spec
 
-    if Path(source).suffix in (".yaml", ".yml"):
+    if Path(source).suffix in SPEC_ENDINGS:
         spec = read_spec(source, overrides)
         given = {"--eval": evaluation, "--model": model, "--format": form if form != "auto" else None}
         unread = [name for name, value in given.items() if value]
         if unread:
             raise UsageError(f"{', '.join(unread)}: the spec says it; override it with -s")
         accepted = [*spec.data.accept, *_accepted(accept)]
-        return spec.data.model_copy(update={"accept": accepted}), _chat(spec.model.variant)
+        return spec.data.model_copy(update={"accept": accepted}), _chat(spec.model.variant, required)
     if overrides:
         raise UsageError(f"-s {overrides[0]}: overrides a spec, and {source} is none")
     allowed = DataSpec.model_json_schema()["properties"]["format"]["enum"]
@@ -92,7 +172,7 @@ def _data(
         train=source, eval=evaluation, format=cast(Any, form), columns={}, max_length=max_length, packing=True,
         on_bad_row="fail", accept=_accepted(accept),
     )  # fmt: skip
-    return data, _chat(model) if model else None
+    return data, _chat(model, required) if model else None
 
 
 def _accepted(kinds: list[str]) -> list[Any]:
@@ -104,12 +184,14 @@ def _accepted(kinds: list[str]) -> list[Any]:
     return kinds
 
 
-def _chat(variant: str) -> "ChatFiles | None":
+def _chat(variant: str, required: bool) -> "ChatFiles | None":
     from training.data.template import load_chat_files
 
     try:
         return load_chat_files(variant)
     except UsageError as error:
+        if required:
+            raise
         say(f"warning: {error}; so lengths are not checked")
         return None
 

@@ -1,0 +1,1 @@
+"""Documents and questions -> rows to train on."""

@@ -1,0 +1,55 @@
+"""BM25 over passages: what a retriever would find for a question, right or wrong."""
+
+import re
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+
+from training.data.build.passages import Passage
+
+_WORD = re.compile(r"\w+")
+SAME = 0.8
+
+
+class Index:
+    """BM25 (Lucene's variant, k1 1.5, b 0.75) over titles, headings and texts."""
+
+    def __init__(self, passages: Sequence[Passage]):
+        self.passages = list(passages)
+        corpus = [f"{passage.title} {passage.heading} {passage.text}" for passage in self.passages]
+        self._bm25 = bm25s.BM25()
+        self._bm25.index(bm25s.tokenize(corpus, stopwords="en", show_progress=False), show_progress=False)
+        self._shingles = [_shingles(passage.text) for passage in self.passages]
+        self._place = {passage.id: place for place, passage in enumerate(self.passages)}
+
+    def ranked(self, query: str) -> list[Passage]:
+        """All passages, the best first; those that score the same in the order of the collection."""
+        tokens = bm25s.tokenize([query], stopwords="en", show_progress=False, return_ids=False)[0]
+        known = [token for token in tokens if token in self._bm25.vocab_dict]
+        if not known:
+            return list(self.passages)
+        scores = self._bm25.get_scores(known)
+        return [self.passages[place] for place in np.argsort(-scores, kind="stable")]
+
+    def distractors(self, query: str, oracles: Sequence[Passage], count: int) -> list[Passage]:
+        """The best that are neither an oracle nor almost one: what looks right and is not."""
+        theirs = [self._shingles[self._place[oracle.id]] for oracle in oracles]
+        names = {oracle.id for oracle in oracles}
+        found: list[Passage] = []
+        for passage in self.ranked(query):
+            if len(found) == count:
+                break
+            own = self._shingles[self._place[passage.id]]
+            if passage.id not in names and all(_similarity(own, other) < SAME for other in theirs):
+                found.append(passage)
+        return found
+
+
+def _shingles(text: str) -> set[str]:
+    words = _WORD.findall(text.casefold())
+    return {" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))}
+
+
+def _similarity(first: set[str], second: set[str]) -> float:
+    return len(first & second) / len(first | second)

@@ -1,0 +1,76 @@
+"""Documents and questions in, files of rows out."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from launch.errors import HostError
+from training.data.build.passages import Passage, read_passages
+from training.data.build.retrieval import Index
+from training.data.build.rows import (
+    Question,
+    Recipe,
+    build,
+    divided,
+    from_headings,
+    read_questions,
+    split_by_document,
+)
+
+
+def build_files(
+    documents: Path,
+    questions: str | None,
+    recipe: Recipe,
+    out: Path | None,
+    eval_out: Path | None,
+    eval_share: float,
+    find_oracles: bool,
+    passage_words: int,
+) -> Counter[str]:
+    """Writes the rows to `out`, or to stdout, and those of held-out documents to `eval_out`. Returns what was done.
+
+    Raises DataError for documents or questions that cannot be used, HostError where a file cannot be written.
+    """
+    passages, counts = read_passages(str(documents), passage_words)
+    counts["passages"] = len(passages)
+    if questions is None:
+        asked, done = from_headings(passages)
+    else:
+        asked, done = read_questions(questions, Index(passages), find_oracles)
+    counts += done
+    held_out = split_by_document(passages, eval_share, recipe.seed) if eval_out is not None else set()
+    sides: dict[str, list[Question]] = {"train": [], "eval": [], "both": []}
+    for side, question in divided(asked, held_out):
+        sides[side].append(question)
+    counts["questions left out, with oracles both held out and not"] += len(sides["both"])
+    _write(
+        out, _rows(sides["train"], [p for p in passages if p.document not in held_out], recipe, counts, "to train on")
+    )
+    if eval_out is not None:
+        own = [passage for passage in passages if passage.document in held_out]
+        _write(eval_out, _rows(sides["eval"], own, recipe, counts, "to evaluate on"))
+    return +counts
+
+
+def _rows(
+    questions: list[Question], passages: list[Passage], recipe: Recipe, counts: Counter[str], purpose: str
+) -> list[dict[str, Any]]:
+    """Distractors are of the same side as the question: what is evaluated on is never seen before."""
+    built = build(questions, Index(passages), recipe) if questions else None
+    counts[f"rows {purpose}"] += len(built.rows) if built else 0
+    counts.update(built.counts if built else {})
+    return built.rows if built else []
+
+
+def _write(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if path is None:
+        sys.stdout.write(lines)
+        return
+    try:
+        path.write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"{path}: cannot be written: {error.strerror}") from None
