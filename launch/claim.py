@@ -15,12 +15,11 @@ from launch.plan import Plan
 from launch.redact import secret_values
 from launch.render import rendered
 from launch.rundir import RunDir
+from launch.secrets import SECRET
 from launch.spec import strings, training_identity
 
 # A second `muster run` that looks whether the lock is free holds it for an instant itself.
 LOCK_SECONDS = 1.0
-# A shorter value, such as `postgres`, may stand in a path by chance.
-LONG_SECRET = 16
 
 
 def claim(run: RunDir, plan: Plan, resume: str) -> None:
@@ -119,8 +118,13 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
     spec.yaml holds what the spec gave and no defaults, so that it can be run again. Raises HostError when the directory
     cannot be written.
     """
+    secrets = secret_values(os.environ)
+    if SECRET.search(str(run.root)) or any(secret in str(run.root) for secret in secrets):
+        raise UsageError(
+            "--run-dir: holds what looks like a secret; it would be copied into the rendered files: choose another"
+        )
     for path, text in strings(plan.spec.model_dump()):
-        if any(secret in text for secret in secret_values(os.environ) if len(secret) >= LONG_SECRET):
+        if any(secret in text for secret in secrets):
             raise UsageError(
                 f"{'.'.join(path)}: holds the value of a secret environment variable; it would be copied into the run"
                 " directory"

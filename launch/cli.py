@@ -1,6 +1,5 @@
 """The commands. The only place that writes to stdout and exits; everything slow is imported inside a command."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.data_cli import app as data_app
-from launch.errors import ConflictError, DataError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
+from launch.errors import ExitCode, MusterError, PreflightError, UsageError
 from launch.terminal import as_error, print_json, say
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from launch.plan import Plan
     from launch.preflight import Result
     from launch.rundir import RunDir
-    from launch.spec import ClusterSpec
+    from launch.spec import ClusterSpec, RunSpec
 
 app = typer.Typer(
     name="muster",
@@ -67,10 +66,10 @@ def plan(
 ) -> None:
     """Show how a spec would run: strategy, batch, memory, and why."""
     from launch.screen import candidates_view, console, plan_view
-    from launch.specfile import missing_data
+    from launch.specfile import draft, missing_data
 
-    resolved = _resolve(spec, overrides, gpus, nodes)
-    for mistake in missing_data(resolved.spec, spec, overrides):  # on the machine that trains it may be there
+    resolved = _resolve(spec, overrides, gpus, nodes, data=False)
+    for mistake in missing_data(draft(spec, overrides), resolved.spec):  # it may be there on the machine that trains
         say(f"warning: {mistake}")
     if as_json:
         print_json(resolved.model_dump(mode="json"))
@@ -88,7 +87,7 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
     from launch.screen import checks_view, console
 
     resolved = _resolve(spec, overrides)
-    _check_data(resolved, spec, overrides)
+    _check_data(resolved, spec)
     results = _checks(resolved, _run_dir(resolved, run_dir))
     if as_json:
         print_json(document(results))
@@ -115,9 +114,10 @@ def run(
 ) -> None:
     """Plan, check and train on this machine."""
     from launch.claim import claim, finished
+    from launch.rundir import MANIFEST
     from launch.screen import console, plan_view
 
-    if resume not in ("auto", "never") and not Path(resume).is_dir():
+    if resume not in ("auto", "never") and not Path(resume, MANIFEST).is_file():
         raise UsageError(f"--resume {resume}: not a checkpoint directory; allowed: auto, never, or the path of one")
     resolved = _resolve(spec, overrides)
     place = _run_dir(resolved, run_dir)
@@ -129,7 +129,7 @@ def run(
         )
     claim(place, resolved, resume)
     if dry_run:
-        _check_data(resolved, spec, overrides)
+        _check_data(resolved, spec)
         _dry_run(resolved, place, resume)
         return
     screen = console()
@@ -137,7 +137,7 @@ def run(
     if finished(place) and resume != "never":
         say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
-        _check_data(resolved, spec, overrides)
+        _check_data(resolved, spec)
         _check_and_train(resolved, place, resume, screen)
     print(place.adapter)
 
@@ -150,25 +150,26 @@ def schema() -> None:
     print_json(RunSpec.model_json_schema())
 
 
-def _resolve(spec_file: Path, overrides: list[str], gpus: str | None = None, nodes: int | None = None) -> "Plan":
+def _resolve(
+    spec_file: Path, overrides: list[str], gpus: str | None = None, nodes: int | None = None, data: bool = True
+) -> "Plan":
     from launch.discover import topology
     from launch.hardware import parse_gpus
-    from launch.model_files import read_architecture
-    from launch.plan import resolve
-    from launch.specfile import at_place, read_spec
+    from launch.planning import planned
 
-    spec = read_spec(spec_file, overrides)
-    if nodes is not None:
-        spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
-    here = parse_gpus(gpus, spec.cluster.nodes) if gpus else topology(spec.cluster)
-    if gpus:
-        _warn_of_what_is_set_aside(spec.cluster, gpus, here)
-    try:
-        resolved = resolve(spec, read_architecture(spec.model.variant), here)
-    except ConflictError as error:
-        raise at_place(error, spec_file, overrides) from None
-    except NoPlanError as error:
-        raise NoPlanError(f"{spec_file}: {error}") from None
+    def devices(cluster: "ClusterSpec") -> "Topology":
+        if gpus is None:
+            return topology(cluster)
+        here = parse_gpus(gpus, cluster.nodes)
+        _warn_of_what_is_set_aside(cluster, gpus, here)
+        return here
+
+    def adjust(spec: "RunSpec") -> "RunSpec":
+        if nodes is None:
+            return spec
+        return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
+
+    resolved = planned(spec_file, overrides, devices, adjust, data)
     for warning in resolved.warnings:
         say(f"warning: {warning}")
     return resolved
@@ -185,7 +186,14 @@ def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str, here: "Topolog
 def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
     from launch.rundir import RunDir
 
-    return RunDir((run_dir or Path("runs", resolved.name)).resolve())
+    place = run_dir or Path("runs", resolved.name)
+    try:
+        place.stat()
+        return RunDir(place.resolve())
+    except FileNotFoundError:
+        return RunDir(place.resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--run-dir {place}: no directory can be called so: {error}") from None
 
 
 def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Console") -> None:
@@ -209,15 +217,11 @@ def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Co
     say(f"done: run directory {place.root}")
 
 
-def _check_data(resolved: "Plan", spec_file: Path, overrides: list[str]) -> None:
+def _check_data(resolved: "Plan", spec_file: Path) -> None:
     """Reads every row: a bad one is named now, before a model is loaded."""
-    from launch.specfile import missing_data
     from training.data.survey import Survey, refuse
     from training.data.tokens import settings, sources
 
-    missing = missing_data(resolved.spec, spec_file, overrides)
-    if missing:
-        raise DataError(missing)
     report = Survey(sources(resolved.spec.data), settings(resolved.spec.data)).run()
     if resolved.spec.data.on_bad_row == "fail":
         refuse(report)
@@ -247,8 +251,6 @@ def main() -> None:
     except MusterError as error:
         say(as_error(str(error)))
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `muster schema | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

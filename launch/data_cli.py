@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from launch.errors import ExitCode, UsageError
-from launch.terminal import print_json, say
+from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
     from launch.spec import DataSpec
@@ -202,23 +202,23 @@ class _Teller:
     def tell(self, problem: "Problem", level: "Level") -> None:
         place = f"{problem.file}:{problem.line}:{problem.column}"
         excerpt = f"  | {problem.excerpt}" if problem.excerpt else ""
-        print(f"{place}: {level} {problem.kind}: {problem.message}{excerpt}")
+        show(f"{place}: {level} {problem.kind}: {problem.message}{excerpt}")
 
     def finish(self, report: "Report", kept: Any, lengths: bool, accepted: frozenset[str]) -> None:
         for row in _kinds(report, accepted):
-            print(f"{row['count']:>8,}  {row['level']:<7}  {row['kind']}: {row['meaning']}")
+            show(f"{row['count']:>8,}  {row['level']:<7}  {row['kind']}: {row['meaning']}")
         rows = ", ".join(
             f"{count:,} to {'train' if split == 'train' else 'evaluate'} on" for split, count in report.rows.items()
         )
-        print(f"{rows}: {report.errors:,} errors, {report.warnings:,} warnings")
+        show(f"{rows}: {report.errors:,} errors, {report.warnings:,} warnings")
         for split, counts in report.counts.items():
             for name, count in counts.items():
                 if count:
-                    print(f"{split}: {count:,} {name}")
+                    show(f"{split}: {count:,} {name}")
         if kept.rows:
-            print(f"{kept.rows:,} rows with errors, and why: {kept.path}")
+            show(f"{kept.rows:,} rows with errors, and why: {kept.path}")
         if not lengths:
-            print("not checked: lengths, and control tokens in texts; they need a tokenizer (--model VARIANT)")
+            show("not checked: lengths, and control tokens in texts; they need a tokenizer (--model VARIANT)")
 
 
 class _JsonTeller(_Teller):
@@ -226,14 +226,14 @@ class _JsonTeller(_Teller):
 
     def __init__(self) -> None:
         self.separator = ""
-        print('{"problems": [', end="")
+        show('{"problems": [', end="")
 
     def tell(self, problem: "Problem", level: "Level") -> None:
         entry = {
             "file": problem.file, "line": problem.line, "column": problem.column, "kind": problem.kind,
             "level": level, "message": problem.message, "excerpt": problem.excerpt,
         }  # fmt: skip
-        print(f"{self.separator}\n {json.dumps(entry)}", end="")
+        show(f"{self.separator}\n {json.dumps(entry)}", end="")
         self.separator = ","
 
     def finish(self, report: "Report", kept: Any, lengths: bool, accepted: frozenset[str]) -> None:
@@ -244,7 +244,7 @@ class _JsonTeller(_Teller):
             "quarantine": str(kept.path) if kept.rows else None, "quarantined_rows": kept.rows,
             "lengths_checked": lengths,
         }  # fmt: skip
-        print("\n], " + json.dumps(ending)[1:])
+        show("\n], " + json.dumps(ending)[1:])
 
 
 def _kinds(report: "Report", accepted: frozenset[str]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.errors import PreflightError
+from launch.errors import DeviceError
 from launch.hardware import CATALOGUE, GIB, Topology
 from launch.spec import ClusterSpec
 from launch.wording import plural
@@ -116,18 +116,23 @@ def _left(folder: Path, limit: str, used: str, given_back: str) -> int:
 def topology(cluster: ClusterSpec) -> Topology:
     """What the spec asks for, on this machine and others like it.
 
-    Raises PreflightError when it asks for more than there is.
+    Raises DeviceError when it asks for more than there is.
     """
     found = gpus() if cluster.device != "cpu" else []
     if cluster.device == "gpu" and not found:
-        raise PreflightError(
-            "cluster.device is gpu, but this machine has 0 GPUs that can be used;"
-            " plan for another with --gpus, or use cluster.device: cpu"
+        asked = (
+            "" if cluster.devices_per_node == "auto" else f" and cluster.devices_per_node {cluster.devices_per_node}"
+        )
+        raise DeviceError(
+            ("cluster", "device"),
+            f"cluster.device is gpu{asked}, but this machine has 0 GPUs that can be used;"
+            " plan for another with --gpus, or use cluster.device: cpu",
         )
     if not found and cluster.device == "auto" and Path("/proc/driver/nvidia/gpus").is_dir():
-        raise PreflightError(
+        raise DeviceError(
+            ("cluster", "device"),
             "this machine has an NVIDIA driver, but no GPU can be used (nvidia-smi says why);"
-            " mend it, or say cluster.device: cpu"
+            " mend it, or say cluster.device: cpu",
         )
     return _gpu_topology(cluster, found) if found else _cpu_topology(cluster)
 
@@ -144,8 +149,9 @@ def _gpu_topology(cluster: ClusterSpec, found: list[FoundGpu]) -> Topology:
     wanted = len(found) if cluster.devices_per_node == "auto" else cluster.devices_per_node
     if wanted > len(found):
         there = f"{plural(len(found), 'GPU')} that can be used ({found[0].name})"
-        raise PreflightError(
-            f"cluster.devices_per_node is {wanted}, but this machine has {there}; ask for {len(found)} or fewer"
+        raise DeviceError(
+            ("cluster", "devices_per_node"),
+            f"cluster.devices_per_node is {wanted}, but this machine has {there}; ask for {len(found)} or fewer",
         )
     used = found[:wanted]
     smallest = min(used, key=lambda gpu: gpu.memory_bytes)

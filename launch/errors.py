@@ -5,6 +5,7 @@ MusterError                      exit code
 |   +-- SpecError                 2   the spec's mistakes, all of them, with file:line:column
 |   +-- ConflictError             2   values of a spec that cannot be planned together
 +-- PreflightError                3   a check says that this run cannot work here
+|   +-- DeviceError               3   fewer devices than a spec asks for
 +-- NoPlanError                   4   no strategy fits the hardware
 +-- DataError                     5   rows that cannot be trained on
 +-- GpuMemoryError                6   a GPU ran out of memory
@@ -87,7 +88,7 @@ class DataError(_Mistakes):
 class ConflictError(UsageError):
     """Values of a spec that cannot be planned together, each with its key path.
 
-    Who knows the file adds the places in it (specfile.place).
+    Who knows the file adds the places in it (specfile.Draft.placed).
     """
 
     def __init__(self, problems: Sequence[tuple[tuple[str, ...], str]]):
@@ -97,6 +98,14 @@ class ConflictError(UsageError):
 
 class PreflightError(MusterError):
     exit_code = ExitCode.PREFLIGHT
+
+
+class DeviceError(PreflightError):
+    """A spec asks for devices that are not there; `path` leads to the value that does."""
+
+    def __init__(self, path: tuple[str, ...], message: str):
+        self.path = path
+        super().__init__(message)
 
 
 class NoPlanError(MusterError):

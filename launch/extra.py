@@ -5,7 +5,10 @@ brings is looked at before anybody can set it in vain.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 # What the spec or the plan already decides: a second truth.
 DECIDED_ELSEWHERE = {
@@ -104,6 +107,29 @@ ONLY_WITH = {
 }
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
+Reporter = Literal[
+    "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow", "neptune",
+    "swanlab", "tensorboard", "trackio", "wandb",
+]  # fmt: skip
+
+# What transformers' loop, its optimizers, its logging or DDP read, as muster drives them, and the values that they can
+# use: transformers itself looks at few of them, and later breaks.
+READ: dict[str, Any] = {
+    "adam_beta1": Share, "adam_beta2": Share, "adam_epsilon": Positive, "ddp_broadcast_buffers": bool,
+    "ddp_bucket_cap_mb": Count, "ddp_static_graph": bool, "debug": Literal["underflow_overflow"],
+    "eval_delay": Annotated[float, Field(ge=0)], "full_determinism": bool, "include_num_input_tokens_seen": bool,
+    "liger_kernel_config": dict[str, bool], "log_level": LogLevel, "log_level_replica": LogLevel,
+    "logging_first_step": bool, "lr_scheduler_kwargs": dict[str, Any], "neftune_noise_alpha": Positive, "project": str,
+    "report_to": Reporter | list[Reporter], "run_name": str, "tf32": bool, "torch_compile": bool,
+    "torch_compile_backend": str, "torch_compile_mode": str, "torch_empty_cache_steps": Count,
+    "trackio_bucket_id": str, "trackio_space_id": str, "trackio_static_space_id": str, "use_liger_kernel": bool,
+}  # fmt: skip
+
+
 def conflicts(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     """The fields of training.extra that something else decides or that nothing would read, each with the reason."""
     found: list[tuple[tuple[str, ...], str]] = []
@@ -120,6 +146,24 @@ def refused(key: str) -> str:
     """Why a field may never stand in training.extra; empty where it may."""
     if key in DECIDED_ELSEWHERE:
         return f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}"
+    if key == "trust_remote_code":
+        return "refused: muster never runs code that comes with a checkpoint; remove this key"
     if key.startswith("hub_") or key == "push_to_hub":
         return "nothing reads this: muster never uploads; after looking at the adapter: hf upload"
     return ""
+
+
+def not_allowed(key: str, value: Any) -> dict[str, Any]:
+    """The JSON Schema of a field that cannot be this value; empty where it can, or where the field is not known."""
+    if key not in READ:
+        return {}
+    try:
+        _adapter(key).validate_python(value)
+    except ValidationError:
+        return _adapter(key).json_schema()
+    return {}
+
+
+@cache
+def _adapter(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(READ[key], config=ConfigDict(strict=True, allow_inf_nan=False))

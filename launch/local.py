@@ -24,6 +24,7 @@ from launch.render import launch_argv
 from launch.rundir import RunDir
 
 LOOK_SECONDS = 0.2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # the last when an ssh session ends
 # A disk with less is full: neither a log line's block nor a failure file fits any more.
 FULL_BYTES = 1 << 20
 # Set by a launcher for its workers. Left over from another launch, they would make ours believe that it is part of it.
@@ -42,7 +43,7 @@ def run_attempt(plan: Plan, run: RunDir, resume: str, console: Console) -> tuple
     argv = launch_argv(plan, run.root, run.accelerate, attempt.number, free_port(), resume)
     began = time.time()
     launcher, writer = _start(argv, attempt.launcher_log)
-    with _Stopper(run, launcher, console), Follower(run, console) as follower:
+    with _Stopper(run, launcher, console) as stopper, Follower(run, console) as follower:
         while launcher.poll() is None:
             follower.look()
             time.sleep(LOOK_SECONDS)
@@ -52,6 +53,8 @@ def run_attempt(plan: Plan, run: RunDir, resume: str, console: Console) -> tuple
         launcher.returncode, read_failures(attempt), plan.world_size,
         stopped="stopped" in told, finished=finished(run), disk_full=shutil.disk_usage(run.root).free < FULL_BYTES,
     )  # fmt: skip
+    if stopper.killed:
+        code, reason = ExitCode.WORKER, "killed as asked, before it could save; continue with --resume auto"
     kind = code.name.lower()
     ending = {"exit_code": int(code), "class": kind, "reason": reason, "returncode": launcher.returncode}
     with contextlib.suppress(OSError):  # on a full disk the exit code and the message are all that can be left
@@ -104,12 +107,11 @@ class _Stopper:
 
     def __init__(self, run: RunDir, launcher: "subprocess.Popen[bytes]", console: Console):
         self.run, self.launcher, self.console = run, launcher, console
-        self.asked = False
+        self.asked = self.killed = False
 
-    def __enter__(self) -> None:
-        self.before = {
-            number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        }
+    def __enter__(self) -> "_Stopper":
+        self.before = {number: signal.signal(number, self._signalled) for number in STOP_SIGNALS}
+        return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
@@ -117,6 +119,7 @@ class _Stopper:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            self.killed = True
             os.killpg(self.launcher.pid, signal.SIGKILL)
             return
         self.asked = True

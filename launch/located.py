@@ -86,6 +86,8 @@ def _compose(text: str, origin: str) -> yaml.MappingNode:
         root = yaml.compose(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
         raise SpecError([_not_yaml(error, origin)]) from None
+    except RecursionError:
+        raise SpecError([Mistake(origin, 1, 1, "not YAML that can be read: it nests without end")]) from None
     if root is None:
         raise SpecError([Mistake(origin, 1, 1, "is empty; a spec needs name, model.variant and data.train")])
     if not isinstance(root, yaml.MappingNode):

@@ -11,6 +11,7 @@ from launch.errors import ConflictError, UsageError
 from launch.specfile import looks_like_path
 
 INDEX = "model.safetensors.index.json"
+LARGEST_HEADER = 100_000_000  # bytes; safetensors refuses larger ones
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -87,7 +88,7 @@ def problems(variant: str) -> list[str]:
     found += _weights(directory)
     if not any((directory / name).is_file() for name in TOKENIZERS):
         found.append(f"{directory}: no tokenizer ({', '.join(TOKENIZERS)})")
-    return found
+    return found + _chat_template(directory)
 
 
 def _offline() -> bool:
@@ -115,7 +116,7 @@ def _weights(directory: Path) -> list[str]:
     if not index.is_file():
         single = directory / "model.safetensors"
         if single.is_file() and single.stat().st_size:
-            return []
+            return _cut_short(single)
         others = sorted(path.name for path in directory.glob("*.bin"))
         hint = f"; {others[0]} is a pickle, which muster does not load: convert it to safetensors" if others else ""
         return [f"{single} is missing or empty{hint}"]
@@ -123,12 +124,38 @@ def _weights(directory: Path) -> list[str]:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return [f"{index} cannot be read; download it again"]
-    return [
-        f"{directory / shard} is missing or empty, but {INDEX} names it"
-        for shard in shards
-        if not _filled(directory / shard)
-    ]
+    found: list[str] = []
+    for path in (directory / shard for shard in shards):
+        if path.is_file() and path.stat().st_size:
+            found += _cut_short(path)
+        else:
+            found.append(f"{path} is missing or empty, but {INDEX} names it")
+    return found
 
 
-def _filled(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+def _cut_short(path: Path) -> list[str]:
+    """Whether a safetensors file has the size that its header tells: 8 bytes, the header, then the tensors."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, LARGEST_HEADER)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            expected, size = 8 + length + max(ends, default=0), os.fstat(file.fileno()).st_size
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return [f"{path} is no safetensors file that can be read; download it again"]
+    if size != expected:
+        return [f"{path} has {size:,} bytes, its header says {expected:,}; download it again"]
+    return []
+
+
+def _chat_template(directory: Path) -> list[str]:
+    """A model without a chat template is a base model, which nobody has taught to answer."""
+    if (directory / "chat_template.jinja").is_file() or (directory / "chat_template.json").is_file():
+        return []
+    try:
+        config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    if isinstance(config, dict) and config.get("chat_template"):
+        return []
+    return [f"{directory}: its tokenizer has no chat template; use the instruct or chat variant"]

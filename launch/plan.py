@@ -3,6 +3,7 @@
 Pure: no clock, no disk, no environment. plan.json is this object, and a worker reads it back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +12,7 @@ from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, UsageError
 from launch.hardware import Topology
-from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy
+from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
 from launch.wording import amount
 
@@ -65,9 +66,9 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
 
     Raises UsageError when the spec asks for what cannot be combined, NoPlanError when nothing fits.
     """
-    conflicts = _conflicts(spec, architecture, topology)
-    if conflicts:
-        raise ConflictError(conflicts)
+    problems = conflicts(spec, architecture, topology)
+    if problems:
+        raise ConflictError(problems)
     precision, warnings = _precision(spec, topology)
     found, refused = candidates(spec, architecture, topology, precision, _micro_batch_sizes(spec, topology.world_size))
     chosen = choose(found)
@@ -86,19 +87,30 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
     )  # fmt: skip
 
 
-def _conflicts(spec: RunSpec, architecture: Architecture, topology: Topology) -> list[tuple[Path, str]]:
-    """Everything in the spec that rules a plan out, whatever fits: told together, before memory is looked at."""
+def conflicts(spec: RunSpec, architecture: Architecture | None, topology: Topology | None) -> list[tuple[Path, str]]:
+    """Everything in the spec that rules a plan out, whatever fits: told together, before memory is looked at.
+
+    What cannot be judged without the architecture or the topology is left out where there is none.
+    """
     found: list[tuple[Path, str]] = []
-    length, positions = spec.data.max_length, architecture.max_positions
-    if length > positions:
-        message = f"data.max_length {length} is beyond the model's {positions} positions; lower it"
-        found.append((("data", "max_length"), message))
-    found += _target_conflicts(spec, architecture)
-    found += _ddp_conflicts(spec, topology)
-    for decide in (
-        lambda: _precision(spec, topology),
-        lambda: divide_batch(spec, topology.world_size, _micro_batch_sizes(spec, topology.world_size)[0]),
-    ):
+    if architecture is not None:
+        length, positions = spec.data.max_length, architecture.max_positions
+        if length > positions:
+            message = f"data.max_length {length} is beyond the model's {positions} positions; lower it"
+            found.append((("data", "max_length"), message))
+        found += _target_conflicts(spec, architecture)
+    if topology is not None:
+        found += _device_conflicts(spec, topology)
+    return found
+
+
+def _device_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str]]:
+    found = _ddp_conflicts(spec, topology)
+    decisions: list[Callable[[], object]] = [lambda: _precision(spec, topology)]
+    if not batch_contradictions(spec.training):  # told already, without the devices
+        micro = _micro_batch_sizes(spec, topology.world_size)[0]
+        decisions.append(lambda: divide_batch(spec, topology.world_size, micro))
+    for decide in decisions:
         try:
             decide()
         except ConflictError as conflict:
@@ -135,16 +147,18 @@ def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
     return micro, accumulation
 
 
-def as_launched(spec: RunSpec, strategy: Strategy, nodes: int, devices_per_node: int) -> tuple[RunSpec, list[str]]:
+def as_launched(
+    spec: RunSpec, strategy: Strategy, nodes: int, devices_per_node: int, fallback: bool
+) -> tuple[RunSpec, list[str]]:
     """The spec for the processes that somebody has started by hand, and what differs from what it asked for.
 
-    One process is the fallback for any spec: it keeps the global batch by accumulating more. Otherwise a spec that
-    names another strategy or size is refused with both values.
+    One process without a launcher is the fallback for any spec: it keeps the global batch by accumulating more.
+    Otherwise a spec that names another strategy or size is refused with both values: accelerate starts one process
+    where it was asked for two (`--cpu --num_processes 2`) and says nothing.
     """
     cluster, training = spec.cluster, spec.training
     per_node = cluster.devices_per_node
     asked_devices = None if per_node == "auto" else cluster.nodes * per_node
-    fallback = strategy == "single"
     differing = []
     if cluster.strategy not in ("auto", strategy):
         differing.append(f"cluster.strategy: the spec says {cluster.strategy}, this launch is {strategy}")

@@ -75,7 +75,7 @@ class Follower:
             case "resumed":
                 self.console.print(f"resumed from {row['checkpoint']}")
             case "checkpoint_refused":
-                self.console.print(f"refused {row['reason']}; using the one before it")
+                self.console.print(f"refused {row['reason']}; {row['instead']}")
 
     def _metrics(self, row: dict[str, Any]) -> None:
         if row.get("time", self.began) < self.began:  # kept from an earlier attempt when a resume wrote the file anew

@@ -24,7 +24,7 @@ def secret_values(environment: Mapping[str, str]) -> list[str]:
     """Values of the environment that must never be written, longest first."""
     named = {value for name, value in environment.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
     # A path to a secret is none. Path.exists would raise on a value that is longer than a file name can be.
-    values = [value for value in named if not os.path.exists(value)]  # noqa: PTH110
+    values = [value for value in named if not os.path.exists(value)]
     return sorted(values, key=len, reverse=True)
 
 

@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# Written into a checkpoint last: a directory without it is none.
+MANIFEST = "manifest.json"
+
 
 @dataclass(frozen=True)
 class RunDir:

@@ -67,8 +67,7 @@ class DataSpec(Section):
     """Rows to train on and to evaluate on."""
 
     train: Text
-    """Training rows: a file, a folder, a glob, or a hub id (`owner/name`, `owner/name:split`). Relative paths start at
-    the spec's folder."""
+    """Training rows: a file, folder, glob or hub id (`owner/name:split`). Relative paths start at the spec's folder."""
     eval: Text | None = None
     """Evaluation rows, as `train`."""
     format: Literal["auto", "rag", "raft", "messages", "sharegpt", "alpaca", "text"] = "auto"
@@ -150,8 +149,8 @@ class SlurmSpec(Section):
     """Slurm partition."""
     account: str | None = None
     """Slurm account."""
-    time: str = "12:00:00"
-    """Time limit of the job, in Slurm's notation."""
+    time: Annotated[str, Field(pattern=r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$")] = "12:00:00"
+    """Time limit of the job: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
     spares: Annotated[int, Field(ge=0)] = 0
     """Nodes asked for beyond cluster.nodes, so that a bad one can be left out."""
     grace_seconds: PositiveInt = 180
@@ -179,7 +178,7 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
     """Values that cannot both hold, and values that nothing in this run reads, each with the path it stands at."""
     return [
         *_unread(spec),
-        *_batch_contradictions(spec.training),
+        *batch_contradictions(spec.training),
         *extra_conflicts(spec.training.extra),
         *_secrets(spec),
     ]
@@ -205,12 +204,14 @@ def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
     return found
 
 
-def _batch_contradictions(training: TrainingSpec) -> list[tuple[Path, str]]:
+def batch_contradictions(training: TrainingSpec) -> list[tuple[Path, str]]:
     total, micro = training.global_batch_size, training.micro_batch_size
     if total is None or micro == "auto" or not _given(training, "micro_batch_size"):
         return []
     if total % micro:
-        return [(("training", "micro_batch_size"), f"{micro} does not divide training.global_batch_size = {total}")]
+        near = next(size for size in range(min(micro, total), 0, -1) if total % size == 0)
+        message = f"{micro} does not divide training.global_batch_size = {total}; use {near}, another divisor, or auto"
+        return [(("training", "micro_batch_size"), message)]
     accumulation = training.gradient_accumulation_steps
     if _given(training, "gradient_accumulation_steps") and total % (micro * accumulation):
         message = (
@@ -244,13 +245,15 @@ def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
 def training_identity(spec: RunSpec) -> dict[str, Any]:
     """What makes two specs the same training, flat by dotted key.
 
-    Where it runs (cluster, slurm), how a step is divided and how often it is saved or logged may change between the
-    attempts of one run; what is learnt, from what and in which order may not.
+    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged and which of the AdamWs
+    updates it may change between the attempts of one run; what is learnt, from what and in which order may not.
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
-        "save_steps", "save_total_limit", "log_steps", "eval_steps", "precision", "optimizer",
+        "save_steps", "save_total_limit", "log_steps", "optimizer",
     }  # fmt: skip
+    if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
+        may_change.add("eval_steps")
     flat: dict[str, Any] = {}
     for section in ("model", "lora", "data", "training"):
         for key, value in getattr(spec, section).model_dump().items():

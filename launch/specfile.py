@@ -6,13 +6,14 @@ import glob
 import importlib.metadata
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from launch.errors import ConflictError, Mistake, SpecError, UsageError
-from launch.extra import refused
+from launch.errors import Mistake, SpecError, UsageError
+from launch.extra import not_allowed, refused
 from launch.located import Located, locate
 from launch.spec import Path, RunSpec, contradictions
 
@@ -20,10 +21,29 @@ from launch.spec import Path, RunSpec, contradictions
 DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
-def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSpec:
-    """Reads a spec file and applies `key.path=value` overrides.
+@dataclass
+class Draft:
+    """A spec file as far as it could be read: `spec` is without what is wrong, None where nothing is left."""
 
-    Raises SpecError with every mistake, or UsageError when there is no such file.
+    located: Located
+    spec: RunSpec | None
+    dropped: set[Path]
+    mistakes: list[Mistake]
+
+    def placed(self, problems: list[tuple[Path, str]]) -> list[Mistake]:
+        """Problems with their places, but for those about a dropped value: they would be about its default."""
+        hidden = {".".join(path) for path in self.dropped}
+        return [
+            Mistake(*self.located.at(path), message)
+            for path, message in problems
+            if ".".join(path) not in hidden and not any(name in message for name in hidden)
+        ]
+
+
+def draft(path: str | FilePath, overrides: list[str]) -> Draft:
+    """Reads a spec file and applies `key.path=value` overrides. Relative paths in it start at its folder.
+
+    Raises UsageError when there is no such file, SpecError when it is no YAML mapping.
     """
     file = FilePath(path)
     try:
@@ -32,54 +52,61 @@ def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSp
         near = [p.name for p in sorted(file.parent.glob("*.y*ml"))] if file.parent.is_dir() else []
         hint = f"; specs in {file.parent}: {', '.join(near)}" if near else ""
         raise UsageError(f"{path}: no such spec file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; bytes that are no text
         raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    spec = parse_spec(text, str(path), overrides or [])
-    return _from_folder(spec, file.resolve().parent)
+    found = _draft(text, str(path), overrides)
+    if found.spec is not None:
+        found.spec = _from_folder(found.spec, file.resolve().parent)
+        found.mistakes += found.placed(_unusable_paths(found.spec))
+    return found
+
+
+def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSpec:
+    """As `draft`, of a spec without mistakes. Raises SpecError with all of them."""
+    return _without_mistakes(draft(path, overrides or []))
 
 
 def parse_spec(text: str, origin: str, overrides: list[str] | None = None) -> RunSpec:
     """YAML text and overrides to a RunSpec. Paths in it are left as they stand. Raises SpecError."""
-    located = locate(text, origin, overrides or [])
-    spec, dropped, mistakes = _validate(located)
-    if spec is not None:
-        mistakes += _contradictions(located, spec, dropped)
-        mistakes += _unknown_extra(located, spec)
-    if mistakes:
-        raise SpecError(_one_a_path(mistakes))
-    assert spec is not None
-    return spec
+    return _without_mistakes(_draft(text, origin, overrides or []))
 
 
-def at_place(error: ConflictError, path: str | FilePath, overrides: list[str]) -> SpecError:
-    """A conflict that planning found, told at its places in the spec."""
-    located = locate(FilePath(path).read_text(encoding="utf-8"), str(path), overrides)
-    return SpecError([Mistake(*located.at(keys), message) for keys, message in error.problems])
+def _draft(text: str, origin: str, overrides: list[str]) -> Draft:
+    located = locate(text, origin, overrides)
+    found = Draft(located, *_validate(located))
+    if found.spec is not None:
+        found.mistakes += _contradictions(found)
+        found.mistakes += _wrong_extra(located, found.spec)
+    found.mistakes = _one_a_path(found.mistakes)
+    return found
 
 
-def missing_data(spec: RunSpec, path: str | FilePath, overrides: list[str]) -> list[Mistake]:
+def _without_mistakes(found: Draft) -> RunSpec:
+    if found.mistakes:
+        raise SpecError(found.mistakes)
+    assert found.spec is not None
+    return found.spec
+
+
+def missing_data(found: Draft, spec: RunSpec) -> list[Mistake]:
     """The data files that a spec names and that are not there, each at its place in the spec."""
-    absent = [key for key in ("train", "eval") if (source := getattr(spec.data, key)) and not _is_there(source)]
-    if not absent:
-        return []
-    located = locate(FilePath(path).read_text(encoding="utf-8"), str(path), overrides)
-    return [
-        Mistake(
-            *located.at(("data", key)),
-            f"data.{key}: {getattr(spec.data, key)}: no such data file; a relative path starts at the spec's folder",
-        )
-        for key in absent
-    ]
+    problems: list[tuple[Path, str]] = []
+    for key in ("train", "eval"):
+        source = getattr(spec.data, key)
+        if source and not _is_there(source):
+            message = f"data.{key}: {source}: no such data file; a relative path starts at the spec's folder"
+            problems.append((("data", key), message))
+    return found.placed(problems)
 
 
 def _is_there(source: str) -> bool:
-    return FilePath(source).exists() or is_hub_data(source) or bool(glob.glob(source, recursive=True))
+    return os.path.exists(source) or is_hub_data(source) or bool(glob.glob(source, recursive=True))
 
 
 def is_hub_data(source: str) -> bool:
     """Whether a data source names a data set of the hub: `owner/name` or `owner/name:split`, and no file."""
     name = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w.-]+)?", source)
-    return bool(name) and not source.endswith(DATA_ENDINGS) and not FilePath(source).exists()
+    return bool(name) and not source.endswith(DATA_ENDINGS) and not os.path.exists(source)
 
 
 def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake]]:
@@ -102,14 +129,28 @@ def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake
         values = _without(values, dropped)
 
 
-def _contradictions(located: Located, spec: RunSpec, dropped: set[Path]) -> list[Mistake]:
-    """What cannot both hold, but for what names a dropped value: that would be a contradiction of its default."""
-    hidden = {".".join(path) for path in dropped}
-    return [
-        Mistake(*located.at(path), f"{'.'.join(path)}: {message}")
-        for path, message in contradictions(spec)
-        if not any(name in message for name in hidden)
-    ]
+def _contradictions(found: Draft) -> list[Mistake]:
+    """What cannot both hold."""
+    assert found.spec is not None
+    return found.placed([(path, f"{'.'.join(path)}: {message}") for path, message in contradictions(found.spec)])
+
+
+def _unusable_paths(spec: RunSpec) -> list[tuple[Path, str]]:
+    """Names that no file can have; later they would break whatever looks for them."""
+    given = {
+        ("data", "train"): spec.data.train,
+        ("data", "eval"): spec.data.eval or "",
+        ("model", "variant"): spec.model.variant,
+    }
+    found: list[tuple[Path, str]] = []
+    for keys, value in given.items():
+        try:
+            FilePath(value).stat()
+        except (OSError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+                reason = getattr(error, "strerror", None) or error
+                found.append((keys, f"{'.'.join(keys)}: no file can be called so: {reason}"))
+    return found
 
 
 def _one_a_path(mistakes: list[Mistake]) -> list[Mistake]:
@@ -131,10 +172,10 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
     """Relative paths start at the spec's folder, so that a spec means the same wherever it is run from."""
 
     def absolute(value: str) -> str:
-        return str((folder / os.path.expanduser(value)).resolve())
+        return os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
 
     def source(value: str) -> str:
-        return value if is_hub_data(value) and not (folder / value).exists() else absolute(value)
+        return value if is_hub_data(value) and not os.path.exists(folder / value) else absolute(value)
 
     data = spec.data.model_copy(
         update={"train": source(spec.data.train), "eval": source(spec.data.eval) if spec.data.eval else None}
@@ -234,8 +275,12 @@ def _describe(schema: dict[str, Any]) -> str:
         return "a section"
     if "pattern" in schema:
         return f"text like {schema['pattern']}"
-    bounds = " and ".join(f"{word} {schema[key]:g}" for key, word in _LIMITS.items() if key in schema)
+    bounds = " and ".join(f"{word} {_number(schema[key])}" for key, word in _LIMITS.items() if key in schema)
     return " ".join(filter(None, (_TYPES.get(str(schema.get("type")), ""), bounds)))
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def _nearest_value(path: Path, given: Any) -> str:
@@ -257,20 +302,24 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _unknown_extra(located: Located, spec: RunSpec) -> list[Mistake]:
-    """Names in training.extra that the installed transformers does not know."""
-    names = [key for key in spec.training.extra if not refused(key)]
-    if not names:
+def _wrong_extra(located: Located, spec: RunSpec) -> list[Mistake]:
+    """Fields of training.extra that the installed transformers does not know, or whose value it could not use."""
+    given = {key: value for key, value in spec.training.extra.items() if not refused(key)}
+    if not given:
         return []
     known, version = training_arguments(), importlib.metadata.version("transformers")
     mistakes = []
-    for name in names:
+    for name, value in given.items():
+        path = ("training", "extra", name)
+        dotted = ".".join(path)
         if name not in known:
-            path = ("training", "extra", name)
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            message = f"{'.'.join(path)}: not a field of TrainingArguments in transformers {version}.{hint}"
+            message = f"{dotted}: not a field of TrainingArguments in transformers {version}.{hint}"
             mistakes.append(Mistake(*located.at(path, key=True), message))
+        elif allowed := not_allowed(name, value):
+            message = f"{dotted}: {_shown(value)} is not allowed; allowed: {_describe(allowed)}"
+            mistakes.append(Mistake(*located.at(path), message))
     return mistakes
 
 

@@ -1,12 +1,21 @@
 """Plain text for people and programs: data to stdout, everything else to stderr."""
 
 import json
+import os
 import sys
 from typing import Any
 
 
+def show(text: str, end: str = "\n") -> None:
+    """To stdout. When the reader has what it wanted (`muster schema | head`), the rest goes nowhere."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2), flush=True)
+    show(json.dumps(value, indent=2))
 
 
 def as_error(message: str) -> str:

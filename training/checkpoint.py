@@ -23,9 +23,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from launch.errors import DamagedCheckpoint, HostError, NumericalError, UsageError
-from launch.rundir import RunDir
-
-MANIFEST = "manifest.json"
+from launch.journal import keep_rows
+from launch.rundir import MANIFEST, RunDir
 
 
 def write_directory(
@@ -111,11 +110,19 @@ def choose(run: RunDir, resume: str) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def check_identity(directory: Path, identity: dict[str, str]) -> None:
-    """Raises UsageError when the rows or the base are not those that the checkpoint was trained on."""
+def check_identity(directory: Path, identity: dict[str, Any]) -> None:
+    """Raises UsageError when the rows, the base or the spec are not those that the checkpoint was trained on."""
     before = read_progress(directory)
+    theirs = before.get("spec", {})
+    differing = [
+        f"  {key}: there {theirs.get(key)!r}, here {value!r}"
+        for key, value in identity["spec"].items()
+        if theirs.get(key) != value
+    ]
+    if differing:
+        raise UsageError("\n".join([f"{directory}: is a checkpoint of another spec", *differing]))
     names = {"data": "the rows of data.train, their tokens or their order", "base": "the base model's files"}
-    changed = [names[key] for key, value in identity.items() if before.get(key) != value]
+    changed = [names[key] for key in names if before.get(key) != identity[key]]
     if changed:
         raise UsageError(
             f"{directory}: {' and '.join(changed)} changed since this checkpoint was written, so going on would"
@@ -135,6 +142,25 @@ def set_aside_newer(run: RunDir, chosen: Path | None) -> None:
         target = path.with_name(f"{path.name}.set-aside")
         shutil.rmtree(target, ignore_errors=True)
         path.rename(target)
+
+
+def bring_ledger(run: RunDir, chosen: Path | None) -> None:
+    """The rows of metrics and samples up to a checkpoint that comes from another run directory.
+
+    Without them the ledger would not show what its steps were trained on.
+    """
+    if chosen is None or chosen.parent == run.checkpoints:
+        return
+    step, other = read_progress(chosen)["step"], RunDir(chosen.parent.parent)
+    for theirs, ours in ((other.samples, run.samples), (other.metrics, run.metrics)):
+        if not theirs.is_file():
+            raise UsageError(
+                f"--resume {chosen}: there is no {theirs.name} beside its checkpoints, so what it was trained on cannot"
+                " be shown; give a checkpoint inside its run directory"
+            )
+        if not ours.exists():
+            shutil.copyfile(theirs, ours)
+            keep_rows(ours, lambda row: row["step"] <= step)
 
 
 def adapter_files(

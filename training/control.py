@@ -30,8 +30,8 @@ class Control:
         self.signalled = False
 
     def listen(self) -> None:
-        """SIGTERM, SIGINT and SIGUSR1 ask for a stop at the next step boundary: the run saves and ends with exit 75."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        """Signals ask for a stop at the next step boundary: the run saves and ends with exit 75."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:

@@ -32,12 +32,14 @@ class Launched:
     local_world_size: int
     strategy: Strategy
     deepspeed_file: str | None
+    by_hand: bool
+    """Whether `python -m training` was typed, without a launcher: then one process is what was meant."""
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched:
     """Reads the variables that torchrun and accelerate set.
 
-    Raises UsageError for an engine that muster does not train with.
+    Raises UsageError for an engine that muster does not train with, PlanMismatch for one that would not be used.
     """
     world_size = int(environment.get("WORLD_SIZE", "1"))
     deepspeed_file = None
@@ -45,6 +47,11 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
     if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         deepspeed_file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE") or None
         strategy = _zero_strategy(deepspeed_file)
+        if environment.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes"):
+            raise PlanMismatch(
+                f"engine: this launch is {strategy}, but with ACCELERATE_USE_CPU set accelerate trains as plain DDP and"
+                " says nothing; unset it (ZeRO runs on CPU ranks without it)"
+            )
     elif environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         if environment.get("FSDP_VERSION", "1") != "2":
             raise UsageError(
@@ -59,6 +66,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
         local_world_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
         strategy=strategy,
         deepspeed_file=deepspeed_file,
+        by_hand=not any(name.startswith("ACCELERATE_") or name == "RANK" for name in environment),
     )
 
 

@@ -11,6 +11,7 @@ from launch.errors import Stopped, WorkerError
 from launch.model_files import weights_identity
 from launch.plan import Plan
 from launch.rundir import RunDir
+from launch.spec import training_identity
 from training import checkpoint
 from training.control import Control
 from training.data.template import ChatFiles, load_tokenizer
@@ -43,12 +44,16 @@ def train(
     spec, tokenizer, rows, evaluation = plan.spec, data.tokenizer, data.prepared.train, data.prepared.evaluation
 
     # What a checkpoint's steps were trained on; going on with anything else would not be the same run.
-    identity = {"data": rows.fingerprint, "base": weights_identity(spec.model.variant)}
+    identity = {
+        "data": rows.fingerprint, "base": weights_identity(spec.model.variant),
+        "spec": {**training_identity(spec), "global batch size": plan.global_batch_size},
+    }  # fmt: skip
     directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
     if directory is not None:
         checkpoint.check_identity(directory, identity)
     if first:
         checkpoint.set_aside_newer(run, directory)
+        checkpoint.bring_ledger(run, directory)
     args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
     trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation, identity)
     _tell_the_start(trainer, rows, attempt, directory, refused)
@@ -78,8 +83,9 @@ def _tell_the_start(
         "started", attempt=attempt, strategy=plan.strategy, world_size=plan.world_size,
         global_batch_size=plan.global_batch_size, steps=total_steps(plan, len(rows)), data=asdict(rows.statistics),
     )  # fmt: skip
+    instead = "using the one before it" if directory else "no good one is left, so training starts at step 0"
     for reason in refused:
-        tell("checkpoint_refused", reason=reason)
+        tell("checkpoint_refused", reason=reason, instead=instead)
     if directory is not None:
         tell("resumed", checkpoint=directory.name, step=checkpoint.read_progress(directory)["step"])
 

@@ -109,7 +109,7 @@ class AdapterTrainer(Trainer):
         args: TrainingArguments,
         train: Sequences,
         evaluation: Sequences | None,
-        identity: dict[str, str] | None = None,
+        identity: dict[str, Any] | None = None,
     ):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}

@@ -13,16 +13,16 @@ from typing import Any, NoReturn
 from launch.claim import claim, finished, hold, prepare_run
 from launch.diagnose import classify
 from launch.discover import topology
-from launch.errors import ConflictError, DataError, ExitCode, MusterError, Stopped, UsageError
+from launch.errors import ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
-from launch.model_files import read_architecture
-from launch.plan import Plan, as_launched, resolve
+from launch.plan import Plan, as_launched
+from launch.planning import planned
 from launch.preflight import CHECKS, Context, document, require, run_checks
 from launch.processes import die_with_parent, log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
-from launch.specfile import at_place, missing_data, read_spec
+from launch.spec import RunSpec
 from training.engine import Launched, connect, launched, read_deepspeed
 
 
@@ -51,14 +51,13 @@ class Worker:
 
 def main() -> NoReturn:
     arguments = _arguments()
-    place = launched()
-    worker = Worker(rank=place.rank, console=sys.stderr, local_rank=place.local_rank)
+    worker = Worker(int(os.environ.get("RANK", "0")), sys.stderr, int(os.environ.get("LOCAL_RANK", "0")))
     # Ranks whose launcher is gone would train on, or wait for one another for ever.
     if "LOCAL_RANK" in os.environ:
         die_with_parent()
     code, reason = ExitCode.DONE, "done"
     try:
-        _work(worker, arguments, place)
+        _work(worker, arguments, launched())
     except BaseException as error:  # noqa: BLE001 - whatever ends a worker has to be reported
         code, reason = _failed(worker, error)
     if worker.rank == 0 and worker.attempt is not None and arguments.attempt is None:
@@ -132,19 +131,18 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
                 f"{target}: no plan.json in this directory; give a spec, or a run directory that `muster run` has made"
             )
         return Plan.model_validate_json(run.plan.read_text(encoding="utf-8")), run
-    spec = read_spec(target, arguments.set)
-    missing = missing_data(spec, target, arguments.set)
-    if missing:
-        raise DataError(missing)
     nodes = max(1, place.world_size // place.local_world_size)
-    spec, warnings = as_launched(spec, place.strategy, nodes, place.local_world_size)
-    try:
-        plan = resolve(spec, read_architecture(spec.model.variant), topology(spec.cluster))
-    except ConflictError as error:
-        raise at_place(error, target, arguments.set) from None
+    warnings: list[str] = []
+
+    def adjust(spec: RunSpec) -> RunSpec:
+        launched_spec, differing = as_launched(spec, place.strategy, nodes, place.local_world_size, place.by_hand)
+        warnings.extend(differing)
+        return launched_spec
+
+    plan = planned(target, arguments.set, topology, adjust)
     for warning in [*warnings, *plan.warnings]:
         worker.say(f"warning: {warning}")
-    run = RunDir(Path(arguments.run_dir or f"runs/{spec.name}").resolve())
+    run = RunDir(Path(arguments.run_dir or f"runs/{plan.name}").resolve())
     if place.rank == 0:
         claim(run, plan, arguments.resume)
         results = run_checks(Context(plan=plan, run=run), CHECKS)

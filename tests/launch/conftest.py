@@ -48,9 +48,17 @@ def write_model(directory: Path, shards: tuple[str, ...] = (), **changes: Any) -
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps({**TINY_CONFIG, **changes}))
     (directory / "tokenizer.json").write_text("{}")
+    (directory / "chat_template.jinja").write_text("{{ messages }}")
     if shards:
         index = {"weight_map": {f"layer.{number}": name for number, name in enumerate(shards)}}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     for name in shards or ("model.safetensors",):
-        (directory / name).write_bytes(b"weights")
+        (directory / name).write_bytes(weights())
     return directory
+
+
+def weights(size: int = 4) -> bytes:
+    """A safetensors file of one tensor."""
+    entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "a": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)

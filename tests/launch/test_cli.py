@@ -68,7 +68,7 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["plan", "preflight", "run", "schema"]
+    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "data"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -186,7 +186,8 @@ def test_all_mistakes_of_a_spec_are_told_and_the_code_is_2(folder: Path, capsys:
     assert (done.code, done.out) == (2, "")
     assert done.err == (
         "error: spec.yaml:3:15: data.train: 7 is not allowed;"
-        " allowed: text (Training rows, JSON Lines. Relative paths start at the spec's folder)\n"
+        " allowed: text (Training rows: a file, folder, glob or hub id (`owner/name:split`). "
+        "Relative paths start at the spec's folder)\n"
         "error: spec.yaml:4:14: lora.rank: 0 is not allowed;"
         " allowed: a whole number above 0 (Rank r of each adapter pair)\n"
     )
@@ -263,9 +264,69 @@ def test_more_gpus_than_exist_is_3(folder: Path, capsys: pytest.CaptureFixture[s
     done = call(capsys, "preflight", "spec.yaml", "-s", "cluster.device=gpu", "-s", "cluster.devices_per_node=8")
     assert (done.code, done.out) == (3, "")
     assert done.err == (
-        "error: cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus,"
-        " or use cluster.device: cpu\n"
+        "error: -s cluster.device=gpu: cluster.device is gpu and cluster.devices_per_node 8, but this machine has 0"
+        " GPUs that can be used; plan for another with --gpus, or use cluster.device: cpu\n"
     )
+
+
+def test_every_mistake_is_told_in_one_go(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the text, of values, of the model, of the devices and of the data together."""
+    (folder / "many.yaml").write_text(
+        "name: many\nmodel: {variant: qwen-9b}\ndata: {train: none.jsonl}\n"
+        "training: {save_stpes: 5, precision: bf16, micro_batch_size: 2, global_batch_size: 7}\n"
+        "cluster: {strategy: ddp}\n"
+    )
+    done = call(capsys, "run", "many.yaml")
+    assert (done.code, done.out) == (2, "")
+    told = [line.split(": ", 3)[1:3] for line in done.err.splitlines()]
+    assert [place for place, _ in told] == [f"many.yaml:{n}" for n in ("2:18", "3:15", "4:12", "4:38", "4:62", "5:21")]
+    assert [key.split(" ")[0] for _, key in told] == [
+        "model.variant", "data.train", "training.save_stpes", "training.precision", "training.micro_batch_size", "ddp",
+    ]  # fmt: skip
+
+
+def test_too_few_gpus_beside_another_mistake_are_told_together(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = call(capsys, "plan", "spec.yaml", "-s", "cluster.device=gpu", "-s", "training.epochz=1")
+    assert done.code == 2
+    assert [line.split(": ")[1] for line in done.err.splitlines()] == ["-s cluster.device=gpu", "-s training.epochz=1"]
+
+
+ODD_NAMES = {"x" * 300: "File name too long", "a/" * 3000: "File name too long", "a\0b": "embedded null byte"}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=["long", "deep", "null"])
+def test_a_path_that_no_file_can_have(name: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "odd.yaml").write_text(json.dumps({"name": "odd", "model": {"variant": "base"}, "data": {"train": name}}))
+    done = call(capsys, "run", "odd.yaml")
+    assert done.code == 2
+    assert f": data.train: no file can be called so: {ODD_NAMES[name]}" in done.err
+    if "\0" not in name:  # which no command line can carry
+        done = call(capsys, "run", "tiny.yaml", "--run-dir", name)
+        assert done.code == 2
+        assert ": no directory can be called so: " in done.err
+
+
+def test_a_run_directory_that_is_a_loop_of_links(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "loop").symlink_to("loop")
+    done = call(capsys, "run", "tiny.yaml", "--run-dir", "loop")
+    assert (done.code, done.err.startswith("error: --run-dir loop: no directory can be called so")) == (2, True)
+    done = call(capsys, "run", "tiny.yaml", "-s", "data.train=loop")
+    assert done.code == 2
+    assert "data.train: no file can be called so: Too many levels of symbolic links" in done.err
+
+
+def test_a_spec_that_nests_without_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "deep.yaml").write_text("name: " + "[" * 5000)
+    done = call(capsys, "plan", "deep.yaml")
+    assert (done.code, done.err) == (2, "error: deep.yaml:1:1: not YAML that can be read: it nests without end\n")
+
+
+def test_a_folder_that_is_no_checkpoint(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "run", "tiny.yaml", "--dry-run", "--resume", "base")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: --resume base: not a checkpoint directory; allowed: auto, never, or the path of one\n"
 
 
 # run
@@ -275,7 +336,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tiny: Path, capsys: pytest.
     (tiny / "train.jsonl").write_text("[]\n")
     done = call(capsys, "run", "tiny.yaml", "--dry-run")
     assert (done.code, done.out) == (5, "")
-    assert done.err == f"error: {tiny}/train.jsonl:1:1: is a list, not an object\n"
+    assert done.err == f"error: {tiny}/train.jsonl:1:1: is a list, not an object [field]\n"
 
 
 @pytest.mark.parametrize("argv", [("run",), ("run", "--dry-run"), ("preflight",)], ids=" ".join)

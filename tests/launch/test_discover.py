@@ -214,8 +214,8 @@ def test_gpus_asked_for_where_there_are_none(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(PreflightError) as caught:
         discover.topology(ClusterSpec(device="gpu", devices_per_node=8))
     assert str(caught.value) == (
-        "cluster.device is gpu, but this machine has 0 GPUs that can be used; plan for another with --gpus,"
-        " or use cluster.device: cpu"
+        "cluster.device is gpu and cluster.devices_per_node 8, but this machine has 0 GPUs that can be used;"
+        " plan for another with --gpus, or use cluster.device: cpu"
     )
 
 

@@ -123,7 +123,27 @@ def test_everything_that_is_missing_is_told(tmp_path: Path) -> None:
         f"{tmp_path}/config.json is missing",
         f"{tmp_path}/model.safetensors is missing or empty",
         f"{tmp_path}: no tokenizer (tokenizer.json, vocab.json, tokenizer.model)",
+        f"{tmp_path}: its tokenizer has no chat template; use the instruct or chat variant",
     ]
+
+
+def test_weights_that_were_cut_short_are_told_by_their_sizes(tmp_path: Path) -> None:
+    path = write_model(tmp_path) / "model.safetensors"
+    whole = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    assert problems(str(tmp_path)) == [f"{path} has {whole - 1:,} bytes, its header says {whole:,}; download it again"]
+
+
+def test_weights_that_are_something_else(tmp_path: Path) -> None:
+    path = write_model(tmp_path) / "model.safetensors"
+    path.write_bytes(b"<html>not found</html>")
+    assert problems(str(tmp_path)) == [f"{path} is no safetensors file that can be read; download it again"]
+
+
+def test_a_chat_template_inside_the_tokenizer_s_config(tmp_path: Path) -> None:
+    (write_model(tmp_path) / "chat_template.jinja").unlink()
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert problems(str(tmp_path)) == []
 
 
 def test_a_shard_that_the_index_names_is_missing(tmp_path: Path) -> None:

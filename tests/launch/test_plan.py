@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.errors import NoPlanError, UsageError
-from launch.hardware import GIB, Topology
+from launch.hardware import Topology
 from launch.journal import write_json
-from launch.plan import Plan, amount, as_launched, differences, divide_batch
+from launch.plan import Plan, as_launched, differences, divide_batch
 from launch.spec import Precision, RunSpec
 from tests.launch.conftest import CPU, plan_of, spec_of
 
@@ -280,7 +280,7 @@ def test_a_plan_that_was_written_is_read_back_equal(tmp_path: Path, gpus: str | 
 
 
 def test_a_launch_that_the_spec_leaves_open() -> None:
-    spec, notes = as_launched(spec_of(), "ddp", 1, 2)
+    spec, notes = as_launched(spec_of(), "ddp", 1, 2, fallback=False)
     assert (spec.cluster.strategy, spec.cluster.nodes, spec.cluster.devices_per_node) == ("ddp", 1, 2)
     assert notes == []
     assert spec.training == spec_of().training
@@ -288,7 +288,7 @@ def test_a_launch_that_the_spec_leaves_open() -> None:
 
 def test_a_launch_that_is_not_what_the_spec_says() -> None:
     with pytest.raises(UsageError) as caught:
-        as_launched(spec_of(cluster={"strategy": "zero3", "devices_per_node": 8}), "ddp", 1, 2)
+        as_launched(spec_of(cluster={"strategy": "zero3", "devices_per_node": 8}), "ddp", 1, 2, fallback=False)
     assert str(caught.value) == (
         "cluster.strategy: the spec says zero3, this launch is ddp\n"
         "devices: the spec says 8, this launch has 2\n"
@@ -298,7 +298,7 @@ def test_a_launch_that_is_not_what_the_spec_says() -> None:
 
 def test_one_process_keeps_the_global_batch_of_the_spec_that_asks_for_more() -> None:
     asked = spec_of(cluster={"strategy": "zero3", "nodes": 2, "devices_per_node": 8})
-    spec, notes = as_launched(asked, "single", 1, 1)
+    spec, notes = as_launched(asked, "single", 1, 1, fallback=True)
     assert (spec.cluster.strategy, spec.cluster.nodes, spec.cluster.devices_per_node) == ("single", 1, 1)
     assert (spec.training.micro_batch_size, spec.training.gradient_accumulation_steps) == (4, 64)
     assert notes == [
@@ -310,20 +310,31 @@ def test_one_process_keeps_the_global_batch_of_the_spec_that_asks_for_more() -> 
 
 def test_one_process_leaves_a_global_batch_to_the_planner() -> None:
     asked = spec_of(cluster={"devices_per_node": 8}, training={"global_batch_size": 64})
-    spec, notes = as_launched(asked, "single", 1, 1)
+    spec, notes = as_launched(asked, "single", 1, 1, fallback=True)
     assert spec.training == asked.training
     assert notes == ["devices: the spec says 8, this launch has 1"]
 
 
 def test_one_process_keeps_the_global_batch_of_an_automatic_micro_batch() -> None:
     asked = spec_of(data=SMALL, cluster={"devices_per_node": 8}, training={"micro_batch_size": "auto"})
-    spec, _ = as_launched(asked, "single", 1, 1)
+    spec, _ = as_launched(asked, "single", 1, 1, fallback=True)
     assert plan_of("1xH200-141GB", 1, spec).global_batch_size == plan_of("8xH200-141GB", 1, asked).global_batch_size
 
 
 def test_a_launch_on_fewer_nodes_than_the_spec_says() -> None:
     with pytest.raises(UsageError):
-        as_launched(spec_of(cluster={"nodes": 2}), "ddp", 1, 8)
+        as_launched(spec_of(cluster={"nodes": 2}), "ddp", 1, 8, fallback=False)
+
+
+def test_one_process_of_a_launcher_is_no_fallback() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process and says nothing."""
+    with pytest.raises(UsageError) as caught:
+        as_launched(spec_of(cluster={"strategy": "ddp", "devices_per_node": 2}), "single", 1, 1, fallback=False)
+    assert str(caught.value) == (
+        "cluster.strategy: the spec says ddp, this launch is single\n"
+        "devices: the spec says 2, this launch has 1\n"
+        "launch what the spec says, or change it with -s"
+    )
 
 
 # What a worker got
@@ -336,10 +347,6 @@ def test_differences_are_told_value_by_value() -> None:
         "world_size: the plan says 8, this worker has 1",
         "zero_stage: the plan says 3, this worker has 0",
     ]
-
-
-def test_amounts_for_people() -> None:
-    assert [amount(GIB), amount(GIB // 2), amount(79 * GIB + GIB // 5)] == ["1.0 GiB", "512.0 MiB", "79.2 GiB"]
 
 
 def test_a_spec_is_frozen_inside_its_plan() -> None:

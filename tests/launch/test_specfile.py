@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.errors import SpecError, UsageError
-from launch.extra import DECIDED_ELSEWHERE, refused
+from launch.extra import DECIDED_ELSEWHERE, READ, refused
 from launch.spec import RunSpec, training_identity
 from launch.specfile import looks_like_path, parse_spec, read_spec, training_arguments
 from tests.launch.conftest import spec_of
@@ -62,8 +62,11 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "train": "train.jsonl",
         "eval": None,
         "format": "auto",
+        "columns": {},
         "max_length": 4096,
         "packing": True,
+        "on_bad_row": "fail",
+        "accept": [],
     }
     assert spec.training.model_dump() == {
         "epochs": 3,
@@ -358,7 +361,8 @@ def test_spares_on_one_node() -> None:
 
 def test_a_micro_batch_that_does_not_divide_the_global_batch() -> None:
     assert mistake("training: {micro_batch_size: 3, global_batch_size: 16}") == (
-        "spec.yaml:6:30: training.micro_batch_size: 3 does not divide training.global_batch_size = 16"
+        "spec.yaml:6:30: training.micro_batch_size: 3 does not divide training.global_batch_size = 16;"
+        " use 2, another divisor, or auto"
     )
 
 
@@ -406,18 +410,8 @@ def test_the_decided_arguments_are_fields_of_the_installed_class_or_its_predeces
     assert set(DECIDED_ELSEWHERE) - set(training_arguments()) == {"warmup_ratio", "group_by_length"}
 
 
-# Read by transformers' loop, its optimizers, its logging, or DDP, as muster drives them.
-READ = {
-    "adam_beta1", "adam_beta2", "adam_epsilon", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_static_graph",
-    "debug", "eval_delay", "full_determinism", "include_num_input_tokens_seen", "liger_kernel_config", "log_level",
-    "log_level_replica", "logging_first_step", "lr_scheduler_kwargs", "neftune_noise_alpha", "project", "report_to",
-    "run_name", "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
-    "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id", "use_liger_kernel",
-}  # fmt: skip
-
-
 def test_every_field_of_the_installed_training_arguments_is_refused_or_known_to_be_read() -> None:
-    assert {name for name in training_arguments() if not refused(name)} == READ
+    assert {name for name in training_arguments() if not refused(name)} == set(READ)
 
 
 @pytest.mark.parametrize(
@@ -433,6 +427,39 @@ def test_a_training_argument_that_nothing_reads(name: str, value: str, message: 
     assert mistake("training:", "  extra:", f"    {name}: {value}") == (
         f"spec.yaml:8:{7 + len(name)}: training.extra.{name}: {message}"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("adam_epsilon", "banana", "a number above 0"),
+        ("adam_beta1", "7", "a number at least 0 and below 1"),
+        ("neftune_noise_alpha", "-5", "a number above 0"),
+        ("torch_compile", "maybe", "true or false"),
+        ("lr_scheduler_kwargs", "3", "a section"),
+        ("log_level", "banana", "detail, debug, info, warning, error, critical, passive"),
+    ],
+)
+def test_a_value_that_a_training_argument_cannot_have(name: str, value: str, allowed: str) -> None:
+    given = value if value.lstrip("-").isdigit() else repr(value)
+    assert mistake("training:", "  extra:", f"    {name}: {value}") == (
+        f"spec.yaml:8:{7 + len(name)}: training.extra.{name}: {given} is not allowed; allowed: {allowed}"
+    )
+
+
+def test_remote_code_in_extra_is_refused_with_the_reason() -> None:
+    assert "muster never runs code that comes with a checkpoint" in mistake(
+        "training:", "  extra:", "    trust_remote_code: true"
+    )
+
+
+@pytest.mark.parametrize("time", ["90", "10:00", "12:00:00", "1-12", "1-12:30", "1-12:30:00"])
+def test_slurm_s_ways_to_write_a_time(time: str) -> None:
+    assert parse(f'slurm: {{time: "{time}"}}').slurm.time == time
+
+
+def test_what_is_no_time_to_slurm() -> None:
+    assert mistake("slurm: {time: banana}").startswith("spec.yaml:6:15: slurm.time: 'banana' is not allowed")
 
 
 @pytest.mark.parametrize("name", ["disable_tqdm", "ddp_find_unused_parameters"])
@@ -466,7 +493,8 @@ def test_several_mistakes_are_listed_in_the_order_of_their_places() -> None:
             "spec.yaml:3:21: model.quantisation: unknown key. Did you mean 'quantization'?"
             " Allowed: variant, quantization",
             "spec.yaml:4:15: data.train: 7 is not allowed;"
-            " allowed: text (Training rows, JSON Lines. Relative paths start at the spec's folder)",
+            " allowed: text (Training rows: a file, folder, glob or hub id (`owner/name:split`). "
+            "Relative paths start at the spec's folder)",
             "spec.yaml:5:1: name: given twice; keep one",
         ]
     )
@@ -565,7 +593,13 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 def test_where_and_how_fast_a_run_goes_does_not_make_it_another() -> None:
     here = training_identity(spec_of())
     assert here == training_identity(spec_of(cluster={"nodes": 2}, slurm={"time": "1:00:00"}))
-    assert here == training_identity(spec_of(training={"micro_batch_size": 1, "save_steps": 1, "precision": "fp32"}))
+    assert here == training_identity(spec_of(training={"micro_batch_size": 1, "save_steps": 1, "eval_steps": 5}))
+
+
+def test_evaluations_that_choose_the_adapter_make_it_another() -> None:
+    stopping = {"early_stopping_patience": 2}
+    here, there = (training_identity(spec_of(training={**stopping, "eval_steps": steps})) for steps in (5, 6))
+    assert {key for key in here if here[key] != there[key]} == {"training.eval_steps"}
 
 
 def test_what_is_learnt_makes_it_another() -> None:

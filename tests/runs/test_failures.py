@@ -161,6 +161,34 @@ def test_a_precision_that_the_launcher_s_environment_forces_is_not_the_plan_s(wo
     assert not (run / "samples.jsonl").exists()
 
 
+def test_the_launcher_that_starts_one_process_where_two_were_asked_for(workspace: Workspace) -> None:
+    """`accelerate launch --cpu --num_processes 2`."""
+    spec, run = workspace.spec(cluster={"strategy": "ddp", "devices_per_node": 2}), workspace.root / "one"
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", 2)
+    done = command(*launcher, "-m", "training", spec, "--run-dir", run)
+    assert done.code != 0
+    assert "error: cluster.strategy: the spec says ddp, this launch is single" in done.err
+    assert "devices: the spec says 2, this launch has 1" in done.err
+    assert not run.exists()
+
+
+def test_zero_that_accelerate_would_train_as_ddp(workspace: Workspace) -> None:
+    """A DeepSpeed config with ACCELERATE_USE_CPU."""
+    run = workspace.root / "cpu"
+    done = accelerate_launch("zero2", 2, workspace.spec(), "--run-dir", run, ACCELERATE_USE_CPU="1")
+    assert done.code != 0
+    assert "engine: this launch is zero2, but with ACCELERATE_USE_CPU set accelerate trains as plain DDP" in done.err
+    assert not run.exists()
+
+
+def test_deepspeed_without_a_file_is_one_message(workspace: Workspace) -> None:
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--use_deepspeed", "--zero_stage", 2)
+    done = command(*launcher, "--num_processes", 1, "-m", "training", workspace.spec())
+    assert done.code != 0
+    assert "error: accelerate was told to use DeepSpeed without a DeepSpeed file; name one as" in done.err
+    assert "launch.errors.UsageError" not in done.err
+
+
 # A library that decides otherwise in silence, put in where its module is imported.
 SILENT_CHANGES = {
     "attention: the plan says sdpa, this worker has eager": (
@@ -283,7 +311,7 @@ def test_data_without_a_trainable_token_ends_with_5(workspace: Workspace) -> Non
     path.write_text(json.dumps({"question": "Why? " * 300, "documents": [], "answer": "So."}) + "\n")
     done = muster("run", workspace.spec(data={"train": "long.jsonl"}), "--run-dir", workspace.root / "long")
     assert done.code == 5
-    assert f"{path}:1:1: has no trainable token: the answer lies beyond data.max_length 320" in done.err
+    assert f"error: rank 0: {path}:1:1: the answer lies beyond data.max_length 320: the row has " in done.err
     assert "Traceback" not in done.err
 
 
@@ -430,6 +458,39 @@ def test_other_rows_or_another_base_under_the_same_path_are_another_run(workspac
     done = muster("run", spec, "--run-dir", run)
     assert done.code == 2
     assert "the rows of data.train, their tokens or their order changed since this checkpoint was written" in done.err
+
+
+def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(workspace: Workspace) -> None:
+    first, second = workspace.root / "first", workspace.root / "second"
+    assert muster("run", workspace.spec(), "--run-dir", first).code == 0
+    checkpoint = first / "checkpoints/step-000020"
+    options = ("--resume", checkpoint, "--run-dir", second)
+    done = muster("run", workspace.spec(), *options, "-s", "training.learning_rate=1.0e-5", "-s", "lora.alpha=64")
+    assert done.code == 2
+    assert f"{checkpoint}: is a checkpoint of another spec\n" in done.err
+    assert "  lora.alpha: there 32, here 64\n" in done.err
+    assert "  training.learning_rate: there 0.005, here 1e-05\n" in done.err
+    again = muster("run", workspace.spec(), *options, "--run-dir", workspace.root / "third")
+    assert again.code == 0, again.err
+    third = read_rows(workspace.root / "third/samples.jsonl")
+    assert third == read_rows(first / "samples.jsonl")  # the ledger came along
+
+
+def test_when_no_checkpoint_is_good_it_says_that_it_starts_anew(workspace: Workspace) -> None:
+    run, spec = workspace.root / "damaged", workspace.spec(training={"epochs": 20.0})
+    kill_when(["-m", "launch", "run", spec, "--run-dir", run], lambda: (run / "checkpoints/step-000004").exists())
+    for directory in (run / "checkpoints").glob("step-*"):
+        (directory / "optimizer.safetensors").write_bytes(b"")
+    done = muster("run", spec, "--run-dir", run, "-s", "training.log_steps=100")
+    assert done.code == 0, done.err
+    assert "no good one is left, so training starts at step 0" in done.err
+
+
+def test_a_closed_terminal_is_a_request_to_stop(workspace: Workspace) -> None:
+    run, spec = workspace.root / "hangup", workspace.spec(training={"epochs": 200.0})
+    argv: list[object] = ["-m", "launch", "run", spec, "--run-dir", run]
+    assert kill_when(argv, lambda: (run / "samples.jsonl").exists(), sent=signal.SIGHUP) == 75
+    assert list((run / "checkpoints").glob("step-*"))
 
 
 def test_half_a_character_in_a_row_is_named(workspace: Workspace) -> None:

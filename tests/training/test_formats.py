@@ -1,126 +1,432 @@
-"""Rows -> conversations, and every unusable row named by file:line."""
+"""Raw rows -> samples: what each format's row becomes, and why one cannot be used."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from launch.errors import DataError, ExitCode
-from training.data.formats import SYSTEM, read
+from tests.training.data_files import ENDINGS, written
+from training.data.formats import FORMATS, detect, to_sample
+from training.data.problems import RowError
+from training.data.samples import SYSTEM, Document, Message, Sample
+from training.data.sources import rows_of
 
 RAG = {
     "id": "q1",
     "question": "Which port?",
-    "documents": [{"id": "net-1", "title": "Ports", "text": "HTTPS uses 443."}, "Plain text."],
+    "documents": [{"id": "net-1", "title": "Ports", "text": "HTTPS uses 443."}, {"text": "Plain text."}],
     "answer": "443 [net-1].",
 }
-CHAT = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}
+RAFT = {
+    "id": "q1",
+    "question": "Which port?",
+    "context": {"title": [["placeholder"] * 2], "sentences": [["SSH uses 22.", "HTTPS uses 443."]]},
+    "oracle_context": "HTTPS uses 443.",
+    "cot_answer": "##Answer: 443",
+}
+USER: Message = {"role": "user", "content": "Hello"}
+ASSISTANT: Message = {"role": "assistant", "content": "Hi"}
+CHAT = {"id": "q1", "messages": [USER, ASSISTANT]}
+ARGUMENTS = '{"host": "a.b", "port": 443}'
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "lookup", "arguments": {"host": "a.b", "port": 443}},
+}
+TOOL = {"type": "function", "function": {"name": "lookup", "description": "Looks up a host."}}
+TOOL_CHAT = {
+    "id": "q1",
+    "tools": [TOOL],
+    "messages": [
+        {"role": "user", "content": "Is it up?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "lookup", "arguments": ARGUMENTS}}
+            ],
+        },
+        {"role": "tool", "content": "up", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "Yes."},
+    ],
+}
+SHAREGPT = {
+    "id": "q1",
+    "system": "Be brief.",
+    "tools": '[{"name": "lookup", "description": "Looks up a host."}]',
+    "conversations": [
+        {"from": "human", "value": "Is it up?"},
+        {"from": "function_call", "value": '{"name": "lookup", "arguments": {"host": "a.b", "port": 443}}'},
+        {"from": "observation", "value": "up"},
+        {"from": "gpt", "value": "Yes."},
+    ],
+}
+ALPACA = {"id": "q1", "instruction": "Translate.", "input": "Hallo", "output": "Hello"}
+TEXT = {"id": "q1", "text": "All of this."}
+# A row of each format, and the sample that it is: turns, documents, tools, text.
+EXAMPLES: dict[str, tuple[dict[str, Any], Sample]] = {
+    "rag": (
+        RAG,
+        Sample(
+            "q1", "f", 1,
+            messages=(
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": "Question: Which port?"},
+                {"role": "assistant", "content": "443 [net-1]."},
+            ),
+            documents=(Document("net-1", "Ports\nHTTPS uses 443."), Document("2", "Plain text.")),
+        ),
+    ),
+    "raft": (
+        RAFT,
+        Sample(
+            "q1", "f", 1,
+            messages=(
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": "Question: Which port?"},
+                {"role": "assistant", "content": "##Answer: 443"},
+            ),
+            documents=(Document("1", "SSH uses 22.", oracle=False), Document("2", "HTTPS uses 443.", oracle=True)),
+        ),
+    ),
+    "messages": (
+        TOOL_CHAT,
+        Sample(
+            "q1", "f", 1,
+            messages=(
+                {"role": "user", "content": "Is it up?"},
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                {"role": "tool", "content": "up", "tool_call_id": "call_1"},
+                {"role": "assistant", "content": "Yes."},
+            ),
+            tools=(TOOL,),
+        ),
+    ),
+    "sharegpt": (
+        SHAREGPT,
+        Sample(
+            "q1", "f", 1,
+            messages=(
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Is it up?"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{key: value for key, value in CALL.items() if key != "id"}],
+                },
+                {"role": "tool", "content": "up"},
+                {"role": "assistant", "content": "Yes."},
+            ),
+            tools=(TOOL,),
+        ),
+    ),
+    "alpaca": (
+        ALPACA,
+        Sample(
+            "q1", "f", 1,
+            messages=({"role": "user", "content": "Translate.\nHallo"}, {"role": "assistant", "content": "Hello"}),
+        ),
+    ),
+    "text": (TEXT, Sample("q1", "f", 1, text="All of this.")),
+}  # fmt: skip
 
 
-def written(path: Path, *lines: object) -> Path:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return path
+def sample(row: Any, form: str = "auto", **columns: str) -> Sample:
+    return to_sample(row, "f", 1, form, columns)
 
 
-def problems(path: Path, form: str = "auto") -> str:
-    with pytest.raises(DataError) as caught:
-        read(path, form)
-    assert caught.value.exit_code == ExitCode.DATA
-    return str(caught.value).replace(str(path), "FILE")
+def refused(row: Any, form: str = "auto", **columns: str) -> tuple[str, str]:
+    with pytest.raises(RowError) as caught:
+        sample(row, form, **columns)
+    return caught.value.kind, str(caught.value)
 
 
-def test_a_rag_row_becomes_system_documents_question_and_answer(tmp_path: Path) -> None:
-    (row,) = read(written(tmp_path / "a.jsonl", RAG))
-    assert row.id == "q1"
-    assert row.line == 1
-    assert row.messages == (
-        ("system", SYSTEM),
-        ("user", "[net-1] Ports\nHTTPS uses 443.\n\n[2] Plain text.\n\nQuestion: Which port?"),
-        ("assistant", "443 [net-1]."),
+# Every format from every kind of file
+
+
+def test_there_is_an_example_of_every_format() -> None:
+    assert tuple(EXAMPLES) == FORMATS
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_format_from_every_kind_of_file(form: str, ending: str, tmp_path: Path) -> None:
+    row, expected = EXAMPLES[form]
+    (raw,) = rows_of(str(written(tmp_path / f"rows{ending}", row)))
+    assert to_sample(raw.read(), "f", 1, "auto", {}) == expected
+    assert to_sample(raw.read(), "f", 1, form, {}) == expected
+
+
+# What a row becomes
+
+
+def test_documents_stand_before_the_question_under_their_ids() -> None:
+    assert sample(RAG).conversation == [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": "[net-1] Ports\nHTTPS uses 443.\n\n[2] Plain text.\n\nQuestion: Which port?"},
+        {"role": "assistant", "content": "443 [net-1]."},
+    ]
+    assert sample(RAG).answer == "443 [net-1]."
+
+
+def test_a_row_without_id_is_named_by_its_line_and_one_of_several_files_by_its_file_too() -> None:
+    row = {"text": "x"}
+    assert to_sample(row, "f", 7, "auto", {}).id == "7"
+    assert to_sample(row, "f", 7, "auto", {}, prefix="f:").id == "f:7"
+    assert to_sample({"id": 12, **row}, "f", 7, "auto", {}, prefix="f:").id == "12"
+
+
+def test_documents_may_be_called_contexts() -> None:
+    row = {"question": "a", "contexts": ["x", "y"], "answer": "b"}
+    assert sample(row).documents == (Document("1", "x"), Document("2", "y"))
+    assert sample({**row, "documents": None}).documents == (Document("1", "x"), Document("2", "y"))
+
+
+def test_a_document_whose_id_is_null_is_named_by_its_number() -> None:
+    """Parquet writes null where one of the documents has an id and another has none."""
+    row = {**RAG, "documents": [{"id": "a", "text": "x"}, {"id": None, "title": None, "text": "y"}]}
+    assert [document.id for document in sample(row).documents] == ["a", "2"]
+
+
+@pytest.mark.parametrize("given", ["net-1", ["net-1"], '["net-1"]'])
+def test_oracle_ids_tell_the_documents_that_the_answer_rests_on(given: object) -> None:
+    for key in ("oracle", "oracles"):
+        assert [document.oracle for document in sample({**RAG, key: given}).documents] == [True, False]
+
+
+def test_without_its_oracles_a_row_has_distractors_alone() -> None:
+    """The 1 - p of RAFT: the documents that hold the answer were left out on purpose."""
+    assert [document.oracle for document in sample({**RAG, "oracle": ["net-9"]}).documents] == [False, False]
+
+
+def test_raft_knows_its_oracle_among_the_passages() -> None:
+    assert sample({**RAFT, "context": ["x", " HTTPS uses 443. "]}).documents == (
+        Document("1", "x", oracle=False),
+        Document("2", "HTTPS uses 443.", oracle=True),
     )
+    assert sample({**RAFT, "oracle_context": None}).documents[0].oracle is None
 
 
-def test_messages_keep_their_turns_and_a_row_without_id_is_named_by_its_line(tmp_path: Path) -> None:
-    first, second = read(written(tmp_path / "a.jsonl", "", CHAT, CHAT))
-    assert (first.id, second.id) == ("2", "3")
-    assert first.messages == (("user", "Hello"), ("assistant", "Hi"))
+def test_other_names_of_the_same_roles() -> None:
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "Up?"},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "function", "name": "f", "content": "up"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    assert [message["role"] for message in sample({"messages": turns}).messages] == [
+        "system", "user", "assistant", "tool", "assistant",
+    ]  # fmt: skip
+    assert sample({"messages": turns}).messages[3]["name"] == "f"
 
 
-def test_not_json_on_line_seven_is_named_with_its_column(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", *[{**RAG, "id": str(n)} for n in range(6)], '{"question": "cut off')
-    assert problems(path) == "FILE:7:14: not JSON: Unterminated string starting at"
+def test_content_in_parts_of_text_is_joined() -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    assert sample({"messages": [{"role": "user", "content": parts}, ASSISTANT]}).messages[0]["content"] == "Hello"
 
 
-def test_a_missing_file_says_where_paths_start(tmp_path: Path) -> None:
-    assert (
-        problems(tmp_path / "none.jsonl") == "FILE: no such data file; a path in the spec starts at the spec's folder"
-    )
+def test_thoughts_are_kept() -> None:
+    turns = [USER, {**ASSISTANT, "reasoning_content": "They greet."}]
+    assert sample({"messages": turns}).messages[1]["reasoning_content"] == "They greet."
 
 
-def test_an_empty_file_says_what_is_expected(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl")
-    assert problems(path) == "FILE: has no rows; expected JSON Lines of {messages} or {question, documents, answer}"
+def test_several_calls_in_one_turn() -> None:
+    value = '[{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]'
+    turns = [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": value},
+        {"from": "observation", "value": "1"},
+        {"from": "observation", "value": "2"},
+        {"from": "gpt", "value": "a"},
+    ]
+    calls = sample({"conversations": turns}).messages[1]["tool_calls"]
+    assert [call["function"] for call in calls] == [
+        {"name": "f", "arguments": {"a": 1}},
+        {"name": "g", "arguments": {}},
+    ]
 
 
-def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
-    assert problems(tmp_path) == "FILE: cannot be read: Is a directory"
+def test_alpaca_with_a_system_turn_and_earlier_turns() -> None:
+    row = {**ALPACA, "input": "", "system": "Be brief.", "history": [["One?", "1"], ["Two?", "2"]]}
+    assert [(message["role"], message["content"]) for message in sample(row).messages] == [
+        ("system", "Be brief."),
+        ("user", "One?"),
+        ("assistant", "1"),
+        ("user", "Two?"),
+        ("assistant", "2"),
+        ("user", "Translate."),
+        ("assistant", "Hello"),
+    ]
 
 
-def test_bytes_that_are_not_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"question": "\xff"}\n')
-    assert problems(path) == "FILE: is not UTF-8 text: byte 14: invalid start byte"
+# Which format it is
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_keys_tell_the_format(form: str) -> None:
+    assert detect(EXAMPLES[form][0]) == form
 
 
 @pytest.mark.parametrize(
-    ("row", "problem"),
+    ("row", "message"),
     [
-        ([1], "is a list, not an object"),
-        ({"text": "x"}, "has neither `messages` nor `question`, `documents`, `answer`; its keys are 'text'"),
-        ({**RAG, "answer": " "}, "`answer` is empty"),
-        ({**RAG, "answer": None}, "`answer` is missing; expected text"),
-        ({**RAG, "question": 7}, "`question` is a number; expected text"),
-        ({**RAG, "documents": "x"}, "`documents` is missing or not a list"),
-        ({**RAG, "documents": [""]}, "document 1 is empty or text; expected text or {id, title, text}"),
-        ({**RAG, "documents": ["x", {"id": "y"}]}, "document 2: `text` is missing; expected text"),
-        ({"messages": []}, "`messages` is missing or empty"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1 has no role of system, user, assistant"),
+        ({**ALPACA, "text": "t"}, "can be read as alpaca or as text: say which with data.format"),
+        ({**RAG, **RAFT}, "can be read as rag or as raft: say which with data.format"),
         (
-            {"messages": [{"role": "user", "content": "x"}]},
-            "roles are user; expected an optional system, then user and assistant in turn, assistant last",
+            {"question": "q", "answer": "a"},
+            "its keys are 'question', 'answer'; it lacks `documents` or `contexts` to be rag:"
+            " name its columns with data.columns, or its data.format",
         ),
         (
-            {"messages": [CHAT["messages"][1], CHAT["messages"][0]]},
-            "roles are assistant user; expected an optional system, then user and assistant in turn, assistant last",
+            {"prompt": "q", "response": "a"},
+            "its keys are 'prompt', 'response'; expected one of rag, raft, messages, sharegpt, alpaca, text:"
+            " name its columns with data.columns, or its data.format",
+        ),
+        (
+            {},
+            "its keys are none; expected one of rag, raft, messages, sharegpt, alpaca, text:"
+            " name its columns with data.columns, or its data.format",
         ),
     ],
 )
-def test_each_unusable_row_says_why(row: object, problem: str, tmp_path: Path) -> None:
-    assert problems(written(tmp_path / "a.jsonl", {**RAG, "id": "ok"}, row)) == f"FILE:2:1: {problem}"
+def test_where_the_keys_do_not_tell_it_says_so_and_asks(row: dict[str, Any], message: str) -> None:
+    assert refused(row) == ("format", message)
 
 
-def test_ids_are_unique_because_the_ledger_counts_by_them(tmp_path: Path) -> None:
-    assert (
-        problems(written(tmp_path / "a.jsonl", RAG, RAG)) == "FILE:2:1: id 'q1' is also on line 1; ids must be unique"
+def test_saying_which_settles_it() -> None:
+    both = {**ALPACA, "text": "t"}
+    assert sample(both, "text").text == "t"
+    assert sample(both, "alpaca").answer == "Hello"
+
+
+def test_a_key_without_a_value_does_not_count() -> None:
+    assert detect({"text": None, **CHAT}) == "messages"
+
+
+# Columns of other names
+
+
+def test_columns_of_other_names() -> None:
+    row = {"prompt": "Which port?", "passages": ["HTTPS uses 443."], "reply": "443 [1].", "key": "q1"}
+    found = sample(row, question="prompt", documents="passages", answer="reply", id="key")
+    assert found == sample(
+        {"id": "q1", "question": "Which port?", "documents": ["HTTPS uses 443."], "answer": "443 [1]."}
     )
 
 
-def test_many_bad_rows_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
-    lines = problems(written(tmp_path / "a.jsonl", *["nonsense"] * 25)).splitlines()
-    assert len(lines) == 21
-    assert lines[0] == "FILE:1:1: not JSON: Expecting value"
-    assert lines[-1] == "and 5 more"
+def test_a_named_column_stands_in_place_of_one_that_has_muster_s_name() -> None:
+    row = {"text": "old", "new": "new"}
+    assert sample(row, text="new").text == "new"
 
 
-@settings(max_examples=200, deadline=None)
-@given(content=st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes_give_rows_or_a_named_error(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "a.jsonl"
-    path.write_bytes(content)
-    try:
-        good = bool(read(path))
-    except DataError as error:
-        good = str(path) in str(error)
-    assert good
+def test_a_row_without_any_of_the_named_columns() -> None:
+    assert refused({"text": "x"}, question="prompt", answer="reply") == (
+        "field",
+        "has none of the columns of data.columns (prompt, reply)",
+    )
+
+
+# Rows that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "message"),
+    [
+        ([1], "field", "is a list, not an object"),
+        (None, "field", "is null, not an object"),
+        ({**TEXT, "id": 1.5}, "field", "`id` is a number; expected text or a whole number"),
+        ({**TEXT, "id": []}, "field", "`id` is a list; expected text or a whole number"),
+        ({**TEXT, "text": " \n"}, "field", "`text` is empty"),
+        ({**RAG, "answer": " "}, "field", "`answer` is empty"),
+        ({**RAG, "question": 7}, "field", "`question` is a number; expected text"),
+        ({**RAG, "question": True}, "field", "`question` is a truth value; expected text"),
+        ({**RAG, "documents": "x"}, "field", "`documents` is missing or not a list"),
+        ({**RAG, "documents": "[x"}, "field", "`documents` looks like JSON and is not"),
+        ({**RAG, "documents": [""]}, "field", "document 1 is empty or text; expected text or {id, title, text}"),
+        ({**RAG, "documents": [2]}, "field", "document 1 is empty or a number; expected text or {id, title, text}"),
+        ({**RAG, "documents": ["x", {"id": "y"}]}, "field", "document 2: `text` is missing; expected text"),
+        ({**RAG, "documents": [{"title": 1, "text": "y"}]}, "field", "document 1: `title` is a number; expected text"),
+        ({**RAG, "oracle": ["net-1", "z"]}, "field", "`oracle` names z, which is not among the documents"),
+        ({**RAFT, "context": 3}, "field", "`context` is not {title, sentences} or a list of passages"),
+        ({**RAFT, "context": [1]}, "field", "`context` is not {title, sentences} or a list of passages"),
+        ({"messages": []}, "field", "`messages` is missing or empty"),
+        ({"messages": [USER, {"role": "assistant"}]}, "field", "message 2: `content` is missing; expected text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT]},
+            "field", "message 1: `content` has parts that are not text; only text can be trained on",
+        ),
+        (
+            {"messages": [{**USER, "tool_calls": [{"name": "f"}]}, ASSISTANT]},
+            "field", "message 1: `tool_calls` is a list of an assistant's calls",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "tool_calls": [{"arguments": {}}]}]},
+            "field", "message 2: a tool call has no function name",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": "{"}]}]},
+            "field", "message 2: the arguments of f are not JSON",
+        ),
+        ({**CHAT, "tools": "none"}, "field", "`tools` is not a list of objects"),
+        ({"messages": [{"role": "critic"}]}, "roles", "message 1 has no role of system, user, assistant, tool"),
+        ({"messages": ["x"]}, "roles", "message 1 has no role of system, user, assistant, tool"),
+        ({"messages": [USER]}, "roles", "roles are user: the last turn should be assistant"),
+        ({"messages": [ASSISTANT, USER]}, "roles", "roles are assistant user: turn 1 should be system or user"),
+        ({"messages": [USER, USER, ASSISTANT]}, "roles", "roles are user user assistant: turn 2 should be assistant"),
+        (
+            {"messages": [USER, {"role": "tool", "content": "x"}, ASSISTANT]},
+            "roles", "roles are user tool assistant: turn 2 should be assistant",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": "f"}]}, USER, ASSISTANT]},
+            "roles", "roles are user assistant user assistant: turn 3 should be tool",
+        ),
+        (
+            {"messages": [{"role": "system", "content": "s"}, ASSISTANT]},
+            "roles", "roles are system assistant: turn 2 should be user",
+        ),
+        ({"conversations": 1}, "field", "`conversations` is missing or empty"),
+        (
+            {"conversations": [{"from": "bing", "value": "x"}]},
+            "roles",
+            "turn 1 is from none of human, user, gpt, assistant, model, system, function_call, observation,"
+            " function_response, tool",
+        ),
+        ({"conversations": [{"from": "human"}]}, "field", "turn 1: `value` is missing; expected text"),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "f()"}]},
+            "field", "turn 2: a function_call is not JSON",
+        ),
+        ({**ALPACA, "history": [["q"]]}, "field", "`history` is not a list of [question, answer]"),
+        ({**ALPACA, "history": 5}, "field", "`history` is not a list of [question, answer]"),
+        ({**ALPACA, "history": [["q", None]]}, "field", "history: `answer` is missing; expected text"),
+    ],
+)  # fmt: skip
+def test_each_unusable_row_says_why(row: object, kind: str, message: str) -> None:
+    assert refused(row) == (kind, message)
+
+
+HALF = "\ud83d"
+ANSWERED = TOOL_CHAT["messages"][2:]
+HALVES = {
+    "an answer": ({**RAG, "answer": HALF}, "`answer`"),
+    "a document": ({**RAG, "documents": [HALF]}, "document 1: `text`"),
+    "a document's title": ({**RAG, "documents": [{"title": HALF, "text": "x"}]}, "document 1: `title`"),
+    "a document's id": ({**RAG, "documents": [{"id": HALF, "text": "x"}]}, "document 1: `id`"),
+    "a passage": ({**RAFT, "context": ["x", HALF]}, "`context`"),
+    "a turn": ({"messages": [{**USER, "content": HALF}, ASSISTANT]}, "message 1: `content`"),
+    "thoughts": ({"messages": [USER, {**ASSISTANT, "reasoning_content": HALF}]}, "message 2: `reasoning_content`"),
+    "a call": ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": HALF}]}, *ANSWERED]}, "message 2"),
+    "a tool": ({**CHAT, "tools": [{"name": "f", "description": HALF}]}, "`tools`"),
+    "the id": ({**TEXT, "id": HALF}, "`id`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", HALVES)
+def test_half_a_character_is_no_text_wherever_it_stands(where: str) -> None:
+    """It cannot be encoded, so no tokenizer, file or terminal takes it."""
+    row, field = HALVES[where]
+    kind, message = refused(row)
+    assert kind == "unreadable"
+    assert message.startswith(field)

@@ -66,7 +66,8 @@ def _findings(sample: Sample, control_tokens: "re.Pattern[str] | None") -> Itera
 
 
 def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
-    """Every text of a sample with its name."""
+    """Every text of a sample with its name; its id too, which goes into the ledger."""
+    yield "id", sample.id
     if sample.text:
         yield "text", sample.text
     for document in sample.documents:
