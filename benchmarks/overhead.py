@@ -34,9 +34,10 @@ from launch.specfile import parse_spec
 from training.control import Control
 from training.data.collate import Collator
 from training.data.order import MicroBatches
+from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Sequences, prepare
 from training.engine import connect, launched
-from training.model import load, load_tokenizer
+from training.model import load
 from training.trainer import AdapterTrainer, training_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +111,7 @@ def main() -> None:
     connect(plan, place)
     tokenizer = load_tokenizer(str(base))
     with tempfile.TemporaryDirectory() as folder:
-        rows = prepare(spec.data.train, spec.data, tokenizer, Path(folder), writer=True)
+        rows = prepare(spec.data, ChatFiles.of(tokenizer), Path(folder), writer=True).train
         collate, sampler = Collator(tokenizer.pad_token_id, False), MicroBatches(len(rows), 42, 0, 1, 2, 4)
         micro = [collate([rows[index] for index in indices]) for indices in list(sampler)[: 4 * options.steps]]
         batches = [micro[start : start + 4] for start in range(0, len(micro), 4)]

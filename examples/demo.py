@@ -48,14 +48,15 @@ def show_answers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from training.data.formats import read
+    from training.data.formats import to_sample
+    from training.data.sources import rows_of
 
     disable_progress_bar()
-    row = next(row for row in read(ROOT / "examples/security-rag/eval.jsonl") if row.id == QUESTION)
-    *prompt, (_, expected) = row.messages
+    file = str(ROOT / "examples/security-rag/eval.jsonl")
+    samples = (to_sample(row.read(), file, row.line, "rag", {}) for row in rows_of(file))
+    *messages, reference = next(sample for sample in samples if sample.id == QUESTION).conversation
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), RUN / "adapter").eval()
-    messages = [{"role": role, "content": content} for role, content in prompt]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 
     def answer() -> str:
@@ -69,8 +70,8 @@ def show_answers() -> None:
             )
         return str(tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 
-    print(f"\nquestion:  {prompt[-1][1].rsplit('Question: ', 1)[1]}")
-    print(f"reference: {expected}")
+    print(f"\nquestion:  {messages[-1]['content'].rsplit('Question: ', 1)[1]}")
+    print(f"reference: {reference['content']}")
     with model.disable_adapter():
         print(f"before:    {answer()}")
     print(f"after:     {answer()}", flush=True)

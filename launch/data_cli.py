@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from launch.errors import ExitCode, UsageError
+from launch.errors import DataError, ExitCode, UsageError
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
@@ -63,7 +63,11 @@ def validate(
 
     teller = _JsonTeller() if as_json else _Teller()
     kept = Quarantine(quarantine)
-    report = Survey(sources(data), settings(data, chat), told=teller.tell, quarantine=kept).run()
+    try:
+        report = Survey(sources(data), settings(data, chat), told=teller.tell, quarantine=kept).run()
+    except DataError as error:
+        teller.broken(error)
+        raise
     teller.finish(report, kept, lengths=chat is not None, accepted=frozenset(data.accept))
     if report.errors:
         raise typer.Exit(ExitCode.DATA)
@@ -204,6 +208,9 @@ class _Teller:
         excerpt = f"  | {problem.excerpt}" if problem.excerpt else ""
         show(f"{place}: {level} {problem.kind}: {problem.message}{excerpt}")
 
+    def broken(self, error: DataError) -> None:
+        """The error itself is told on stderr."""
+
     def finish(self, report: "Report", kept: Any, lengths: bool, accepted: frozenset[str]) -> None:
         for row in _kinds(report, accepted):
             show(f"{row['count']:>8,}  {row['level']:<7}  {row['kind']}: {row['meaning']}")
@@ -225,16 +232,15 @@ class _JsonTeller(_Teller):
     """The same as one JSON document, written as it goes: the problems of a bad file need not fit into memory."""
 
     def __init__(self) -> None:
-        self.separator = ""
-        show('{"problems": [', end="")
+        self.before = '{"problems": ['
 
     def tell(self, problem: "Problem", level: "Level") -> None:
         entry = {
             "file": problem.file, "line": problem.line, "column": problem.column, "kind": problem.kind,
             "level": level, "message": problem.message, "excerpt": problem.excerpt,
         }  # fmt: skip
-        show(f"{self.separator}\n {json.dumps(entry)}", end="")
-        self.separator = ","
+        show(f"{self.before}\n {json.dumps(entry)}", end="")
+        self.before = ","
 
     def finish(self, report: "Report", kept: Any, lengths: bool, accepted: frozenset[str]) -> None:
         ending = {
@@ -244,7 +250,16 @@ class _JsonTeller(_Teller):
             "quarantine": str(kept.path) if kept.rows else None, "quarantined_rows": kept.rows,
             "lengths_checked": lengths,
         }  # fmt: skip
-        show("\n], " + json.dumps(ending)[1:])
+        self._close(ending)
+
+    def broken(self, error: DataError) -> None:
+        """What was begun is ended: a source that cannot be read may come after one that can."""
+        if self.before == ",":
+            self._close({"status": "fail", "unreadable": str(error)})
+
+    def _close(self, ending: dict[str, Any]) -> None:
+        start = self.before if self.before != "," else ""
+        show(start + "\n], " + json.dumps(ending)[1:])
 
 
 def _kinds(report: "Report", accepted: frozenset[str]) -> list[dict[str, Any]]:

@@ -21,10 +21,10 @@ KINDS = {
     "word piece": word_piece,
 }
 FAST = ["gpt2", "qwen", "llama3"]
-TEXTS = st.text(max_size=60) | st.lists(
-    st.sampled_from(["The", " answer", "\n", " ", "\t", "\r", "'s", "'LL", "12345", "é", "e\u0301", "日本", "!?", "\u00a0", "x"]),
-    max_size=20,
-).map("".join)  # fmt: skip
+PIECES = [
+    "The", " answer", "\n", " ", "\t", "\r", "'s", "'LL", "12345", "é", "e\u0301", "日本", "!?", "\u00a0", "x",
+]  # fmt: skip
+TEXTS = st.text(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
 
 
 @cache
@@ -73,11 +73,11 @@ def test_the_ids_are_the_tokenizer_s_own(kind: str, text: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=150, deadline=None)
-@given(text=TEXTS, share=st.floats(0, 1))
-@example(text="assistant\n\nThe answer", share=0.5)
-@example(text="user \nx", share=0.9)
-def test_cut_at_a_place_the_ids_are_still_those_of_the_whole(kind: str, text: str, share: float) -> None:
-    position = int(share * len(text))
+@given(text=TEXTS, position=st.integers(0, 40))
+@example(text="assistant\n\nThe answer", position=11)
+@example(text="user \nx", position=6)
+def test_cut_at_a_place_the_ids_are_still_those_of_the_whole(kind: str, text: str, position: int) -> None:
+    position = min(position, len(text))
     ids, inside = encoder(kind).encode_at(text, position)
     assert ids == own(kind, text)
     encoding = tokenizer(kind).encode(text, add_special_tokens=False)
@@ -190,8 +190,9 @@ def many_merges() -> Tokenizer:
     return every_split(tokenizer("llama3"))
 
 
-def test_a_file_with_several_merges_for_a_token_is_encoded_by_tiktoken() -> None:
-    assert Encoder(many_merges().to_str()).engine == "tiktoken"
+def test_a_file_with_several_merges_for_a_token_is_not_encoded_by_tiktoken() -> None:
+    """It would take another of them in runs of one character."""
+    assert Encoder(many_merges().to_str()).engine == "tokenizers"
 
 
 def test_a_vocabulary_of_characters_is_no_byte_level_one() -> None:

@@ -198,7 +198,7 @@ def test_json_without_end_in_depth_or_in_digits(tmp_path: Path) -> None:
     ("raw", "line", "reason"),
     [
         (b'[{"a": 1}\n', 2, "Expecting ',' or ']'; the rows after it are not read"),
-        (b'[{"a": 1},\n', 1, "the array is not closed"),
+        (b'[{"a": 1},\n', 2, "Expecting value; the rows after it are not read"),
         (b'[{"a": 1}\n {"a": 2}]', 2, "Expecting ',' or ']'; the rows after it are not read"),
         (b'[{"a": 1},\n  nonsense]', 2, "Expecting value; the rows after it are not read"),
     ],
@@ -350,7 +350,16 @@ FIELDS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "text": ({"text": "t"}, ["id", "text"]),
 }
 ROLES = ["user", "assistant", "system", "tool", "human", "gpt", "function_call", "observation"]
-LEAVES = st.sampled_from([None, True, 5, 1.5, "", " ", "x", "[1", "{}", '{"name": "f"}', *ROLES])
+PLAIN = [None, True, 5, 1.5, "", " ", "x", "[1", "{}", '{"name": "f"}', [], [None], {}, *ROLES]
+LEAVES = st.sampled_from(PLAIN)
+
+
+@pytest.mark.parametrize("form", FIELDS)
+def test_a_plain_value_in_any_field_gives_a_sample_or_a_named_error(form: str) -> None:
+    row, keys = FIELDS[form]
+    for key in keys:
+        for value in PLAIN:
+            assert told(RawRow("f", 1, value=row | {key: value}), form), (key, value)
 
 
 @pytest.mark.parametrize("form", FIELDS)

@@ -1,105 +1,258 @@
-"""Template, mask, packing, collating: what the model sees and what it is trained on."""
+"""Rows -> sequences on disk and the batches of them: what the model sees and what it is trained on."""
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from launch.errors import DataError
+from launch.errors import CommunicationError, DataError
 from launch.spec import DataSpec
 from tests.conftest import Workspace, make_base
+from tests.training.chat_templates import tokenizer_of
+from tests.training.data_files import written
+from training.data import tokens as tokens_module
 from training.data.collate import Collator
-from training.data.formats import Conversation
-from training.data.packing import pack
-from training.data.template import encode
-from training.data.tokens import prepare
-from training.model import load_tokenizer
+from training.data.labels import IGNORED
+from training.data.sources import rows_of
+from training.data.template import ChatFiles
+from training.data.tokens import Prepared, Sequences, prepare
 
-TURNS = Conversation(
-    "a",
-    1,
-    (
-        ("system", "Be brief."),
-        ("user", "Which role?"),
-        ("assistant", "It is admin."),
-        ("user", "Sure?"),
-        ("assistant", "Yes."),
-    ),
-)
+TOKENIZER = tokenizer_of("chatml")
+CHAT = ChatFiles.of(TOKENIZER)
 
 
-def test_only_the_answers_and_their_end_are_trained_on(base_workspace: Workspace) -> None:
-    tokenizer = load_tokenizer(str(base_workspace.root / "base"))
-    ((ids, labels, cut),) = encode(tokenizer, [TURNS], 512)
-    trained = tokenizer.decode([label for label in labels if label != -100])
-    assert trained == "It is admin.<|im_end|>Yes.<|im_end|>"
-    assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
-    messages = [{"role": role, "content": content} for role, content in TURNS.messages]
-    assert ids == tokenizer.apply_chat_template(messages)["input_ids"]
-    assert cut == 0
+def turns(question: str, answer: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
 
 
-def test_an_answer_beyond_max_length_is_no_sample(base_workspace: Workspace, tmp_path: Path) -> None:
-    tokenizer, path = load_tokenizer(str(base_workspace.root / "base")), tmp_path / "long.jsonl"
-    path.write_text(json.dumps({"question": "Why? " * 40, "documents": [], "answer": "So."}) + "\n")
-    data = DataSpec(train=str(path), max_length=32, packing=False)
+ROWS = [turns(f"Which {'role ' * number}?", f"It is {number * 7919}.", id=f"n{number}") for number in range(12)]
+KEY = "AKIA" + "Q3EGT7ZK5MW2PX4N"
+
+
+def prepared(folder: Path, train: list[Any], evaluation: list[Any] | None = None, **settings: Any) -> Prepared:
+    sources = {"train": str(written(folder / "train.jsonl", *train))}
+    if evaluation is not None:
+        sources["eval"] = str(written(folder / "eval.jsonl", *evaluation))
+    data = DataSpec(**{"max_length": 120, "packing": False, **sources, **settings})
+    return prepare(data, CHAT, folder / "cache", writer=True)
+
+
+def own(row: dict[str, Any]) -> list[int]:
+    return list(TOKENIZER.apply_chat_template(row["messages"])["input_ids"])
+
+
+def trained(sequence: dict[str, Any]) -> str:
+    return str(TOKENIZER.decode([label for label in sequence["labels"].tolist() if label != IGNORED]))
+
+
+def names(sequences: Sequences) -> list[str]:
+    return [name for index in range(len(sequences)) for name in sequences.names(index)]
+
+
+# What the model sees and what it is trained on
+
+
+def test_a_sequence_is_the_model_s_own_ids_and_its_labels_are_the_answers(tmp_path: Path) -> None:
+    rows = prepared(tmp_path, ROWS).train
+    assert len(rows) == 12
+    for index, row in enumerate(ROWS):
+        sequence = rows[index]
+        assert sequence["input_ids"].tolist() == own(row)
+        assert trained(sequence) == f"It is {index * 7919}.<|im_end|>"
+        same = sequence["labels"] == sequence["input_ids"]
+        assert (same | (sequence["labels"] == IGNORED)).all()
+        assert (sequence["index"], sequence["lengths"], rows.tokens(index)) == (index, [len(own(row))], len(own(row)))
+    assert names(rows) == [f"n{number}" for number in range(12)]
+    assert rows.lengths().tolist() == [len(own(row)) for row in ROWS]
+
+
+def test_a_packed_sequence_holds_whole_rows_one_after_the_other(tmp_path: Path) -> None:
+    rows = prepared(tmp_path, ROWS, packing=True).train
+    assert len(rows) < 12
+    assert sorted(names(rows)) == sorted(f"n{number}" for number in range(12))
+    by_name = {f"n{number}": row for number, row in enumerate(ROWS)}
+    for index in range(len(rows)):
+        sequence = rows[index]
+        parts = [by_name[name] for name in rows.names(index)]
+        assert sequence["input_ids"].tolist() == [token for part in parts for token in own(part)]
+        assert sequence["lengths"] == [len(own(part)) for part in parts]
+        assert trained(sequence) == "".join(part["messages"][1]["content"] + "<|im_end|>" for part in parts)
+        assert rows.tokens(index) == len(sequence["input_ids"]) <= 120
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_samples_sequences_and_tokens_are_counted(packing: bool, tmp_path: Path) -> None:
+    both = prepared(tmp_path, ROWS, [turns("Unlike?", "Quite.")], packing=packing)
+    assert both.evaluation is not None
+    for sequences, count in ((both.train, 12), (both.evaluation, 1)):
+        found = sequences.statistics
+        whole = [sequences[index] for index in range(len(sequences))]
+        assert (found.rows, found.samples, found.sequences) == (count, count, len(sequences))
+        assert found.tokens == sum(len(sequence["input_ids"]) for sequence in whole)
+        assert found.trainable_tokens == sum(int((sequence["labels"] != IGNORED).sum()) for sequence in whole)
+        assert (found.quarantined_rows, found.counts) == (0, {})
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_long_text_is_cut_into_parts_and_no_part_of_it_is_lost(packing: bool, tmp_path: Path) -> None:
+    text = " ".join(f"word{number}" for number in range(100))
+    rows = prepared(tmp_path, [{"id": "t", "text": text}, {"id": "s", "text": "Short."}], packing=packing).train
+    parts = {}
+    for index in range(len(rows)):
+        sequence = rows[index]
+        ends = np.cumsum(sequence["lengths"])
+        for name, ids, labels in zip(
+            rows.names(index),
+            np.split(sequence["input_ids"], ends),
+            np.split(sequence["labels"], ends),
+            strict=False,
+        ):
+            parts[name] = ids
+            assert labels[0] == IGNORED
+            assert (labels[1:] == ids[1:]).all()
+    pieces = [parts[name] for name in sorted(set(parts) - {"s"}, key=lambda name: int(name.removeprefix("t#")))]
+    assert TOKENIZER.decode(np.concatenate(pieces)) == text + "<|im_end|>"
+    assert TOKENIZER.decode(parts["s"]) == "Short.<|im_end|>"
+    assert rows.statistics.counts == {"texts cut into parts": 1}
+    assert (rows.statistics.rows, rows.statistics.samples) == (2, len(pieces) + 1)
+
+
+# Rows with errors
+
+
+def test_an_answer_beyond_max_length_is_told_with_its_length(tmp_path: Path) -> None:
+    row = turns("Why? " * 40, "So.")
     with pytest.raises(DataError) as caught:
-        prepare(str(path), data, tokenizer, tmp_path / "tokens", writer=True)
-    tokens = int(str(caught.value).rsplit("(", 1)[1].split()[0])
-    assert (
-        str(caught.value)
-        == f"{path}:1:1: has no trainable token: the answer lies beyond data.max_length 32 ({tokens} tokens)"
+        prepared(tmp_path, [row], max_length=32)
+    assert str(caught.value) == (
+        f"{tmp_path / 'train.jsonl'}:1:1: the answer lies beyond data.max_length 32:"
+        f" the row has {len(own(row))} tokens; raise it or shorten the row [too-long]"
     )
-    assert tokens > 32
 
 
-def test_cut_answers_are_counted_never_silent(base_workspace: Workspace, tmp_path: Path) -> None:
-    tokenizer, path = load_tokenizer(str(base_workspace.root / "base")), tmp_path / "cut.jsonl"
-    path.write_text(
-        json.dumps(
-            {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because. " * 50}]}
-        )
-        + "\n"
-    )
-    rows = prepare(
-        str(path), DataSpec(train=str(path), max_length=64, packing=False), tokenizer, tmp_path / "tokens", writer=True
-    )
-    assert rows.statistics.truncated_rows == 1
-    assert rows.statistics.tokens == 64
-    assert rows.statistics.truncated_tokens > 0
+def test_without_quarantine_one_bad_row_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [*ROWS, '{"text": '])
+    assert str(caught.value) == f"{tmp_path / 'train.jsonl'}:13:10: not JSON: Expecting value [unreadable]"
 
 
-def test_tokens_are_made_once_and_again_when_a_setting_changes(base_workspace: Workspace, tmp_path: Path) -> None:
-    tokenizer, path = load_tokenizer(str(base_workspace.root / "base")), str(base_workspace.root / "train.jsonl")
-    data = DataSpec(train=path, max_length=320, packing=False)
-    prepare(path, data, tokenizer, tmp_path, writer=True)
-    (folder,) = tmp_path.iterdir()
-    before = folder.stat().st_mtime_ns
-    prepare(path, data, tokenizer, tmp_path, writer=True)
-    assert folder.stat().st_mtime_ns == before
-    prepare(path, data.model_copy(update={"packing": True}), tokenizer, tmp_path, writer=True)
-    assert len(list(tmp_path.iterdir())) == 2
+@pytest.mark.parametrize("packing", [False, True])
+def test_with_quarantine_bad_rows_are_left_out_and_counted(packing: bool, tmp_path: Path) -> None:
+    train = [*ROWS[:3], "nonsense", turns("Key?", KEY, id="key"), turns("Twice?", "Yes.", id="n1"), *ROWS[3:]]
+    evaluation = [{**ROWS[2], "id": "leaked"}, turns("Unlike?", "Quite.", id="fine")]
+    both = prepared(tmp_path, train, evaluation, packing=packing, on_bad_row="quarantine")
+    assert both.evaluation is not None
+    assert sorted(names(both.train)) == sorted(f"n{number}" for number in range(12))
+    assert names(both.evaluation) == ["fine"]
+    assert (both.train.statistics.rows, both.train.statistics.samples, both.train.statistics.quarantined_rows) == (
+        15, 12, 3,
+    )  # fmt: skip
+    assert (both.evaluation.statistics.samples, both.evaluation.statistics.quarantined_rows) == (1, 1)
+    assert both.train.statistics.tokens == sum(len(own(row)) for row in ROWS)
+    (file,) = (tmp_path / "cache").glob("*/quarantine.jsonl")
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(Path(entry["file"]).name, entry["line"], entry["reasons"][0]["kind"]) for entry in entries] == [
+        ("train.jsonl", 4, "unreadable"),
+        ("train.jsonl", 5, "secret"),
+        ("train.jsonl", 6, "duplicate-id"),
+        ("eval.jsonl", 1, "leakage"),
+    ]
 
 
-@given(st.lists(st.integers(1, 65), max_size=200), st.integers(65, 256))
-def test_packing_keeps_every_row_once_and_never_overflows(lengths: list[int], capacity: int) -> None:
-    sequences = pack(lengths, capacity)
-    assert sorted(row for sequence in sequences for row in sequence) == list(range(len(lengths)))
-    assert all(sum(lengths[row] for row in sequence) <= capacity for sequence in sequences)
+def test_an_accepted_error_is_trained_on(tmp_path: Path) -> None:
+    rows = prepared(tmp_path, [turns("Key?", KEY, id="key")], accept=["secret"]).train
+    assert names(rows) == ["key"]
+    assert KEY in trained(rows[0])
 
 
-def test_packing_fills_sequences_best_fit_decreasing() -> None:
-    assert pack([3, 7, 5, 5], 10) == [[1, 0], [2, 3]]
-    assert pack([9, 9, 1, 1], 10) == [[0, 2], [1, 3]]
+@pytest.mark.parametrize("packing", [False, True])
+def test_nothing_left_to_train_on_is_an_error(packing: bool, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        prepared(tmp_path, ["nonsense", turns("Key?", KEY)], packing=packing, on_bad_row="quarantine")
 
 
-def test_a_row_longer_than_a_sequence_is_an_error() -> None:
-    with pytest.raises(ValueError, match="row 1 has 11 tokens, more than 10"):
-        pack([1, 11], 10)
+# Folders
+
+
+def test_tokens_are_made_once_and_again_when_anything_that_decides_them_changes(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def folders() -> int:
+        return len(list(cache.iterdir()))
+
+    first = prepared(tmp_path, ROWS).train
+    (folder,) = cache.iterdir()
+    before = (folder / "train" / "tokens.arrow").stat().st_mtime_ns
+    assert prepared(tmp_path, ROWS).train.fingerprint == first.fingerprint
+    assert (folders(), (folder / "train" / "tokens.arrow").stat().st_mtime_ns) == (1, before)
+    changes: list[dict[str, Any]] = [
+        {"packing": True}, {"max_length": 121}, {"on_bad_row": "quarantine"}, {"accept": ["secret"]},
+        {"format": "messages"}, {"columns": {"messages": "messages"}},
+    ]  # fmt: skip
+    for count, change in enumerate(changes, start=2):
+        assert prepared(tmp_path, ROWS, **change).train.fingerprint != first.fingerprint
+        assert folders() == count
+    assert prepared(tmp_path, ROWS[1:]).train.fingerprint != first.fingerprint
+    other = ChatFiles(CHAT.tokenizer, CHAT.template + "{# changed #}", CHAT.special_tokens, CHAT.end)
+    data = DataSpec(train=str(tmp_path / "train.jsonl"), max_length=120, packing=False)
+    assert prepare(data, other, cache, writer=True).train.fingerprint != first.fingerprint
+    assert folders() == len(changes) + 3
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name / "train.jsonl", *ROWS)
+        data = DataSpec(train=str(tmp_path / name / "train.jsonl"), max_length=120)
+        prepare(data, CHAT, tmp_path / name / "cache", writer=True)
+    files = [sorted((tmp_path / name / "cache").glob("*/train/*")) for name in ("a", "b")]
+    assert [file.name for file in files[0]] == [
+        "fingerprint.json", "order.npy", "starts.npy", "statistics.json", "tokens.arrow",
+    ]  # fmt: skip
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+
+
+def test_a_rank_that_does_not_write_waits_for_the_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataSpec(train=str(written(tmp_path / "train.jsonl", *ROWS)), max_length=120)
+    monkeypatch.setattr(tokens_module, "WAIT_SECONDS", 0.2)
+    with pytest.raises(CommunicationError, match=r"^rank 0 did not write .* within 0 s$"):
+        prepare(data, CHAT, tmp_path / "cache", writer=False)
+    wrote = prepare(data, CHAT, tmp_path / "cache", writer=True).train
+    waited = prepare(data, CHAT, tmp_path / "cache", writer=False).train
+    assert waited.fingerprint == wrote.fingerprint
+    assert [waited[index]["input_ids"].tolist() for index in range(len(waited))] == [
+        wrote[index]["input_ids"].tolist() for index in range(len(wrote))
+    ]
+
+
+def test_what_was_refused_leaves_no_folder_of_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        prepared(tmp_path, ["nonsense"])
+    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")] == []
+    assert len(prepared(tmp_path, ROWS).train) == 12
+
+
+def test_rows_without_evaluation_and_with_more_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.data import survey
+
+    monkeypatch.setattr(survey, "CHUNK", 5)
+    found = prepared(tmp_path, ROWS)
+    assert found.evaluation is None
+    assert [found.train[index]["input_ids"].tolist() for index in range(12)] == [own(row) for row in ROWS]
+
+
+def test_the_tests_own_rows_are_fine(base_workspace: Workspace) -> None:
+    """What every other test trains on."""
+    assert sum(1 for _ in rows_of(str(base_workspace.root / "train.jsonl"))) == 42
+
+
+# Batches
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -112,7 +265,7 @@ def test_packed_documents_cannot_see_one_another(kind: str, tmp_path: Path) -> N
     documents = [torch.randint(3, 400, (length,), generator=generator).tolist() for length in (17, 5, 30, 9)]
 
     def row(*parts: list[int]) -> dict[str, object]:
-        tokens = [token for part in parts for token in part]
+        tokens = np.array([token for part in parts for token in part], dtype=np.int32)
         return {"index": 0, "input_ids": tokens, "labels": tokens, "lengths": [len(part) for part in parts]}
 
     batch = Collator(pad_token_id=0, packed=True)([row(*documents[:3]), row(documents[3])])
@@ -127,7 +280,29 @@ def test_packed_documents_cannot_see_one_another(kind: str, tmp_path: Path) -> N
     assert (leaking[0, 17:52] - torch.cat(alone[1:3])).abs().max() > 1e-3
 
 
+def test_a_batch_of_sequences_from_disk_is_padded_to_the_longest(tmp_path: Path) -> None:
+    rows = prepared(tmp_path, ROWS[:3]).train
+    batch = Collator(pad_token_id=0, packed=False)([rows[0], rows[2]])
+    short, long = own(ROWS[0]), own(ROWS[2])
+    padding = len(long) - len(short)
+    assert batch["input_ids"].tolist() == [short + [0] * padding, long]
+    assert batch["attention_mask"].tolist() == [[1] * len(short) + [0] * padding, [1] * len(long)]
+    assert batch["labels"][0, len(short) :].tolist() == [IGNORED] * padding
+    assert batch["indices"].tolist() == [0, 2]
+    assert {name: value.dtype for name, value in batch.items()} == dict.fromkeys(batch, torch.int64)
+
+
+def test_positions_restart_with_each_packed_row_and_in_the_padding(tmp_path: Path) -> None:
+    rows = [
+        {"index": n, "input_ids": [5] * n, "labels": [5] * n, "lengths": lengths}
+        for n, lengths in ((5, [3, 2]), (7, [7]))
+    ]
+    batch = Collator(pad_token_id=0, packed=True)(rows)
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
+    assert "attention_mask" not in batch
+
+
 def test_an_empty_micro_batch_has_nothing_to_learn() -> None:
     batch = Collator(pad_token_id=0, packed=False)([])
-    assert batch["labels"].tolist() == [[-100]]
+    assert batch["labels"].tolist() == [[IGNORED]]
     assert batch["indices"].tolist() == [-1]

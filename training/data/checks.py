@@ -72,9 +72,12 @@ def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
         yield "text", sample.text
     for document in sample.documents:
         yield f"document {document.id}", document.text
+    for tool in sample.tools:
+        yield "tool", str(tool)
     for message in sample.messages:
-        if message["role"] != "system" and message["content"]:
-            yield message["role"], message["content"]
+        for key in ("content", "reasoning_content"):
+            if message.get(key):
+                yield message["role"], message[key]
         for call in message.get("tool_calls", ()):
             yield "tool call", str(call["function"]["arguments"])
 
@@ -153,7 +156,7 @@ def _secrets(name: str, text: str) -> Iterator[Finding]:
                 seen.append(match.span())
                 yield "secret", f"{name} holds what looks like a secret: {kind}", masked(match[0])
     for match in SECRET.finditer(text):
-        if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]):
+        if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]) and _varied("", match[0]):
             seen.append(match.span())
             yield "secret", f"{name} holds what looks like a token", masked(match[0])
 
@@ -182,7 +185,8 @@ def _personal(name: str, text: str) -> Iterator[Finding]:
         if _luhn(digits) and digits[0] in "3456" and len(set(digits)) > 3:
             yield "personal-data", f"{name} holds a card number", f"{digits[:4]}...({len(digits)} digits)"
     for match in _IBAN.finditer(text):
-        if _iban(match[0].replace(" ", "")):
+        groups = match[0].split(" ")  # the pattern may have taken in the word behind the number
+        if any(_iban("".join(groups[:count])) for count in range(1, len(groups) + 1)):
             yield "personal-data", f"{name} holds a bank account (IBAN)", f"{match[0][:4]}..."
 
 

@@ -22,7 +22,8 @@ ROWS = PERMUTATIONS // BANDS
 THRESHOLD = 0.8
 SHINGLE = 3
 SEED = 1
-_WORD = re.compile(r"\w+")
+# Words and signs such as < and +; punctuation says nothing that the words do not.
+_WORD = re.compile(r"\w+|[^\w\s.,;:!?'\"()-]")
 Bytes = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 

@@ -1,13 +1,14 @@
 """Text -> token ids, fast, and exactly as the model's own tokenizer does it.
 
-Byte-level BPE whose merges stand in the order of their ranks, which is what Qwen and Llama 3 have, is what tiktoken
-encodes, several times as fast as the tokenizers library (docs/measurements.md). Whether a tokenizer is of that kind
-is read from its file and then tried on texts of many scripts; any other goes through tokenizers itself.
+Byte-level BPE with one merge for each token, in the order of their ranks, is what tiktoken encodes, several times as
+fast as the tokenizers library (docs/measurements.md). Qwen's is of that kind; Llama 3's file lists several merges for
+a token, of which tiktoken would not choose the same in runs such as `aaaa`. Whether a tokenizer is of that kind is read
+from its file and then tried on texts of many scripts; any other goes through tokenizers itself.
 """
 
 import json
 import unicodedata
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -34,16 +35,32 @@ class Encoder:
 
     def __init__(self, tokenizer_json: str):
         document = json.loads(tokenizer_json)
+        self.added_tokens: list[dict[str, Any]] = document["added_tokens"]
         # Without its added tokens a tokenizer takes no text for one of them.
-        document["added_tokens"], document["truncation"], document["padding"] = [], None, None
-        document["post_processor"] = None
-        self._plain = Tokenizer.from_str(json.dumps(document))
+        none: dict[str, Any] = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
+        self._document = json.dumps({**document, **none})
         self._normalizes = (document.get("normalizer") or {}).get("type") == "NFC"
         self._fast = _as_tiktoken(document)
+        self._cuts_at_lines = r"\s*[\r\n]+" in (_pattern(document.get("pre_tokenizer")) or "")
         if self._fast is not None and any(self._quick(probe) != self._slow(probe) for probe in PROBES):
             self._fast = None
         self.engine = "tokenizers" if self._fast is None else "tiktoken"
+        self._remember()
+
+    def _remember(self) -> None:
         self._remembered = lru_cache(maxsize=4096)(lambda text: tuple(self._encode(text)))
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        return Tokenizer.from_str(self._document)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: tiktoken's part travels, tokenizers' is made there if a text needs it."""
+        return {name: value for name, value in vars(self).items() if name not in ("_remembered", "_plain")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Short ones are remembered: a template's fixed parts come back in every row."""
@@ -58,8 +75,10 @@ class Encoder:
         A token across it counts as before it.
         """
         before, after = text[:position], text[position:]
-        # Patterns of this kind never carry a token from a line end into what is no white space.
-        if self._fast is not None and before.endswith("\n") and after[:1].strip():
+        # No token reaches from a line end into what is no white space; only GPT-2's pattern may cut the white space
+        # before that line end in two.
+        alone = self._cuts_at_lines or not before[-2:-1].isspace()
+        if self._fast is not None and before.endswith("\n") and after[:1].strip() and alone:
             head = self.encode(before)
             return head + self._encode(after), len(head)
         encoded = self._plain.encode(text, add_special_tokens=False)

@@ -1,11 +1,14 @@
 """Raw rows -> what is known about each: problems, fingerprints, tokens. Works on chunks, in one process or several."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
+
+import numpy as np
 
 from training.data.checks import check
 from training.data.duplicates import fingerprint
@@ -90,10 +93,12 @@ class Examiner:
             return []
         if sample.text:
             whole = self.chat.encode(sample)
-            size = self.settings.max_length
-            parts = [whole.ids[start : start + size] for start in range(0, len(whole.ids), size)]
+            # Parts of about the same length: a last one of a single token could not be trained on.
+            parts = np.array_split(whole.ids, math.ceil(len(whole.ids) / self.settings.max_length))
+            if len(parts[-1]) < 2:
+                raise RowError("untrainable", "no token of the text can be trained on")
             counts["texts cut into parts"] += len(parts) > 1
-            return [Tokens(part, [(0, len(part))]) for part in parts if len(part) > 1]
+            return [Tokens(part, [(0, len(part))]) for part in parts]
         fitted = fit(sample, self.chat, self.settings.max_length)
         if not fitted.tokens.trainable:
             raise RowError("untrainable", "no token of the answer can be trained on")
@@ -123,15 +128,17 @@ def shown(row: RawRow, characters: int = 60) -> str:
 def examine(chunks: Iterable[tuple[str, list[RawRow]]], settings: Settings, processes: int) -> Iterator[Examined]:
     """Every chunk examined, in order. Few rows are examined here, many in `processes` processes."""
     waiting = iter(chunks)
+    examiner = Examiner(settings)
+    for prefix, rows in islice(waiting, 1):  # here, so that what it teaches about the template travels
+        yield examiner.chunk(prefix, rows)
     first = list(islice(waiting, WORTH_PROCESSES // CHUNK))
     if processes < 2 or sum(len(rows) for _, rows in first) < WORTH_PROCESSES:
-        examiner = Examiner(settings)
         for prefix, rows in (*first, *waiting):
             yield examiner.chunk(prefix, rows)
         return
     # spawn: a forked copy of threads that hold locks can hang.
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (settings,)) as pool:
+    with ProcessPoolExecutor(processes, context, _start, (examiner,)) as pool:
         pending: deque[Future[Examined]] = deque()
         for prefix, rows in (*first, *waiting):
             pending.append(pool.submit(_chunk, prefix, rows))
@@ -144,9 +151,9 @@ def examine(chunks: Iterable[tuple[str, list[RawRow]]], settings: Settings, proc
 _examiner: Examiner | None = None
 
 
-def _start(settings: Settings) -> None:
+def _start(examiner: Examiner) -> None:
     global _examiner
-    _examiner = Examiner(settings)
+    _examiner = examiner
 
 
 def _chunk(prefix: str, rows: list[RawRow]) -> Examined:

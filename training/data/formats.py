@@ -45,8 +45,9 @@ def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, s
         row = _renamed(row, columns)
     chosen = form if form != "auto" else detect(row)
     name = row.get("id")
-    if name is not None and not isinstance(name, str | int):
+    if isinstance(name, bool) or (name is not None and not isinstance(name, str | int)):
         raise RowError("field", f"`id` is {kind_of(name)}; expected text or a whole number")
+    whole(name, "`id`")
     messages, documents, tools, text = _BUILDERS[chosen](row)
     _check_order(messages)
     return Sample(str(prefix + str(line) if name is None else name), file, line, messages, documents, tools, text)
@@ -107,6 +108,7 @@ def _raft(row: Row) -> _Parts:
         context = context[0]
     if not isinstance(context, list) or not all(isinstance(passage, str) for passage in context):
         raise RowError("field", "`context` is not {title, sentences} or a list of passages")
+    whole(context, "`context`")
     oracle = row.get("oracle_context")
     documents = tuple(
         Document(str(number), passage.strip(), None if oracle is None else passage.strip() == str(oracle).strip())
@@ -150,7 +152,10 @@ def _message(number: int, item: Any) -> Message:
     if content is None and calls:
         content = ""
     message["content"] = content if calls and content == "" else text_of({"content": content}, "content", where)
-    return {**message, **{key: item[key] for key in _KEPT if isinstance(item.get(key), str)}}
+    kept = {key: item[key] for key in _KEPT if isinstance(item.get(key), str)}
+    for key, value in {**message, **kept}.items():
+        whole(value, f"{where}`{key}`")
+    return {**message, **kept}
 
 
 def _joined(where: str, parts: list[Any]) -> str:
@@ -181,6 +186,7 @@ def _tools(row: Row) -> tuple[dict[str, Any], ...]:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowError("field", "`tools` is not a list of objects")
+    whole(tools, "`tools`")
     return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
 
 
@@ -209,6 +215,7 @@ def _calls(where: str, value: str) -> list[dict[str, Any]]:
         calls = json.loads(value)
     except (ValueError, RecursionError):
         raise RowError("field", f"{where}a function_call is not JSON") from None
+    whole(calls, f"{where}`value`")
     return [_call(where, call) for call in (calls if isinstance(calls, list) and calls else [calls])]
 
 
@@ -220,9 +227,10 @@ def _alpaca(row: Row) -> _Parts:
     messages: list[Message] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         messages.append({"role": "system", "content": text_of(row, "system")})
-    for turn in _parsed(row, "history") or ():
-        if not isinstance(turn, list) or len(turn) != 2:
-            raise RowError("field", "`history` is not a list of [question, answer]")
+    history = _parsed(row, "history") or []
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise RowError("field", "`history` is not a list of [question, answer]")
+    for turn in history:
         before = {"question": turn[0], "answer": turn[1]}
         messages.append({"role": "user", "content": text_of(before, "question", "history: ")})
         messages.append({"role": "assistant", "content": text_of(before, "answer", "history: ")})
@@ -270,7 +278,10 @@ def _documents(row: Row, key: str) -> tuple[Document, ...]:
             text, title = text_of(item, "text", where).strip(), item.get("title")
             if title is not None and not isinstance(title, str):
                 raise RowError("field", f"{where}`title` is {kind_of(title)}; expected text")
-            documents.append(Document(str(item.get("id", number)), f"{title}\n{text}" if title else text))
+            name = number if item.get("id") is None else item["id"]
+            whole(title, f"{where}`title`")
+            whole(name, f"{where}`id`")
+            documents.append(Document(str(name), f"{title}\n{text}" if title else text))
         else:
             raise RowError(
                 "field", f"document {number} is empty or {kind_of(item)}; expected text or {{id, title, text}}"
@@ -308,12 +319,25 @@ def text_of(row: Mapping[str, Any], key: str, where: str = "") -> str:
         raise RowError("field", f"{where}`{key}` is {'missing' if value is None else kind_of(value)}; expected text")
     if not value.strip():
         raise RowError("field", f"{where}`{key}` is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        message = f"{where}`{key}` holds half of a surrogate pair or a byte that is not UTF-8, which is no character"
-        raise RowError("unreadable", message) from None
+    whole(value, f"{where}`{key}`")
     return value
+
+
+def whole(value: Any, where: str) -> None:
+    """Raises RowError where any text inside holds half a character, which no tokenizer, file or terminal takes."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            message = f"{where} holds half of a surrogate pair or a byte that is not UTF-8, which is no character"
+            raise RowError("unreadable", message) from None
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            whole(key, where)
+            whole(item, where)
+    elif isinstance(value, list):
+        for item in value:
+            whole(item, where)
 
 
 def kind_of(value: Any) -> str:

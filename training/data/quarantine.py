@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
+from launch.errors import HostError
 from training.data.examine import Examined
 from training.data.problems import Problem
 from training.data.sources import RawRow, rows_of
@@ -41,10 +42,15 @@ class Quarantine:
                     self._write(row, lines[row.line])
         if self._file is not None:
             self._file.close()
+        else:
+            self.path.unlink(missing_ok=True)  # of an earlier pass, whose rows were mended
 
     def _write(self, row: RawRow, reasons: list[Reason]) -> None:
         if self._file is None:
-            self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            try:
+                self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+            except OSError as error:
+                raise HostError(f"{self.path}: rows with errors cannot be written there: {error.strerror}") from None
         entry = {"file": row.file, "line": row.line, "reasons": reasons, "row": _readable(row)}
         self._file.write(json.dumps(entry, default=str) + "\n")
         self.rows += 1

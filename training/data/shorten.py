@@ -36,7 +36,10 @@ def fit(sample: Sample, chat: Chat, max_length: int) -> Fitted:
     if oracles is None and sample.documents:
         fitted = _shortened(sample, chat, max_length, full)
     if fitted is None:
-        raise RowError("too-long", _why(sample, full, max_length, tokens, oracles is not None))
+        left = [document for document in sample.documents if oracles is None or document.id in oracles]
+        if len(left) < len(sample.documents):
+            tokens = chat.encode(replace(sample, documents=tuple(left)))
+        raise RowError("too-long", _why(tokens, max_length, len(left) < len(sample.documents)))
     return fitted
 
 
@@ -97,8 +100,9 @@ def _cut(document: Document, length: int, level: int) -> Document:
     return replace(document, text=head[: head.rfind(" ")] if " " in head else head)
 
 
-def _why(sample: Sample, full: int, max_length: int, tokens: Tokens, tried: bool) -> str:
+def _why(tokens: Tokens, max_length: int, without: bool) -> str:
+    full = len(tokens.ids)
     first = tokens.spans[0][0] if tokens.spans else full
     what = "the answer lies beyond" if first >= max_length else "the answer would be cut off at"
-    kept = ", without its distractors too" if tried and sample.documents else ""
+    kept = " without its distractors" if without else ""
     return f"{what} data.max_length {max_length}: the row has {full} tokens{kept}; raise it or shorten the row"

@@ -21,6 +21,7 @@ from training.data.problems import RowError
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+QUARANTINE = "quarantine.jsonl"  # rows that were left out of a folder are none of its rows
 BATCH = 1024  # rows of a Parquet file in memory at a time
 
 
@@ -46,6 +47,7 @@ def files_of(source: str) -> list[str]:
     path = Path(source)
     if path.is_dir():
         found = sorted(str(file) for file in path.rglob("*") if file.is_file() and _form(str(file)))
+        found = [file for file in found if Path(file).name != QUARANTINE]
         if not found:
             raise _wrong(source, f"no data file in this folder; expected {_expected()}")
         return found
@@ -118,18 +120,19 @@ def _array(file: str, text: str) -> Iterator[RawRow]:
             position += 1
         return position
 
-    position = skip(position)
-    while position < len(text) and text[position] != "]":
+    position, first = skip(position), True
+    while first is False or text[position : position + 1] != "]":
         line += text.count("\n", counted, position)
         counted = position
         try:
             value, position = decoder.raw_decode(text, position)
             yield RawRow(file, line, value=value)
-            position = skip(position)
-            if position < len(text) and text[position] == ",":
-                position = skip(position + 1)
-            elif position >= len(text) or text[position] != "]":
+            position, first = skip(position), False
+            if text[position : position + 1] == "]":
+                break
+            if text[position : position + 1] != ",":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+            position = skip(position + 1)
         except json.JSONDecodeError as error:
             reason = RowError("unreadable", f"not JSON: {error.msg}; the rows after it are not read", error.colno)
             yield RawRow(file, error.lineno, error=reason)
@@ -138,29 +141,38 @@ def _array(file: str, text: str) -> Iterator[RawRow]:
             reason = RowError("unreadable", "not JSON that can be read; the rows after it are not read")
             yield RawRow(file, line, error=reason)
             return
-    if position >= len(text):
-        yield RawRow(file, line, error=RowError("unreadable", "not JSON: the array is not closed"))
+    rest = skip(position + 1)
+    if rest < len(text):
+        line += text.count("\n", counted, rest)
+        yield RawRow(file, line, error=RowError("unreadable", "not JSON: something follows the array; it is not read"))
 
 
 def _csv(file: str, stream: BinaryIO) -> Iterator[RawRow]:
     csv.field_size_limit(sys.maxsize)
     # Bytes that are no UTF-8 become lone surrogates, which are then told row by row.
-    reader = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""), strict=True)
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, strict=True)
+    names: list[str] = []
     while True:
         line = reader.line_num + 1
         try:
-            row = next(reader)
+            cells = next(reader)
         except StopIteration:
-            return
+            break
         except csv.Error as error:
             reason = f"not CSV: {error}; the rows after it are not read"
-            yield RawRow(file, max(line, reader.line_num), error=RowError("unreadable", reason))
-            return
-        line = max(line, 2)
-        if None in row:
-            yield RawRow(file, line, error=RowError("unreadable", "has more cells than the header has names"))
+            yield RawRow(file, line, error=RowError("unreadable", reason))
+            break
+        if not cells:
             continue
-        yield RawRow(file, line, value={key: value for key, value in row.items() if value not in (None, "")})
+        if not names:
+            names = cells
+        elif len(cells) > len(names):
+            yield RawRow(file, line, error=RowError("unreadable", "has more cells than the header has names"))
+        else:
+            pairs = zip(names, cells, strict=False)
+            yield RawRow(file, line, value={name: cell for name, cell in pairs if cell != ""})
+    text.detach()
 
 
 def _parquet(file: str, stream: BinaryIO) -> Iterator[RawRow]:

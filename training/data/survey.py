@@ -167,8 +167,12 @@ def _chunks(source: str) -> Iterator[tuple[str, list[RawRow]]]:
 def refuse(report: Report) -> None:
     """Raises DataError with the first errors of a report that has any."""
     if report.errors:
-        mistakes = [
-            Mistake(problem.file, problem.line, problem.column, f"{problem.message} [{problem.kind}]")
-            for problem in report.first_errors
-        ]
-        raise DataError(mistakes, hidden=report.errors - len(mistakes))
+        raise DataError(mistakes(report), hidden=report.errors - len(report.first_errors))
+
+
+def mistakes(report: Report) -> list[Mistake]:
+    """The first errors of a report."""
+    return [
+        Mistake(problem.file, problem.line, problem.column, f"{problem.message} [{problem.kind}]")
+        for problem in report.first_errors
+    ]

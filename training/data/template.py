@@ -16,6 +16,7 @@ from launch.errors import UsageError
 from training.data.encoder import Encoder
 from training.data.problems import RowError
 from training.data.samples import Message, Sample
+from training.data.shapes import Piece, looked_for, pieces_of, plain_roles, stand_ins
 
 Span = tuple[int, int]
 Tools = list[dict[str, Any]] | None
@@ -51,7 +52,7 @@ class ChatFiles:
         """Those of a loaded transformers tokenizer."""
         special = tuple(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
         return cls(
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, special, str(tokenizer.eos_token or "")
+            tokenizer.backend_tokenizer.to_str(), tokenizer.get_chat_template(), special, str(tokenizer.eos_token or "")
         )
 
 
@@ -59,17 +60,16 @@ class Chat:
     """Turns samples into tokens."""
 
     def __init__(self, files: ChatFiles):
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        self._render_template = render_jinja_template
         self.files = files
         self.encoder = Encoder(files.tokenizer)
-        added = json.loads(files.tokenizer)["added_tokens"]
+        added = self.encoder.added_tokens
         self._ids = {token["content"]: int(token["id"]) for token in added}
         special = {token["content"] for token in added if token["special"]}
-        self._special = special
         self._cut, self._control = _any_of(self._ids), _any_of(special)
-        self._first = "".join({name[0] for name in self._ids})
+        looked = looked_for(files.template)
+        self._looked = None if looked is None else _any_of({*looked, *self._ids})
+        self._first = "".join({name[0] for name in (*self._ids, *(looked or ()))})
+        self._shapes: dict[tuple[str, ...], list[Piece] | None] = {}
         self._cue = self._generation_cue()
 
     @property
@@ -82,13 +82,75 @@ class Chat:
             ids = self.encoder.encode(sample.text)
             ids += [self._ids[self.files.end]] if self.files.end in self._ids else []
             return Tokens(np.array(ids, dtype=np.int32), [(0, len(ids))])
-        conversation, tools, mark = self._protected(sample)
+        conversation = sample.conversation
+        roles = None if sample.tools else plain_roles(conversation)
+        if roles is not None and all(self._is_plain(message["content"]) for message in conversation):
+            pieces = self._pieces(roles)
+            if pieces is not None:
+                return self._assembled(pieces, [message["content"] for message in conversation])
+        try:
+            return self._rendered(conversation, list(sample.tools) or None)
+        except RecursionError:
+            raise RowError("field", "nests too deep") from None
+
+    def _rendered(self, conversation: list[Message], tools: Tools) -> Tokens:
+        """The template asked about this one conversation."""
+        conversation, tools, mark = self._protected(conversation, tools)
         text = self._render(conversation, tools)
         return self._tokens(text, self._answers(text, conversation, tools), mark)
 
+    def _is_plain(self, content: str) -> bool:
+        """Whether a template does nothing to a content but place it."""
+        if not content or content[0].isspace() or content[-1].isspace() or self._looked is None:
+            return False
+        return not any(character in content for character in self._first) or not self._looked.search(content)
+
+    def _pieces(self, roles: tuple[str, ...]) -> list[Piece] | None:
+        """The template's text for these roles; None where a row's own rendering is another."""
+        if roles not in self._shapes:
+            self._shapes[roles] = self._tried_pieces(roles)
+        return self._shapes[roles]
+
+    def _tried_pieces(self, roles: tuple[str, ...]) -> list[Piece] | None:
+        conversation = stand_ins(roles)
+        text = self._render(conversation)
+        pieces = pieces_of(text, self._cut, self._answers(text, conversation, None), len(roles))
+        for probe in ("a", "Is it 443? See [1]: yes.\n\n\u00e9"):
+            contents = [probe * (number + 1) for number in range(len(roles))]
+            rendered = self._rendered([{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)], None)
+            assembled = self._assembled(pieces, contents) if pieces else None
+            if (
+                assembled is None
+                or assembled.spans != rendered.spans
+                or assembled.ids.tolist() != rendered.ids.tolist()
+            ):
+                return None
+        return pieces
+
+    def _assembled(self, pieces: list[Piece], contents: list[str]) -> Tokens:
+        ids: list[int] = []
+        spans: list[Span] = []
+        opened = 0
+        for piece in pieces:
+            before, answer = piece.texts(contents)
+            if piece.answer is None:
+                ids += self.encoder.encode(before)
+            else:
+                found, inside = self.encoder.encode_at(before + answer, len(before))
+                opened = len(ids) + inside
+                ids += found
+            if piece.control:
+                ids.append(self._ids[piece.control])
+            if piece.closes:
+                spans.append((opened, len(ids)))
+        return Tokens(np.array(ids, dtype=np.int32), spans)
+
     def _render(self, conversation: list[Message], tools: Tools = None, cue: bool = False) -> str:
+        # Imported where a row needs it: a process that only fills shapes is spared a second and a half.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         try:
-            rendered = self._render_template(
+            rendered = render_jinja_template(
                 [conversation], tools=tools, chat_template=self.files.template,
                 add_generation_prompt=cue, **dict(self.files.special_tokens),
             )  # fmt: skip
@@ -99,7 +161,10 @@ class Chat:
     def _generation_cue(self) -> str:
         """What the template puts before an answer, such as `<|im_start|>assistant` and a line end."""
         probe: list[Message] = [{"role": "user", "content": "a"}]
-        plain, cued = self._render(probe), self._render(probe, cue=True)
+        try:
+            plain, cued = self._render(probe), self._render(probe, cue=True)
+        except RowError:  # a template that wants more than one turn: it is asked row by row
+            return ""
         cue = cued[len(plain) :] if cued.startswith(plain) else ""
         return cue if self._control.search(cue) else ""
 
@@ -123,11 +188,10 @@ class Chat:
             spans.append((start, end.end() if end else len(text)))
         return spans
 
-    def _protected(self, sample: Sample) -> tuple[list[Message], Tools, str]:
+    def _protected(self, conversation: list[Message], tools: Tools) -> tuple[list[Message], Tools, str]:
         """Conversation and tools with a mark inside everything that reads like a control token, and that mark."""
-        conversation, tools = sample.conversation, list(sample.tools) or None
-        whole = "" if _ascii(conversation) else json.dumps([conversation, tools], ensure_ascii=False)
-        mark = next(mark for mark in MARKS if mark not in whole)
+        whole = "" if not tools and _ascii(conversation) else json.dumps([conversation, tools], ensure_ascii=False)
+        mark = next(mark for mark in (*MARKS, *map(chr, range(0xF0000, 0xFFFFE))) if mark not in whole)
         return (
             [self._marked(message, mark) for message in conversation],
             _mark_all(tools, self._cut, self._first, mark),

@@ -9,6 +9,7 @@ A folder's name is the fingerprint of everything that decides its content, and i
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launch.errors import CommunicationError
+from launch.errors import CommunicationError, DataError, Mistake
 from launch.spec import DataSpec
 from launch.specfile import is_hub_data
 from training.data.examine import Examined, Settings
@@ -28,7 +29,7 @@ from training.data.labels import IGNORED
 from training.data.packing import Packs, one_each, pack
 from training.data.quarantine import Quarantine
 from training.data.sources import files_of
-from training.data.survey import Report, Split, Survey, refuse
+from training.data.survey import Report, Split, Survey, mistakes, refuse
 from training.data.template import ChatFiles
 
 SCHEMA = pa.schema([("name", pa.string()), ("input_ids", pa.list_(pa.int32())), ("spans", pa.list_(pa.int32()))])
@@ -112,7 +113,7 @@ class Prepared:
     evaluation: Sequences | None
 
 
-def prepare(data: DataSpec, chat: ChatFiles, cache: Path, writer: bool) -> Prepared:
+def prepare(data: DataSpec, chat: ChatFiles, cache: Path, writer: bool, content: bool = True) -> Prepared:
     """Tokenises the rows to train and to evaluate on, or finds that done. `writer` is true on one rank.
 
     The others wait for the folder to appear: on the file system, for a collective would be killed by its time-out while
@@ -121,7 +122,7 @@ def prepare(data: DataSpec, chat: ChatFiles, cache: Path, writer: bool) -> Prepa
     prints = {split: fingerprint(source, data, chat) for split, source in sources(data).items()}
     folder = cache / hashlib.sha256("".join(prints.values()).encode()).hexdigest()[:20]
     if writer and not folder.exists():
-        _write(data, chat, folder, prints)
+        _write(data, settings(data, chat, content), folder, prints)
     deadline = time.monotonic() + WAIT_SECONDS
     while not folder.exists():
         if time.monotonic() > deadline:
@@ -134,10 +135,10 @@ def sources(data: DataSpec) -> dict[Split, str]:
     return {"train": data.train, "eval": data.eval} if data.eval else {"train": data.train}
 
 
-def settings(data: DataSpec, chat: ChatFiles | None = None) -> Settings:
+def settings(data: DataSpec, chat: ChatFiles | None = None, content: bool = True) -> Settings:
     """How the spec's data section wants its rows read."""
     columns = tuple(sorted(data.columns.items()))
-    return Settings(data.format, columns, data.max_length, chat, frozenset(data.accept))
+    return Settings(data.format, columns, data.max_length, chat, frozenset(data.accept), content)
 
 
 def fingerprint(source: str, data: DataSpec, chat: ChatFiles) -> str:
@@ -163,20 +164,27 @@ def _blocks(file: str) -> Iterator[bytes]:
             yield block
 
 
-def _write(data: DataSpec, chat: ChatFiles, folder: Path, prints: dict[Split, str]) -> None:
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    writers = {split: _Writer(temporary / split) for split in sources(data)}
-    report = Survey(
-        sources(data), settings(data, chat), kept=lambda split, chunk: writers[split].add(chunk),
-        quarantine=Quarantine(temporary / "quarantine.jsonl"),
-    ).run()  # fmt: skip
-    if data.on_bad_row == "fail":
-        refuse(report)
-    for split, writer in writers.items():
-        writer.finish(report, split, data)
-        (temporary / split / "fingerprint.json").write_text(json.dumps(prints[split]))
-    temporary.rename(folder)
+def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]) -> None:
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        writers = {split: _Writer(temporary / split) for split in sources(data)}
+        report = Survey(
+            sources(data), how, kept=lambda split, chunk: writers[split].add(chunk),
+            quarantine=Quarantine(temporary / "quarantine.jsonl"),
+        ).run()  # fmt: skip
+        if data.on_bad_row == "fail":
+            refuse(report)
+        for split, writer in writers.items():
+            if not writer.finish(report, split, data):
+                source = sources(data)[split]
+                raise DataError(
+                    [Mistake(source, 0, 0, "every row has an error: none is left to use"), *mistakes(report)]
+                )
+            (temporary / split / "fingerprint.json").write_text(json.dumps(prints[split]))
+        if not folder.exists():
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Writer:
@@ -204,7 +212,8 @@ class _Writer:
         self._lengths.append(np.array([len(part.ids) for part in parts], dtype=np.int32))
         self._trainable.append(np.array([part.trainable for part in parts], dtype=np.int32))
 
-    def finish(self, report: Report, split: Split, data: DataSpec) -> None:
+    def finish(self, report: Report, split: Split, data: DataSpec) -> int:
+        """Returns how many samples there are."""
         self._file.close()
         good = [self._good(report, split, file, lines) for file, lines in self._places]
         rows = np.flatnonzero(np.concatenate([*good, np.array([], dtype=bool)])).astype(np.int32)
@@ -219,6 +228,7 @@ class _Writer:
             counts={name: count for name, count in report.counts[split].items() if count},
         )  # fmt: skip
         (self.folder / "statistics.json").write_text(json.dumps(asdict(statistics)))
+        return len(rows)
 
     def _good(self, report: Report, split: Split, file: str, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
         return ~np.isin(lines, np.array(report.bad.get((split, file), ()), dtype=np.int64))

@@ -1,0 +1,146 @@
+"""Rows to tokens: muster against TRL, on the same rows, with the same tokenizer, in the same run.
+
+    python benchmarks/data.py                                       the shipped rows and the tiny base's tokenizer
+    python benchmarks/data.py --rows alpaca.json --tokenizer DIR    other rows and a model's tokenizer
+    python benchmarks/data.py --peer-python OTHER/bin/python        TRL in an environment of its own
+    python benchmarks/data.py --validate 5000000                    so many rows validated, with the peak of memory
+
+Each side tokenises, marks what is trained on and packs, with two processes. The sides take turns; the ratio is that of
+the medians. Packing alone is timed on a million lengths.
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PEER = ROOT / "benchmarks/peers/trl_data.py"
+MAX_LENGTH = 2048
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.validate:
+        print(json.dumps(validate(arguments.validate), indent=1))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder, "rows.jsonl")
+        count = _write_rows(rows, arguments.rows, arguments.count)
+        ours: dict[str, list[float]] = {"muster": [], "muster with every check": []}
+        theirs: list[float] = []
+        for _ in range(arguments.repeats):
+            for name, content in (("muster", False), ("muster with every check", True)):
+                seconds, yielded = _muster(rows, arguments.tokenizer, content)
+                ours[name].append(count / seconds)
+            if arguments.peer_python:
+                theirs.append(count / _trl(rows, arguments.tokenizer, arguments.peer_python))
+    result: dict[str, Any] = {"rows": count, "packing_yield": yielded}
+    result |= {f"{name}, rows/s": round(statistics.median(found)) for name, found in ours.items()}
+    if theirs:
+        result["TRL, rows/s"] = round(statistics.median(theirs))
+        result["ratio"] = round(statistics.median(ours["muster"]) / statistics.median(theirs), 2)
+    result["packing alone, lengths/s"] = round(_packing())
+    print(json.dumps(result, indent=1))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=ROOT / "examples/security-rag/train.jsonl")
+    parser.add_argument("--count", type=int, default=20_000, help="rows, the given ones repeated")
+    parser.add_argument("--tokenizer", default=str(ROOT / "build/tiny-base"))
+    parser.add_argument("--peer-python", help="the Python of an environment with TRL")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--validate", type=int, metavar="ROWS", help="validate so many rows and tell the peak of memory"
+    )
+    return parser.parse_args()
+
+
+def _write_rows(path: Path, source: Path, count: int) -> int:
+    """The rows as conversations, repeated up to `count`: what both sides read."""
+    from training.data.formats import to_sample
+    from training.data.sources import rows_of
+
+    samples = [to_sample(row.read(), row.file, row.line, "auto", {}) for row in rows_of(str(source))]
+    with open(path, "w") as file:
+        for number in range(count):
+            messages = samples[number % len(samples)].conversation
+            file.write(json.dumps({"id": str(number), "messages": messages}) + "\n")
+    return count
+
+
+def _muster(rows: Path, tokenizer: str, content: bool) -> tuple[float, float]:
+    """(seconds, packing yield) of a process that does what a worker does before its model is loaded."""
+    code = (
+        "import sys, time, json\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "import tempfile\n"
+        "from launch.spec import DataSpec\n"
+        "from training.data.template import load_chat_files\n"
+        "from training.data.tokens import prepare\n"
+        "if __name__ == '__main__':\n"
+        f"    chat = load_chat_files({tokenizer!r})\n"
+        f"    data = DataSpec(train={str(rows)!r}, max_length={MAX_LENGTH})\n"
+        "    began = time.perf_counter()\n"
+        "    with tempfile.TemporaryDirectory() as cache:\n"
+        f"        rows = prepare(data, chat, Path(cache), writer=True, content={content}).train\n"
+        "        seconds = time.perf_counter() - began\n"
+        f"        print(json.dumps([seconds, rows.statistics.tokens / (len(rows) * {MAX_LENGTH})]))\n"
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+        script.write(code)
+        script.flush()
+        done = subprocess.run([sys.executable, script.name], capture_output=True, text=True, check=True)
+    seconds, yielded = json.loads(done.stdout.splitlines()[-1])
+    return seconds, round(yielded, 5)
+
+
+def _trl(rows: Path, tokenizer: str, python: str) -> float:
+    done = subprocess.run([python, PEER, rows, tokenizer, str(MAX_LENGTH)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def _packing() -> float:
+    """Lengths a second, of a million drawn from a log-normal distribution as questions and answers have."""
+    from training.data.packing import pack
+
+    drawn = np.random.default_rng(0).lognormal(5.3, 0.8, 1_000_000)
+    lengths = np.clip(drawn, 1, MAX_LENGTH).astype(np.int32)
+    began = time.perf_counter()
+    pack(lengths, MAX_LENGTH)
+    return len(lengths) / (time.perf_counter() - began)
+
+
+def validate(count: int) -> dict[str, float]:
+    """Memory and time of `muster data validate` over many different rows."""
+    draw = random.Random(0)
+    words = [f"word{number}" for number in range(20_000)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.jsonl")
+        with open(path, "w") as file:
+            for number in range(count):
+                question, answer = (" ".join(draw.choices(words, k=length)) for length in (8, 16))
+                file.write(json.dumps({"id": f"row-{number}", "instruction": question, "output": answer}) + "\n")
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "launch", "data", "validate", path, "--quarantine", Path(folder, "bad.jsonl")]
+        subprocess.run(command, cwd=ROOT, check=True)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {"rows": count, "rows/s": round(count / seconds), "peak GiB of the largest process": round(peak / 2**30, 3)}
+
+
+if __name__ == "__main__":
+    main()
