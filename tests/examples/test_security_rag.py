@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from training.data.formats import read
+from training.data.formats import to_sample
+from training.data.sources import rows_of
 
 FOLDER = ROOT / "examples" / "security-rag"
 FILES = ("train.jsonl", "eval.jsonl")
@@ -89,4 +90,6 @@ def test_all_text_is_ascii() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_row_is_read(name: str, rows: dict[str, list[dict[str, Any]]]) -> None:
-    assert [conversation.id for conversation in read(FOLDER / name)] == [row["id"] for row in rows[name]]
+    file = str(FOLDER / name)
+    samples = [to_sample(row.read(), file, row.line, "auto", {}) for row in rows_of(file)]
+    assert [sample.id for sample in samples] == [row["id"] for row in rows[name]]

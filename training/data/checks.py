@@ -28,8 +28,9 @@ _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Z
 # Names that RFC 2606 and RFC 6761 keep for examples, and mailboxes that belong to a role and to no person.
 _EXAMPLE = re.compile(r"(?i)[@.](?:example|test|invalid|localhost|local)$|@(?:[\w-]+\.)*example\.(?:com|net|org)$")
 _ROLE = re.compile(
-    r"(?i)^(?:abuse|admin|contact|help|hostmaster|info|no-?reply|postmaster|security|support|webmaster)@"
+    r"(?i)^(?:abuse|admin|contact|git|help|hostmaster|info|no-?reply|postmaster|security|support|webmaster)@"
 )
+_DIGITS = re.compile(r"\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d")
 _CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 # Phrases that address the model. From published prompt-injection collections; a hint for a reader, not a verdict.
@@ -125,6 +126,8 @@ _RULES: dict[str, tuple[str, ...]] = {
     "SquareOAuthDetector": ("sq0csp",), "StripeDetector": ("k_live_",), "TelegramBotTokenDetector": (":AA",),
     "TwilioKeyDetector": ("AC", "SK"),
 }  # fmt: skip
+# What a match of launch.secrets.SECRET cannot be without.
+_TOKEN_SIGNS = ("hf_", "gh", "sk-", "AKIA", "wandb_v1_", "://", "=")
 # What documentation writes where a secret would stand.
 _PLACEHOLDER = re.compile(
     r"(?i)example|your|placeholder|changeme|redacted|dummy|sample|x{4,}|\*{3,}|<[^>]*>|\{[^}]*\}|\$\w|\[secret\]"
@@ -155,7 +158,7 @@ def _secrets(name: str, text: str) -> Iterator[Finding]:
             if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]) and _varied(kind, match[0]):
                 seen.append(match.span())
                 yield "secret", f"{name} holds what looks like a secret: {kind}", masked(match[0])
-    for match in SECRET.finditer(text):
+    for match in SECRET.finditer(text) if any(sign in text for sign in _TOKEN_SIGNS) else ():
         if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]) and _varied("", match[0]):
             seen.append(match.span())
             yield "secret", f"{name} holds what looks like a token", masked(match[0])
@@ -180,7 +183,7 @@ def _personal(name: str, text: str) -> Iterator[Finding]:
         for match in _EMAIL.finditer(text):
             if not _EXAMPLE.search(match[0]) and not _ROLE.match(match[0]):
                 yield "personal-data", f"{name} holds an e-mail address", match[0][:2] + "...@" + match[0].split("@")[1]
-    for match in _CARD.finditer(text):
+    for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = re.sub(r"\D", "", match[0])
         if _luhn(digits) and digits[0] in "3456" and len(set(digits)) > 3:
             yield "personal-data", f"{name} holds a card number", f"{digits[:4]}...({len(digits)} digits)"

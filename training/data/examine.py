@@ -1,12 +1,16 @@
 """Raw rows -> what is known about each: problems, fingerprints, tokens. Works on chunks, in one process or several."""
 
 import math
+import pickle
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
@@ -138,7 +142,7 @@ def examine(chunks: Iterable[tuple[str, list[RawRow]]], settings: Settings, proc
         return
     # spawn: a forked copy of threads that hold locks can hang.
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (examiner,)) as pool:
+    with _pickled(examiner) as file, ProcessPoolExecutor(processes, context, _start, (file,)) as pool:
         pending: deque[Future[Examined]] = deque()
         for prefix, rows in (*first, *waiting):
             pending.append(pool.submit(_chunk, prefix, rows))
@@ -148,12 +152,21 @@ def examine(chunks: Iterable[tuple[str, list[RawRow]]], settings: Settings, proc
             yield pending.popleft().result()
 
 
+@contextmanager
+def _pickled(examiner: Examiner) -> Iterator[str]:
+    """In a file: through the pipe to a new process, the parent would wait until that process has started to read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "examiner")
+        path.write_bytes(pickle.dumps(examiner))
+        yield str(path)
+
+
 _examiner: Examiner | None = None
 
 
-def _start(examiner: Examiner) -> None:
+def _start(file: str) -> None:
     global _examiner
-    _examiner = examiner
+    _examiner = pickle.loads(Path(file).read_bytes())  # noqa: S301 - our parent's own, of a moment ago
 
 
 def _chunk(prefix: str, rows: list[RawRow]) -> Examined:
