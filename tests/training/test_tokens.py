@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from launch.errors import CommunicationError, DataError
 from launch.spec import DataSpec
@@ -18,7 +19,7 @@ from training.data import tokens as tokens_module
 from training.data.collate import Collator
 from training.data.labels import IGNORED
 from training.data.sources import rows_of
-from training.data.template import ChatFiles
+from training.data.template import ChatFiles, load_chat_files
 from training.data.tokens import Prepared, Sequences, prepare
 
 TOKENIZER = tokenizer_of("chatml")
@@ -300,6 +301,41 @@ def test_positions_restart_with_each_packed_row_and_in_the_padding(tmp_path: Pat
     batch = Collator(pad_token_id=0, packed=True)(rows)
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
     assert "attention_mask" not in batch
+
+
+def test_variable_length_attention_is_told_where_each_packed_row_begins() -> None:
+    """What transformers gives to flash attention's kernels it reads from the positions."""
+    rows = [
+        {"index": n, "input_ids": [5] * n, "labels": [5] * n, "lengths": lengths}
+        for n, lengths in ((5, [3, 2]), (7, [7]))
+    ]
+    batch = Collator(pad_token_id=0, packed=True)(rows)
+    (starts, _), (longest, _) = prepare_fa_kwargs_from_position_ids(batch["position_ids"])
+    assert starts.tolist() == [0, 3, 5, 7, 14]
+    assert int(longest) == 7
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_the_loss_of_a_global_batch_is_the_same_whatever_the_packing_and_the_micro_batch(
+    kind: str, base_workspace: Workspace, tmp_path: Path
+) -> None:
+    """The mean over its trainable tokens: micro-batches add up what each divides by the number of them all."""
+    make_base(tmp_path / kind, kind)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / kind, attn_implementation="sdpa").eval()
+    chat = load_chat_files(str(tmp_path / kind))
+    losses = []
+    for packing, micro in ((False, 1), (False, 5), (True, 1), (True, 3)):
+        source = {"train": str(base_workspace.root / "train.jsonl"), "max_length": 500}
+        rows = prepare(DataSpec(**source, packing=packing), chat, tmp_path / "cache", writer=True).train
+        total, collate = torch.tensor(float(rows.statistics.trainable_tokens)), Collator(0, packing)
+        loss = 0.0
+        for start in range(0, len(rows), micro):
+            batch = collate([rows[index] for index in range(start, min(len(rows), start + micro))])
+            batch.pop("indices")
+            with torch.no_grad():
+                loss += float(model(**batch, num_items_in_batch=total).loss)
+        losses.append(loss)
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
 
 def test_an_empty_micro_batch_has_nothing_to_learn() -> None:

@@ -181,7 +181,8 @@ def masked(secret: str) -> str:
 def _personal(name: str, text: str) -> Iterator[Finding]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
-            if not _EXAMPLE.search(match[0]) and not _ROLE.match(match[0]):
+            in_url = text[max(0, match.start() - 1) : match.start()] in (":", "/")  # a password or a user of a URL
+            if not in_url and not _EXAMPLE.search(match[0]) and not _ROLE.match(match[0]):
                 yield "personal-data", f"{name} holds an e-mail address", match[0][:2] + "...@" + match[0].split("@")[1]
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = re.sub(r"\D", "", match[0])

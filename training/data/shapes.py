@@ -106,9 +106,9 @@ def looked_for(template: str) -> frozenset[str] | None:
     for compare in tree.find_all(nodes.Compare):
         if any(operand.op in ("in", "notin") for operand in compare.ops) and "role" not in _names(compare.expr):
             words |= _constants([compare.expr, *(operand.expr for operand in compare.ops)])
-    calls: list[Any] = [*tree.find_all(nodes.Call), *tree.find_all(nodes.Filter), *tree.find_all(nodes.Test)]
-    for call in calls:
-        words |= _constants([*call.args, *(pair.value for pair in call.kwargs)])
+    for kind in (nodes.Call, nodes.Filter, nodes.Test):
+        for call in tree.find_all(kind):
+            words |= _constants([*call.args, *(pair.value for pair in call.kwargs)])
     return frozenset(word for word in words if word.strip())
 
 

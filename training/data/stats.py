@@ -39,8 +39,8 @@ def measure(data: DataSpec, chat: ChatFiles) -> dict[str, Any]:
 
 def _split(rows: Sequences, max_length: int) -> dict[str, Any]:
     statistics, lengths = rows.statistics, rows.lengths()
-    edges = np.linspace(0, max(int(lengths.max(initial=1)), 1), BINS + 1).round().astype(int)
-    edges = np.unique(edges)
+    low, high = int(lengths.min(initial=0)), int(lengths.max(initial=1))
+    edges = np.unique(np.linspace(low, max(high, low + 1), BINS + 1).round().astype(int))
     counted, _ = np.histogram(lengths, edges)
     return {
         "rows": statistics.rows, "samples": statistics.samples, "quarantined_rows": statistics.quarantined_rows,
