@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -90,6 +91,8 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     deepspeed = _deepspeed(plan, place)
     if arguments.attempt is not None:
         worker.begin(run.attempt(arguments.attempt))
+    # Says at import, on every run, that a kernel for inference is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from training.train import load_data, train
 
     # Before the process group: while rank 0 tokenises, the others wait on the file system, where nothing times out.

@@ -477,7 +477,7 @@ def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(workspace: Wo
 
 
 def test_when_no_checkpoint_is_good_it_says_that_it_starts_anew(workspace: Workspace) -> None:
-    run, spec = workspace.root / "damaged", workspace.spec(training={"epochs": 20.0})
+    run, spec = workspace.root / "damaged", workspace.spec(training={"epochs": 6.0})
     kill_when(["-m", "launch", "run", spec, "--run-dir", run], lambda: (run / "checkpoints/step-000004").exists())
     for directory in (run / "checkpoints").glob("step-*"):
         (directory / "optimizer.safetensors").write_bytes(b"")

@@ -9,7 +9,6 @@ one of these, or white space at an end, is rendered in full.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateSyntaxError
