@@ -48,22 +48,7 @@ class Encoder:
         self._remember()
 
     def _remember(self) -> None:
-        self._remember()
-
-    def _remember(self) -> None:
         self._remembered = lru_cache(maxsize=4096)(lambda text: tuple(self._encode(text)))
-
-    @cached_property
-    def _plain(self) -> Tokenizer:
-        return Tokenizer.from_str(self._document)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For another process: tiktoken's part travels, tokenizers' is made there if a text needs it."""
-        return {name: value for name, value in vars(self).items() if name not in ("_remembered", "_plain")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._remember()
 
     @cached_property
     def _plain(self) -> Tokenizer:

@@ -9,6 +9,7 @@ one of these, or white space at an end, is rendered in full.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateSyntaxError
@@ -105,9 +106,9 @@ def looked_for(template: str) -> frozenset[str] | None:
     for compare in tree.find_all(nodes.Compare):
         if any(operand.op in ("in", "notin") for operand in compare.ops) and "role" not in _names(compare.expr):
             words |= _constants([compare.expr, *(operand.expr for operand in compare.ops)])
-    for kind in (nodes.Call, nodes.Filter, nodes.Test):
-        for call in tree.find_all(kind):
-            words |= _constants([*call.args, *(pair.value for pair in call.kwargs)])
+    calls: list[Any] = [*tree.find_all(nodes.Call), *tree.find_all(nodes.Filter), *tree.find_all(nodes.Test)]
+    for call in calls:
+        words |= _constants([*call.args, *(pair.value for pair in call.kwargs)])
     return frozenset(word for word in words if word.strip())
 
 
