@@ -1,8 +1,8 @@
-"""Rows to tokens: muster against TRL, on the same rows, with the same tokenizer, in the same run.
+"""Rows to tokens: muster against its peers, on the same rows, with the same tokenizer, in the same run.
 
     python benchmarks/data.py                                       the shipped rows and the tiny base's tokenizer
     python benchmarks/data.py --rows alpaca.json --tokenizer DIR    other rows and a model's tokenizer
-    python benchmarks/data.py --peer-python OTHER/bin/python        TRL in an environment of its own
+    python benchmarks/data.py --trl PYTHON --llamafactory PYTHON    peers, each by the Python of its own environment
     python benchmarks/data.py --validate 5000000                    so many rows validated, with the peak of memory
 
 Each side tokenises, marks what is trained on and packs, with two processes. The sides take turns; the ratio is that of
@@ -26,7 +26,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-PEER = ROOT / "benchmarks/peers/trl_data.py"
+PEERS = {"TRL": "trl_data.py", "LLaMA-Factory": "llamafactory_data.py"}
 MAX_LENGTH = 2048
 
 
@@ -35,22 +35,24 @@ def main() -> None:
     if arguments.validate:
         print(json.dumps(validate(arguments.validate), indent=1))
         return
+    given = {"TRL": arguments.trl, "LLaMA-Factory": arguments.llamafactory}
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder, "rows.jsonl")
         count = _write_rows(rows, arguments.rows, arguments.count)
         ours: dict[str, list[float]] = {"muster": [], "muster with every check": []}
-        theirs: list[float] = []
+        peers = {name: python for name, python in given.items() if python}
+        theirs: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(arguments.repeats):
             for name, content in (("muster", False), ("muster with every check", True)):
                 seconds, yielded = _muster(rows, arguments.tokenizer, content)
                 ours[name].append(count / seconds)
-            if arguments.peer_python:
-                theirs.append(count / _trl(rows, arguments.tokenizer, arguments.peer_python))
+            for name, python in peers.items():
+                theirs[name].append(count / _peer(name, rows, arguments.tokenizer, python))
     result: dict[str, Any] = {"rows": count, "packing_yield": yielded}
     result |= {f"{name}, rows/s": round(statistics.median(found)) for name, found in ours.items()}
-    if theirs:
-        result["TRL, rows/s"] = round(statistics.median(theirs))
-        result["ratio"] = round(statistics.median(ours["muster"]) / statistics.median(theirs), 2)
+    for name, found in theirs.items():
+        result[f"{name}, rows/s"] = round(statistics.median(found))
+        result[f"ratio to {name}"] = round(statistics.median(ours["muster"]) / statistics.median(found), 2)
     result["packing alone, lengths/s"] = round(_packing())
     print(json.dumps(result, indent=1))
 
@@ -60,7 +62,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, default=ROOT / "examples/security-rag/train.jsonl")
     parser.add_argument("--count", type=int, default=20_000, help="rows, the given ones repeated")
     parser.add_argument("--tokenizer", default=str(ROOT / "build/tiny-base"))
-    parser.add_argument("--peer-python", help="the Python of an environment with TRL")
+    parser.add_argument("--trl", metavar="PYTHON", help="of an environment with TRL")
+    parser.add_argument("--llamafactory", metavar="PYTHON", help="of an environment with LLaMA-Factory")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--validate", type=int, metavar="ROWS", help="validate so many rows and tell the peak of memory"
@@ -108,8 +111,11 @@ def _muster(rows: Path, tokenizer: str, content: bool) -> tuple[float, float]:
     return seconds, round(yielded, 5)
 
 
-def _trl(rows: Path, tokenizer: str, python: str) -> float:
-    done = subprocess.run([python, PEER, rows, tokenizer, str(MAX_LENGTH)], capture_output=True, text=True, check=True)
+def _peer(name: str, rows: Path, tokenizer: str, python: str) -> float:
+    script = ROOT / "benchmarks/peers" / PEERS[name]
+    done = subprocess.run([python, script, rows, tokenizer, str(MAX_LENGTH)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr}")
     return float(done.stdout.splitlines()[-1])
 
 

@@ -56,7 +56,10 @@ Read = Callable[..., list[Passage]]
 
 
 def test_a_passage_is_the_text_below_one_heading(read: Read) -> None:
-    text = f"# Ports\n\n{prose('a')}\n\n## Open ones\n\n{prose('b')}\n\n{prose('c')}\n\n### The *last* `443`\n\n{prose('d')}\n"
+    text = (
+        f"# Ports\n\n{prose('a')}\n\n## Open ones\n\n{prose('b')}\n\n{prose('c')}\n\n"
+        f"### The *last* `443`\n\n{prose('d')}\n"
+    )
     assert read(Ports_md=text) == [
         Passage("ports#overview", "ports", "Ports", "Ports", prose("a")),
         Passage("ports#open-ones", "ports", "Ports", "Open ones", f"{prose('b')}\n\n{prose('c')}"),
@@ -290,9 +293,9 @@ def test_a_joined_section_is_not_passed_off_as_part_of_another_topic(read: Read)
     assert "Custom algorithms" in f"{passage.heading} {passage.text}"
 
 
-def test_eight_words_are_enough_for_a_passage(read: Read) -> None:
-    text = f"# T\n\n## Seven\n\n{prose('a', 7)}\n\n## Eight\n\n{prose('b', 8)}\n\n## More\n\n{prose('c')}\n"
-    assert ids(read(t_md=text)) == ["t#eight", "t#more"]
+@pytest.mark.parametrize(("words", "found"), [(7, ["t#more"]), (8, ["t#few", "t#more"])])
+def test_eight_words_are_enough_for_a_passage(words: int, found: list[str], read: Read) -> None:
+    assert ids(read(t_md=f"# T\n\n## Few\n\n{prose('a', words)}\n\n## More\n\n{prose('b')}\n")) == found
 
 
 def test_a_document_of_a_few_words_is_still_a_passage(read: Read) -> None:
@@ -447,6 +450,7 @@ def words_of(text: str) -> list[list[str]] | None:
         try:
             passages, _ = read_passages(folder, 40)
         except DataError as error:
-            assert str(error) == f"{folder}: no text in its documents"
+            if str(error) != f"{folder}: no text in its documents":
+                raise
             return None
         return [passage.text.split() for passage in passages]

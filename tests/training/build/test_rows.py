@@ -123,8 +123,8 @@ def test_an_oracle_that_is_like_none(tmp_path: Path) -> None:
 def test_a_missing_oracle_is_told_with_what_to_do(tmp_path: Path) -> None:
     for row in (ROW, {**ROW, "oracle": None}):
         assert refused(tmp_path, row) == [
-            "questions.jsonl:1:1: `oracle` is missing: name the passages or documents that answer it, [] where none does,"
-            " or pass --find-oracles to take what a search for question and answer finds"
+            "questions.jsonl:1:1: `oracle` is missing: name the passages or documents that answer it, [] where none"
+            " does, or pass --find-oracles to take what a search for question and answer finds"
         ]
 
 
@@ -154,7 +154,8 @@ def test_all_wrong_questions_are_told_at_once(tmp_path: Path) -> None:
         "questions.jsonl:3:1: `question` is empty",
         "questions.jsonl:4:1: is no object; expected {id, question, answer, oracle}",
         "questions.jsonl:5:14: not JSON: Expecting value",
-        "questions.jsonl:6:1: `question` holds half of a surrogate pair or a byte that is not UTF-8, which is no character",
+        "questions.jsonl:6:1: `question` holds half of a surrogate pair or a byte that is not UTF-8, which is no"
+        " character",
     ]  # fmt: skip
 
 
@@ -318,8 +319,8 @@ def test_a_heading_that_asks_itself_gets_no_second_question_mark() -> None:
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("It ends each connection.\n\n```sh\nopenssl s_client.\n```\n", "It ends each connection."),
-        ("It ends each\nconnection. ![A picture.](x.png)", "It ends each connection."),
+        ("It ends each old connection.\n\n```sh\nopenssl s_client.\n```\n", "It ends each old connection."),
+        ("It ends each\nold connection. ![A picture.](x.png)", "It ends each old connection."),
         ("| a. | b. |\n| --- | --- |\n\nIt ends all the connections.", "It ends all the connections."),
         ("- It [ends](x.md) each\n- connection there is.", "It ends each connection there is."),
         ("1. It ends <b>each</b> old\n2) connection.", "It ends each old connection."),
@@ -372,7 +373,11 @@ def test_a_piece_of_code_is_no_answer() -> None:
 
 def parts_of_one_section() -> list[Passage]:
     names = ["gateway#tls", "gateway#tls-2", "gateway#tls-3"]
-    texts = ["It ends each connection.", "It checks every certificate.", "It renews all keys at night."]
+    texts = [
+        "It ends each connection that is old.",
+        "It checks every certificate of a client.",
+        "It renews all keys at night.",
+    ]
     return [passage(name, text, "Gateway", "TLS") for name, text in zip(names, texts, strict=True)]
 
 
