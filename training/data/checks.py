@@ -53,7 +53,7 @@ def check(sample: Sample, control_tokens: "re.Pattern[str] | None" = None) -> It
 def _findings(sample: Sample, control_tokens: "re.Pattern[str] | None") -> Iterator[Finding]:
     yield from _citations(sample)
     for name, text in texts_of(sample):
-        yield from _secrets(name, text)
+        yield from secrets(name, text)
         yield from _personal(name, text)
         if not text.isascii():
             yield from _found("control-character", _INVISIBLE, name, text)
@@ -149,7 +149,7 @@ def _rules() -> list[tuple[str, tuple[str, ...], list["re.Pattern[str]"]]]:
     return rules
 
 
-def _secrets(name: str, text: str) -> Iterator[Finding]:
+def secrets(name: str, text: str) -> Iterator[Finding]:
     seen: list[tuple[int, int]] = []
     for kind, literals, patterns in _rules():
         if literals and not any(literal in text for literal in literals):

@@ -101,7 +101,7 @@ def _rag(row: Row) -> _Parts:
 def _raft(row: Row) -> _Parts:
     """Passages have no ids of their own: they are numbered, and the oracle is the one that is oracle_context."""
     question, answer = text_of(row, "question").strip(), text_of(row, "cot_answer")
-    context = _parsed(row, "context")
+    context = parsed(row, "context")
     if isinstance(context, dict):
         context = context.get("sentences")
     while isinstance(context, list) and len(context) == 1 and isinstance(context[0], list):
@@ -129,7 +129,7 @@ def _asked(question: str, answer: str, system: str) -> tuple[tuple[Message, ...]
 
 
 def _messages(row: Row) -> _Parts:
-    items = _parsed(row, "messages")
+    items = parsed(row, "messages")
     if not isinstance(items, list) or not items:
         raise RowError("field", "`messages` is missing or empty")
     return tuple(_message(number, item) for number, item in enumerate(items, start=1)), (), _tools(row), ""
@@ -181,7 +181,7 @@ def _call(where: str, call: Any) -> dict[str, Any]:
 
 
 def _tools(row: Row) -> tuple[dict[str, Any], ...]:
-    tools = _parsed(row, "tools")
+    tools = parsed(row, "tools")
     if tools is None or tools == "":
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -191,7 +191,7 @@ def _tools(row: Row) -> tuple[dict[str, Any], ...]:
 
 
 def _sharegpt(row: Row) -> _Parts:
-    items = _parsed(row, "conversations")
+    items = parsed(row, "conversations")
     if not isinstance(items, list) or not items:
         raise RowError("field", "`conversations` is missing or empty")
     messages: list[Message] = []
@@ -227,7 +227,7 @@ def _alpaca(row: Row) -> _Parts:
     messages: list[Message] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         messages.append({"role": "system", "content": text_of(row, "system")})
-    history = _parsed(row, "history") or []
+    history = parsed(row, "history") or []
     if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
         raise RowError("field", "`history` is not a list of [question, answer]")
     for turn in history:
@@ -266,7 +266,7 @@ def _check_order(messages: tuple[Message, ...]) -> None:
 
 
 def _documents(row: Row, key: str) -> tuple[Document, ...]:
-    items = _parsed(row, key)
+    items = parsed(row, key)
     if not isinstance(items, list):
         raise RowError("field", f"`{key}` is missing or not a list")
     documents = []
@@ -290,7 +290,7 @@ def _documents(row: Row, key: str) -> tuple[Document, ...]:
 
 
 def _oracles(row: Row, documents: tuple[Document, ...]) -> set[str] | None:
-    given = _parsed(row, "oracle") if row.get("oracle") is not None else _parsed(row, "oracles")
+    given = parsed(row, "oracle") if row.get("oracle") is not None else parsed(row, "oracles")
     if given is None:
         return None
     names = {str(name) for name in (given if isinstance(given, list) else [given])}
@@ -301,7 +301,7 @@ def _oracles(row: Row, documents: tuple[Document, ...]) -> set[str] | None:
     return names
 
 
-def _parsed(row: Row, key: str) -> Any:
+def parsed(row: Row, key: str) -> Any:
     """A nested value, also where the file could only hold it as JSON text (CSV, sharegpt's tools)."""
     value = row.get(key)
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.errors import HostError
 from launch.spec import DataSpec
 from training.data.packing import pack
 from training.data.template import ChatFiles
@@ -39,7 +40,7 @@ def measure(data: DataSpec, chat: ChatFiles) -> dict[str, Any]:
 
 def _split(rows: Sequences, max_length: int) -> dict[str, Any]:
     statistics, lengths = rows.statistics, rows.lengths()
-    low, high = int(lengths.min(initial=0)), int(lengths.max(initial=1))
+    low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 1)
     edges = np.unique(np.linspace(low, max(high, low + 1), BINS + 1).round().astype(int))
     counted, _ = np.histogram(lengths, edges)
     return {
@@ -82,5 +83,9 @@ def draw(measured: dict[str, Any], path: Path) -> None:
         axis.set_xlabel("tokens of a sample")
         axis.set_ylabel("samples")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        pyplot.close(figure)

@@ -89,8 +89,9 @@ class Sequences:
         return sum(len(self._list("input_ids", row)) for row in self.packs.rows(index))
 
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of every sample."""
-        return np.concatenate([np.diff(batch.column("input_ids").offsets.to_numpy()) for batch in self._batches])
+        """Tokens of every sample that is trained on."""
+        every = [np.diff(batch.column("input_ids").offsets.to_numpy()) for batch in self._batches]
+        return np.concatenate([*every, np.array([], dtype=np.int64)])[np.sort(self.packs.order)]
 
     def _at(self, row: int) -> tuple[pa.RecordBatch, int]:
         batch = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -13,9 +13,9 @@ import pytest
 from launch.errors import DataError, ExitCode
 from tests.training.data_files import written
 from training.data.build.passages import Passage
+from training.data.build.prose import WORDS as ANSWER_WORDS
 from training.data.build.retrieval import Index
 from training.data.build.rows import (
-    ANSWER_WORDS,
     NO_ANSWER,
     SHOWN,
     Built,
@@ -322,8 +322,8 @@ def test_a_heading_that_asks_itself_gets_no_second_question_mark() -> None:
         ("It ends each old connection.\n\n```sh\nopenssl s_client.\n```\n", "It ends each old connection."),
         ("It ends each\nold connection. ![A picture.](x.png)", "It ends each old connection."),
         ("| a. | b. |\n| --- | --- |\n\nIt ends all the connections.", "It ends all the connections."),
-        ("- It [ends](x.md) each\n- connection there is.", "It ends each connection there is."),
-        ("1. It ends <b>each</b> old\n2) connection.", "It ends each old connection."),
+        ("- It [ends](x.md) each one.\n- It checks keys.", "It ends each one. It checks keys."),
+        ("1. It ends <b>each</b> old\n   connection.\n2. Never", "It ends each old connection."),
     ],
 )
 def test_an_answer_is_prose_without_code_tables_and_pictures(text: str, answer: str) -> None:

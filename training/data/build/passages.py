@@ -2,7 +2,7 @@
 
 Markdown and HTML have headings, a text file has none, and a row of JSON Lines ({id, title, text}) is a document whose
 text is read as Markdown. A passage is the text under one heading; a long one is cut between paragraphs, and one of a
-few words is joined to its neighbour.
+few words is joined to its neighbour, under its own heading.
 """
 
 import re
@@ -11,56 +11,70 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from launch.errors import DataError, Mistake
-from training.data.formats import kind_of
+from training.data.build.blocks import parts
+from training.data.formats import kind_of, whole
 from training.data.problems import RowError
 from training.data.sources import rows_of
 
 ENDINGS = (".md", ".markdown", ".txt", ".html", ".htm", ".jsonl")
 FEW_WORDS = 8
+ID_CHARACTERS = 60  # of a heading's part of an id: a model has to copy it
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """`document` is the id of what it is from; `heading` is empty for text above the first one."""
+    """`document` is the id of what it is from, `heading` its own and `parents` those above it but the title.
+
+    `heading` is empty for text above the first one.
+    """
 
     id: str
     document: str
     title: str
     heading: str
     text: str
+    parents: str = ""
+
+    @property
+    def section(self) -> tuple[str, str, str]:
+        """What parts of one section have in common."""
+        return self.document, self.parents, self.heading
 
 
 @dataclass(frozen=True, slots=True)
 class _Section:
     heading: str
     text: str
+    parents: tuple[str, ...] = ()
 
 
 def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[str]]:
     """All passages below a folder or of one file, in the order of their files, and what was done on the way.
 
-    Raises DataError when there is nothing to read, or a file is none that can be read.
+    Raises DataError when there is nothing to read, a file is none that can be read, or two documents have one name.
     """
     passages: list[Passage] = []
     counts: Counter[str] = Counter()
-    seen: dict[str, str] = {}
+    seen, documents = set(), set()
     for document, title, sections in _documents(Path(folder)):
-        counts["documents"] += 1
+        if document in documents:
+            raise _wrong(folder, f"two documents are called {document!r}; their names must differ")
+        documents.add(document)
         for passage in _passages(document, title, sections, most_words):
             words = " ".join(passage.text.split())
             if words in seen:
                 counts["passages left out that another already has word for word"] += 1
-                continue
-            seen[words] = passage.id
-            passages.append(passage)
-    repeated = [name for name, count in Counter(passage.id for passage in passages).items() if count > 1]
-    if repeated:
-        raise _wrong(folder, f"two documents are called {repeated[0].split('#')[0]!r}; their names must differ")
+            else:
+                seen.add(words)
+                passages.append(passage)
     if not passages:
         raise _wrong(folder, "no text in its documents")
-    return passages, counts
+    return passages, Counter(documents=len(documents)) + counts
 
 
 def _documents(root: Path) -> Iterator[tuple[str, str, list[_Section]]]:
@@ -91,17 +105,19 @@ def _from_rows(path: Path) -> Iterator[tuple[str, str, list[_Section]]]:
             value = row.read()
             if not isinstance(value, dict) or not isinstance(value.get("text"), str):
                 raise RowError("field", f"is {kind_of(value)} without a `text`; expected {{id, title, text}}")
+            for key in ("id", "title", "text"):
+                whole(value.get(key), f"`{key}`")
         except RowError as error:
             raise DataError([Mistake(str(path), row.line, error.column, str(error))]) from None
-        name = str(value.get("id") or f"{path.stem}-{row.line}")
-        document, title, sections = _document(name, _sections(".md", value["text"]))
+        name = f"{path.stem}-{row.line}" if value.get("id") is None else str(value["id"])
+        document, title, sections = _document(name, _from_markdown(value["text"]))
         yield document, str(value.get("title") or title), sections
 
 
 def _document(name: str, sections: list[_Section]) -> tuple[str, str, list[_Section]]:
     """The first heading is the title when nothing stands above it."""
-    named = [section.heading for section in sections if section.heading]
-    title = named[0] if named else name.replace("_", " ").replace("-", " ")
+    first = next((section for section in sections if section.text or section.heading), None)
+    title = first.heading if first is not None and first.heading else re.sub(r"[_-]", " ", name)
     return slug(name), title, sections
 
 
@@ -111,122 +127,104 @@ def slug(text: str) -> str:
 
 
 def _sections(ending: str, text: str) -> list[_Section]:
-    if ending in (".html", ".htm"):
-        return _from_html(text)
-    return [_Section("", text)] if ending == ".txt" else _from_markdown(text)
+    if ending == ".txt":
+        return [_Section("", text)]
+    return _from_markdown(_as_markdown(text) if ending in (".html", ".htm") else text)
+
+
+def _as_markdown(text: str) -> str:
+    from bs4 import BeautifulSoup
+    from markdownify import MarkdownConverter
+
+    page = BeautifulSoup(text, "html.parser")
+    for hidden in page(["script", "style", "nav", "noscript", "template", "head"]):
+        hidden.decompose()
+    plain: dict[str, Any] = {"escape_asterisks": False, "escape_underscores": False, "escape_misc": False}
+    return str(
+        MarkdownConverter(heading_style="ATX", strip=["a", "img", "b", "strong", "em", "i"], **plain).convert_soup(page)
+    )
 
 
 def _from_markdown(text: str) -> list[_Section]:
     """Sections as they stand between headings. A `#` in a code block is none, which is why a parser is asked."""
     from markdown_it import MarkdownIt
 
-    lines = text.splitlines()
-    if lines and lines[0].strip() == "---" and "---" in [line.strip() for line in lines[1:60]]:
-        lines = lines[[line.strip() for line in lines].index("---", 1) + 1 :]  # the front matter of static sites
+    lines = _without_front_matter(re.split(r"\r\n|\r|\n", text))
     tokens = MarkdownIt().parse("\n".join(lines))
-    starts = [(0, 0, "")]  # (first line of the heading, first line after it, heading)
+    starts: list[tuple[int, int, int, str]] = [(0, 0, 0, "")]  # (heading's first line, line after it, level, heading)
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.map and token.level == 0:
-            words = "".join(child.content for child in inline.children or () if child.type in ("text", "code_inline"))
-            starts.append((token.map[0], token.map[1], words.strip()))
-    ends = [start for start, _, _ in starts[1:]] + [len(lines)]
-    return [
-        _Section(heading, "\n".join(lines[after:end]).strip())
-        for (_, after, heading), end in zip(starts, ends, strict=True)
-    ]
-
-
-def _from_html(text: str) -> list[_Section]:
-    from bs4 import BeautifulSoup
-
-    page = BeautifulSoup(text, "html.parser")
-    for hidden in page(["script", "style", "nav", "noscript", "template"]):
-        hidden.decompose()
+            words = "".join(_word(child.type, child.content) for child in inline.children or ())
+            starts.append((token.map[0], token.map[1], int(token.tag[1:]), " ".join(words.split())))
+    ends = [start for start, _, _, _ in starts[1:]] + [len(lines)]
     sections: list[_Section] = []
-    heading, parts = "", list[str]()
-    blocks = ("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "pre", "td", "th", "blockquote", "dt", "dd")
-    for block in (page.body or page).find_all(blocks):
-        if block.name[0] == "h" and block.name[1:].isdigit():
-            sections.append(_Section(heading, "\n\n".join(parts)))
-            heading, parts = block.get_text(" ", strip=True), []
-        elif not block.find_parent(blocks[6:]):
-            words = block.get_text("" if block.name == "pre" else " ", strip=block.name != "pre")
-            parts += [words] if words.strip() else []
-    sections.append(_Section(heading, "\n\n".join(parts)))
-    if not any(section.text for section in sections):  # no markup that says what is a paragraph
-        return [_Section("", (page.body or page).get_text("\n", strip=True))]
+    above: list[tuple[int, str]] = []
+    for (_, after, level, heading), end in zip(starts, ends, strict=True):
+        above = [(other, name) for other, name in above if other < level]
+        # The title is above everything and says nothing about a section.
+        parents = tuple(name for other, name in above if other > 1)
+        sections.append(_Section(heading, "\n".join(lines[after:end]).strip("\n").rstrip(), parents))
+        above.append((level, heading))
     return sections
 
 
+def _word(kind: str, content: str) -> str:
+    if kind in ("softbreak", "hardbreak"):
+        return " "
+    return content if kind in ("text", "text_special", "code_inline") else ""
+
+
+def _without_front_matter(lines: list[str]) -> list[str]:
+    """Without the YAML mapping that static sites put before a page."""
+    if not lines or lines[0].strip() != "---":
+        return lines
+    end = next((number for number, line in enumerate(lines[1:], start=1) if line.strip() == "---"), None)
+    if end is None:
+        return lines
+    try:
+        values = yaml.safe_load("\n".join(lines[1:end]))
+    except (yaml.YAMLError, ValueError):
+        return lines
+    return lines[end + 1 :] if isinstance(values, dict) else lines
+
+
 def _passages(document: str, title: str, sections: list[_Section], most_words: int) -> Iterator[Passage]:
-    used: Counter[str] = Counter()
-    for section in _joined(sections):
+    used: set[str] = set()
+    for section in _joined(sections, title):
         name = slug(section.heading) if section.heading and section.heading != title else "overview"
-        for text in _cut(section.text, most_words):
-            used[name] += 1
-            number = f"-{used[name]}" if used[name] > 1 else ""
-            yield Passage(f"{document}#{name}{number}", document, title, section.heading, text)
+        for text in parts(section.text, most_words):
+            own = _free(name[:ID_CHARACTERS].strip("-"), used)
+            used.add(own)
+            parents = " / ".join(section.parents)
+            yield Passage(f"{document}#{own}", document, title, section.heading, text, parents)
 
 
-def _joined(sections: list[_Section]) -> list[_Section]:
-    """Without sections of a few words: each goes before the next one, or at the end behind the last."""
+def _free(name: str, used: set[str]) -> str:
+    """The name itself, or with the first number that makes it another."""
+    number = 1
+    while (numbered := name if number == 1 else f"{name}-{number}") in used:
+        number += 1
+    return numbered
+
+
+def _joined(sections: list[_Section], title: str) -> list[_Section]:
+    """Without sections of a few words: each goes, under its heading, before the next one, or behind the last."""
     kept: list[_Section] = []
-    before = ""
+    before: list[str] = []
     for section in sections:
-        text = "\n\n".join(filter(None, (before, section.text)))
-        before = ""
-        if not section.text or len(text.split()) < FEW_WORDS:
-            before = text
-        else:
-            kept.append(replace(section, text=text))
+        if not section.text.strip():
+            continue
+        if len(section.text.split()) < FEW_WORDS:
+            named = section.heading and section.heading != title
+            before.append(f"{section.heading}\n\n{section.text}" if named else section.text)
+            continue
+        kept.append(replace(section, text="\n\n".join([*before, section.text])))
+        before = []
     if before and kept:
-        kept[-1] = replace(kept[-1], text=f"{kept[-1].text}\n\n{before}")
+        kept[-1] = replace(kept[-1], text="\n\n".join([kept[-1].text, *before]))
     elif before:
-        kept.append(_Section("", before))
+        kept.append(_Section("", "\n\n".join(before)))
     return kept
-
-
-def _cut(text: str, most_words: int) -> Iterator[str]:
-    """Parts of whole paragraphs; a paragraph that is longer itself is cut between sentences, or else between words."""
-    part: list[str] = []
-    for paragraph in _paragraphs(text):
-        for piece in _pieces(paragraph, most_words):
-            if part and sum(len(each.split()) for each in part) + len(piece.split()) > most_words:
-                yield "\n\n".join(part)
-                part = []
-            part.append(piece)
-    if part:
-        yield "\n\n".join(part)
-
-
-def _paragraphs(text: str) -> list[str]:
-    """Paragraphs between blank lines; a fenced block is one, whatever stands in it."""
-    paragraphs: list[list[str]] = [[]]
-    fence = ""
-    for line in text.splitlines():
-        mark = line.lstrip()[:3]
-        if mark in ("```", "~~~") and (not fence or mark == fence):
-            fence = "" if fence else mark
-        if line.strip() or fence:
-            paragraphs[-1].append(line)
-        elif paragraphs[-1]:
-            paragraphs.append([])
-    return ["\n".join(lines) for lines in paragraphs if lines]
-
-
-def _pieces(paragraph: str, most_words: int) -> list[str]:
-    if len(paragraph.split()) <= most_words:
-        return [paragraph]
-    pieces: list[str] = []
-    for sentence in re.split(r"(?<=[.!?])\s+|\n", paragraph):
-        words = sentence.split()
-        for start in range(0, len(words), most_words):
-            piece = " ".join(words[start : start + most_words])
-            if pieces and len(pieces[-1].split()) + len(piece.split()) <= most_words:
-                pieces[-1] = f"{pieces[-1]} {piece}"
-            else:
-                pieces.append(piece)
-    return pieces
 
 
 def _wrong(path: str, reason: str) -> DataError:

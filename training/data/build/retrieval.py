@@ -18,30 +18,32 @@ class Index:
     def __init__(self, passages: Sequence[Passage]):
         self.passages = list(passages)
         corpus = [f"{passage.title} {passage.heading} {passage.text}" for passage in self.passages]
-        self._bm25 = bm25s.BM25()
-        self._bm25.index(bm25s.tokenize(corpus, stopwords="en", show_progress=False), show_progress=False)
+        tokens = bm25s.tokenize(corpus, stopwords="en", show_progress=False)
+        self._bm25 = bm25s.BM25() if any(len(ids) for ids in tokens.ids) else None
+        if self._bm25 is not None:
+            self._bm25.index(tokens, show_progress=False)
         self._shingles = [_shingles(passage.text) for passage in self.passages]
         self._place = {passage.id: place for place, passage in enumerate(self.passages)}
 
     def ranked(self, query: str) -> list[Passage]:
         """All passages, the best first; those that score the same in the order of the collection."""
         tokens = bm25s.tokenize([query], stopwords="en", show_progress=False, return_ids=False)[0]
-        known = [token for token in tokens if token in self._bm25.vocab_dict]
-        if not known:
+        known = [token for token in tokens if self._bm25 is not None and token in self._bm25.vocab_dict]
+        if self._bm25 is None or not known:
             return list(self.passages)
         scores = self._bm25.get_scores(known)
         return [self.passages[place] for place in np.argsort(-scores, kind="stable")]
 
     def distractors(self, query: str, oracles: Sequence[Passage], count: int) -> list[Passage]:
-        """The best that are neither an oracle nor almost one: what looks right and is not."""
+        """The best that are neither an oracle, nor of its section, nor almost one: what looks right and is not."""
         theirs = [self._shingles[self._place[oracle.id]] for oracle in oracles]
-        names = {oracle.id for oracle in oracles}
+        sections = {oracle.section for oracle in oracles}
         found: list[Passage] = []
         for passage in self.ranked(query):
             if len(found) == count:
                 break
             own = self._shingles[self._place[passage.id]]
-            if passage.id not in names and all(_similarity(own, other) < SAME for other in theirs):
+            if passage.section not in sections and all(_similarity(own, other) < SAME for other in theirs):
                 found.append(passage)
         return found
 

@@ -11,18 +11,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from launch.errors import DataError, Mistake
+from launch.errors import DataError, Mistake, UsageError
 from training.data.build.passages import Passage, slug
+from training.data.build.prose import opening
 from training.data.build.retrieval import Index
 from training.data.checks import cited
-from training.data.formats import text_of
+from training.data.formats import parsed, text_of, whole
 from training.data.problems import RowError
 from training.data.sources import files_of, rows_of
 
 NO_ANSWER = "The documents do not contain the answer to this question."
-ANSWER_WORDS = 120
 SHOWN = 20
 
 
@@ -59,16 +60,17 @@ def read_questions(path: str, index: Index, find_oracles: bool) -> tuple[list[Qu
     questions: list[Question] = []
     mistakes: list[Mistake] = []
     counts: Counter[str] = Counter()
-    for file in files_of(path):
+    files = files_of(path)
+    for file in files:
+        before = f"{Path(file).stem}-" if len(files) > 1 else ""
         for row in rows_of(file):
             try:
-                questions.append(_question(row.read(), f"q{row.line}", index, find_oracles, counts))
+                questions.append(_question(row.read(), f"{before}q{row.line}", index, find_oracles, counts))
             except RowError as error:
                 mistakes.append(Mistake(file, row.line, error.column, str(error)))
     repeated = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
-    mistakes += [
-        Mistake(path, 0, 0, f"the id {name!r} is there more than once; ids must be unique") for name in repeated
-    ]
+    twice = "is there more than once; ids must be unique"
+    mistakes += [Mistake(path, 0, 0, f"the id {name!r} {twice}") for name in repeated]
     if mistakes:
         raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
     if not questions:
@@ -80,7 +82,8 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
     if not isinstance(row, dict):
         raise RowError("field", "is no object; expected {id, question, answer, oracle}")
     question, answer = text_of(row, "question").strip(), text_of(row, "answer").strip()
-    given = row.get("oracle")
+    whole(row.get("id"), "`id`")
+    given = parsed(row, "oracle")
     if given is None and not find_oracles:
         raise RowError(
             "field",
@@ -94,53 +97,57 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
         names = given if isinstance(given, list) else [given]
         oracles = [_oracle(str(name), f"{question} {answer}", index, counts) for name in names]
     unique = tuple({oracle.id: oracle for oracle in oracles}.values())
-    return Question(str(row.get("id") or name), question, answer, unique)
+    _, absent = cited(answer, {oracle.id for oracle in unique})
+    if unique and absent:
+        known = ", ".join(oracle.id for oracle in unique)
+        raise RowError("citation", f"the answer cites [{sorted(absent)[0]}], which is none of its oracles ({known})")
+    return Question(name if row.get("id") is None else str(row["id"]), question, answer, unique)
 
 
 def _oracle(name: str, query: str, index: Index, counts: Counter[str]) -> Passage:
     by_id = {passage.id: passage for passage in index.passages}
     if name in by_id:
         return by_id[name]
-    document = slug(re.sub(r"\.(?:md|markdown|txt|html?)$", "", name))
-    own = [passage for passage in index.passages if passage.document == document]
-    if not own:
-        documents = {passage.document for passage in index.passages}
-        near = difflib.get_close_matches(name, [*by_id, *documents], n=1, cutoff=0.4)
-        raise RowError(
-            "field", f"`oracle` names {name!r}: no passage and no document{f'; near: {near[0]}' if near else ''}"
-        )
-    counts["oracles given as a document, of which the best passage was taken"] += len(own) > 1
+    documents = {passage.document for passage in index.passages}
+    stem = re.sub(r"(?i)\.(?:md|markdown|txt|html?|jsonl)$", "", name)
+    document = next((slug(form) for form in (name, stem) if slug(form) in documents), None)
+    if document is None:
+        near = difflib.get_close_matches(name, [*by_id, *sorted(documents)], n=1, cutoff=0.4)
+        hint = f"; near: {near[0]}" if near else ""
+        raise RowError("field", f"`oracle` names {name!r}: no passage and no document{hint}")
+    own = sum(passage.document == document for passage in index.passages)
+    counts["oracles given as a document, of which the best passage was taken"] += own > 1
     return next(passage for passage in index.ranked(query) if passage.document == document)
 
 
 def from_headings(passages: Sequence[Passage]) -> tuple[list[Question], Counter[str]]:
-    """Retrieval-style questions without anybody to ask them: a heading asks, the passage below it answers."""
+    """Retrieval-style questions without anybody to ask them: a heading asks, the passage below it answers.
+
+    Of the parts of a long section the first one is asked for, and no question is asked twice.
+    """
     questions, counts = [], Counter[str]()
+    asked: set[str] = set()
     for passage in passages:
-        answer = _opening(passage.text)
+        answer = opening(passage.text)
+        question = _of_heading(passage)
         if not answer:
             counts["passages without a sentence to answer with"] += 1
-            continue
-        plain = passage.heading and passage.heading.casefold() != passage.title.casefold()
-        about = f"about {passage.heading}" if plain else "in general"
-        questions.append(Question(passage.id, f"What does {passage.title} say {about}?", answer, (passage,)))
+        elif question in asked:
+            counts["passages whose question another one answers"] += 1
+        else:
+            asked.add(question)
+            questions.append(Question(passage.id, question, answer, (passage,)))
     return questions, counts
 
 
-def _opening(text: str) -> str:
-    """The first whole sentences of a passage's prose, without code, tables and pictures."""
-    prose = re.sub(r"(?s)```.*?```|~~~.*?~~~|!\[[^\]]*\]\([^)]*\)|<[^>]+>", " ", text)
-    lines = [line for line in prose.splitlines() if not line.lstrip().startswith("|")]
-    prose = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", "\n".join(lines))  # links keep their words
-    prose = re.sub(r"(?m)^\s*(?:[-*+>]|\d+[.)])\s+", "", prose)
-    sentences, count = [], 0
-    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(prose.split())):
-        count += len(sentence.split())
-        if count > ANSWER_WORDS:
-            break
-        sentences.append(sentence)
-    answer = " ".join(sentences).strip()
-    return answer if len(answer.split()) >= 5 and answer[-1] in ".!?" else ""
+def _of_heading(passage: Passage) -> str:
+    heading = re.sub(r"^[\d.)]+\s+", "", passage.heading)  # a number says nothing in a question
+    place = f"{passage.title} ({passage.parents})" if passage.parents else passage.title
+    if heading.endswith("?"):
+        return f"{heading} ({place})"
+    if not heading or heading.casefold() == passage.title.casefold():
+        return f"What does {place} say in general?"
+    return f"What does {place} say about {heading}?"
 
 
 def build(questions: Sequence[Question], index: Index, recipe: Recipe) -> Built:
@@ -186,10 +193,15 @@ def _title(passage: Passage) -> str:
 
 
 def split_by_document(passages: Sequence[Passage], share: float, seed: int) -> set[str]:
-    """Documents to evaluate on: a seeded `share` of them, at least one. Nothing of them is trained on."""
+    """Documents to evaluate on: a seeded `share` of them, at least one. Nothing of them is trained on.
+
+    Raises UsageError where that would leave nothing to train on.
+    """
     documents = sorted({passage.document for passage in passages})
+    if len(documents) < 2:
+        raise UsageError("--eval-out: one document cannot be held out and trained on; leave it away, or add documents")
     random.Random(f"{seed}:split").shuffle(documents)  # noqa: S311
-    return set(documents[: max(1, round(share * len(documents)))])
+    return set(documents[: min(len(documents) - 1, max(1, round(share * len(documents))))])
 
 
 def divided(questions: Sequence[Question], held_out: set[str]) -> Iterator[tuple[str, Question]]:

@@ -1,12 +1,12 @@
 """Documents and questions in, files of rows out."""
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from launch.errors import HostError
+from launch.errors import DataError, HostError, Mistake, UsageError
+from launch.terminal import show
 from training.data.build.passages import Passage, read_passages
 from training.data.build.retrieval import Index
 from training.data.build.rows import (
@@ -18,6 +18,7 @@ from training.data.build.rows import (
     read_questions,
     split_by_document,
 )
+from training.data.checks import secrets
 
 
 def build_files(
@@ -34,8 +35,11 @@ def build_files(
 
     Raises DataError for documents or questions that cannot be used, HostError where a file cannot be written.
     """
+    _check_places(documents, out, eval_out)
     passages, counts = read_passages(str(documents), passage_words)
     counts["passages"] = len(passages)
+    leaking = sum(any(secrets(passage.id, passage.text)) for passage in passages)
+    counts["passages that hold what looks like a secret: muster data validate tells which"] = leaking
     if questions is None:
         asked, done = from_headings(passages)
     else:
@@ -55,20 +59,30 @@ def build_files(
     return +counts
 
 
+def _check_places(documents: Path, out: Path | None, eval_out: Path | None) -> None:
+    if out is not None and eval_out is not None and out.resolve() == eval_out.resolve():
+        raise UsageError(f"--eval-out {eval_out}: is --out too; the rows of one would overwrite the other's")
+    for path in (out, eval_out):
+        if path is not None and documents.is_dir() and path.resolve().is_relative_to(documents.resolve()):
+            raise UsageError(f"{path}: is inside {documents}, and the next build would read it as documents")
+
+
 def _rows(
     questions: list[Question], passages: list[Passage], recipe: Recipe, counts: Counter[str], purpose: str
 ) -> list[dict[str, Any]]:
     """Distractors are of the same side as the question: what is evaluated on is never seen before."""
-    built = build(questions, Index(passages), recipe) if questions else None
-    counts[f"rows {purpose}"] += len(built.rows) if built else 0
-    counts.update(built.counts if built else {})
-    return built.rows if built else []
+    if not questions:
+        raise DataError([Mistake(purpose, 0, 0, "no question has an answer: there would be no rows")])
+    built = build(questions, Index(passages), recipe)
+    counts[f"rows {purpose}"] += len(built.rows)
+    counts.update(built.counts)
+    return built.rows
 
 
 def _write(path: Path | None, rows: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if path is None:
-        sys.stdout.write(lines)
+        show(lines, end="")
         return
     try:
         path.write_text(lines, encoding="utf-8")

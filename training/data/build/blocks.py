@@ -1,0 +1,81 @@
+"""Text that is too long for a passage -> parts of whole paragraphs."""
+
+import re
+from collections.abc import Iterator
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+
+
+def parts(text: str, most_words: int) -> Iterator[str]:
+    """Parts of at most so many words, of whole paragraphs.
+
+    A block that is longer itself is cut between its lines, or, where it has one line, between sentences or else words.
+    """
+    part: list[str] = []
+    count = 0
+    for block in _blocks(text):
+        for piece in _pieces(block, most_words):
+            words = len(piece.split())
+            if part and count + words > most_words:
+                yield "\n\n".join(part)
+                part, count = [], 0
+            part.append(piece)
+            count += words
+    if part:
+        yield "\n\n".join(part)
+
+
+def _blocks(text: str) -> list[str]:
+    """What stands between blank lines; a fenced block is one, whatever stands in it."""
+    blocks: list[list[str]] = [[]]
+    fence = ""
+    for line in re.split(r"\r\n|\r|\n", text):
+        mark = _FENCE.match(line)
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and mark[1][0] == fence[0] and len(mark[1]) >= len(fence) and not line[mark.end() :].strip():
+            fence = ""
+        if line.strip() or fence:
+            blocks[-1].append(line)
+        elif blocks[-1]:
+            blocks.append([])
+    return ["\n".join(lines) for lines in blocks if lines]
+
+
+def _pieces(block: str, most_words: int) -> Iterator[str]:
+    if len(block.split()) <= most_words:
+        yield block
+        return
+    lines = block.split("\n")
+    if len(lines) > 1:
+        yield from _grouped([piece for line in lines for piece in _of_line(line, most_words)], "\n", most_words)
+    else:
+        yield from _of_line(block, most_words)
+
+
+def _of_line(line: str, most_words: int) -> Iterator[str]:
+    if len(line.split()) <= most_words:
+        yield line
+        return
+    sentences = re.split(r"(?<=[.!?])\s+", line)
+    pieces = [
+        " ".join(words[start : start + most_words])
+        for words in map(str.split, sentences)
+        for start in range(0, len(words), most_words)
+    ]
+    yield from _grouped(pieces, " ", most_words)
+
+
+def _grouped(pieces: list[str], between: str, most_words: int) -> Iterator[str]:
+    """Neighbours joined as far as they fit."""
+    group: list[str] = []
+    count = 0
+    for piece in pieces:
+        words = len(piece.split())
+        if group and count + words > most_words:
+            yield between.join(group)
+            group, count = [], 0
+        group.append(piece)
+        count += words
+    if group:
+        yield between.join(group)
