@@ -150,6 +150,7 @@ def _rules() -> list[tuple[str, tuple[str, ...], list["re.Pattern[str]"]]]:
 
 
 def secrets(name: str, text: str) -> Iterator[Finding]:
+    """What looks like a secret in a text that is called `name`."""
     seen: list[tuple[int, int]] = []
     for kind, literals, patterns in _rules():
         if literals and not any(literal in text for literal in literals):
