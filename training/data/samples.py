@@ -24,6 +24,16 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """What a row holds: turns, perhaps with documents or tools, or plain text."""
+
+    messages: tuple[Message, ...] = ()
+    documents: tuple[Document, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One row: turns, or plain text. `id` names it in the ledger, `file` and `line` where it came from.
 

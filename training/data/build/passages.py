@@ -17,7 +17,7 @@ import yaml
 
 from launch.errors import DataError, Mistake
 from training.data.build.blocks import parts
-from training.data.formats import kind_of, whole
+from training.data.fields import kind_of, whole
 from training.data.problems import RowError
 from training.data.sources import rows_of
 

@@ -19,7 +19,7 @@ from training.data.build.passages import Passage, slug
 from training.data.build.prose import opening
 from training.data.build.retrieval import Index
 from training.data.checks import cited
-from training.data.formats import parsed, text_of, whole
+from training.data.fields import parsed, text_of, whole
 from training.data.problems import RowError
 from training.data.sources import files_of, rows_of
 
