@@ -26,6 +26,9 @@ from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
 from training.engine import Launched, connect, launched, read_deepspeed
 
+# A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
+SPEAK_SECONDS = 5.0
+
 
 @dataclass
 class Worker:
@@ -187,6 +190,8 @@ def _failed(worker: Worker, error: BaseException) -> tuple[ExitCode, str]:
     """Says what happened, where others will look for it, and returns the exit code with the reason."""
     code, message = classify(error)
     worker.say(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {message}")
+    if worker.attempt is None and worker.local_rank:
+        time.sleep(SPEAK_SECONDS)
     if not isinstance(error, MusterError):
         traceback.print_exc()
     if worker.attempt is not None and worker.attempt.root.is_dir() and not isinstance(error, Stopped):

@@ -1,8 +1,6 @@
 """A directory with a checkpoint's name is complete; what is not the manifest's is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 
 from launch.errors import DamagedCheckpoint, NumericalError, UsageError
 from launch.rundir import RunDir
-from tests.conftest import ROOT, environment
+from tests.conftest import command
 from training.checkpoint import adapter_files, check_directory, choose, keep_newest, write_directory
 
 TENSORS = {"a.safetensors": {"x": torch.arange(6.0)}}
@@ -83,44 +81,51 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys, torch
+import json, os, signal, sys, torch
 from pathlib import Path
 from training import checkpoint
-calls = 0
-def fatal(real):
+
+def fatal(real, at):
     def call(*args):
-        global calls
-        calls += 1
-        if calls == int(sys.argv[2]):
+        count[0] += 1
+        if count[0] == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args)
     return call
-os.fsync = fatal(os.fsync)
-Path.rename = fatal(Path.rename)
-checkpoint.write_directory(Path(sys.argv[1]), {"a.safetensors": {"x": torch.arange(6.0)}}, {"progress.json": "{}"})
+
+codes = {}
+for directory in sys.argv[1:]:
+    count, at = [0], len(codes) + 1
+    child = os.fork()
+    if child == 0:
+        os.fsync, Path.rename = fatal(os.fsync, at), fatal(Path.rename, at)
+        tensors = {"a.safetensors": {"x": torch.arange(6.0)}}
+        checkpoint.write_directory(Path(directory), tensors, {"progress.json": "{}"})
+        os._exit(0)
+    codes[directory] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
 """
 
 
 def test_a_kill_at_any_point_of_a_save_leaves_the_previous_checkpoint_good(tmp_path: Path) -> None:
     """Killed at each sync and rename in turn, until a save is left alone."""
-    for call in range(1, 20):
-        run = run_with(tmp_path / str(call), 4)
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, run.checkpoint(8), str(call)],
-            env=environment(),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 0:
-            assert choose(run, "auto") == (run.checkpoint(8), [])
-            break
-        assert done.returncode == -9, done.stderr
-        found, refused = choose(run, "auto")
+    runs = {str(run.checkpoint(8)): run for run in (run_with(tmp_path / str(call), 4) for call in range(1, 20))}
+    done = command("-c", KILLED, *runs)
+    assert done.code == 0, done.err
+    codes = json.loads(done.out.splitlines()[-1])
+    for directory, code in codes.items():
+        found, refused = choose(runs[directory], "auto")
         assert refused == []
-        assert found in (run.checkpoint(4), run.checkpoint(8))
+        assert code in (0, -9)
+        if code == 0:
+            assert found == runs[directory].checkpoint(8)
+        else:
+            assert found in (runs[directory].checkpoint(4), runs[directory].checkpoint(8))
+        assert found is not None
         check_directory(found)
-    assert call > 4
+    killed = list(codes.values()).index(0)
+    assert killed >= 4
+    assert set(list(codes.values())[killed:]) == {0}
 
 
 def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
