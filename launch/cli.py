@@ -223,7 +223,7 @@ def _check_data(resolved: "Plan", spec_file: Path) -> None:
     from training.data.tokens import settings, sources
 
     report = Survey(sources(resolved.spec.data), settings(resolved.spec.data)).run()
-    if resolved.spec.data.on_bad_row == "fail":
+    if resolved.spec.data.on_bad_row == "fail" or report.unread:
         refuse(report)
     if report.kinds:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())

@@ -254,8 +254,7 @@ class _JsonTeller(_Teller):
 
     def broken(self, error: DataError) -> None:
         """What was begun is ended: a source that cannot be read may come after one that can."""
-        if self.before == ",":
-            self._close({"status": "fail", "unreadable": str(error)})
+        self._close({"status": "fail", "unreadable": str(error)})
 
     def _close(self, ending: dict[str, Any]) -> None:
         start = self.before if self.before != "," else ""

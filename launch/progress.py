@@ -71,7 +71,9 @@ class Follower:
             case "started":
                 self.total = row["steps"]
                 self.bar.update(self.task, total=self.total)
-                self.console.print(data_line(row["data"]))
+                self.console.print(data_line("data", row["data"]))
+                if "evaluation_data" in row:
+                    self.console.print(data_line("evaluation", row["evaluation_data"]))
             case "resumed":
                 self.console.print(f"resumed from {row['checkpoint']}")
             case "checkpoint_refused":
@@ -89,10 +91,10 @@ class Follower:
             self.console.print(f"step {row['step']}/{self.total}: {numbers}")
 
 
-def data_line(data: dict[str, Any]) -> str:
-    """What became of the rows to train on, nothing left out."""
+def data_line(name: str, data: dict[str, Any]) -> str:
+    """What became of rows, nothing left out."""
     done = [f"{count:,} {what}" for what, count in data["counts"].items()]
     if data["quarantined_rows"]:
-        done.append(f"{data['quarantined_rows']:,} rows left out (quarantine.jsonl)")
+        done.append(f"{data['quarantined_rows']:,} rows left out (see tokens/*/quarantine.jsonl)")
     tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on"
-    return "; ".join([f"data: {data['rows']:,} rows, {tokens}", *done])
+    return "; ".join([f"{name}: {data['rows']:,} rows, {tokens}", *done])

@@ -195,6 +195,10 @@ def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
         message = "nothing reads this: there is no data.eval; set data.eval or remove it"
         keys = [key for key in ("eval_steps", "early_stopping_patience") if _given(training, key)]
         found += [(("training", key), message) for key in keys]
+    named = list(spec.data.columns.values())
+    for ours, theirs in spec.data.columns.items():
+        if named.count(theirs) > 1:
+            found.append((("data", "columns", ours), f"{theirs!r} is mapped twice; a column has one meaning"))
     if _given(training, "max_steps") and _given(training, "epochs"):
         message = f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two"
         found.append((("training", "epochs"), message))

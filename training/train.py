@@ -79,9 +79,12 @@ def _tell_the_start(
     trainer: AdapterTrainer, rows: Sequences, attempt: int, directory: Path | None, refused: list[str]
 ) -> None:
     plan, tell = trainer.plan, trainer.recorder.event
+    held = trainer.eval_dataset
+    evaluation = {"evaluation_data": asdict(held.statistics)} if held is not None else {}
     tell(
         "started", attempt=attempt, strategy=plan.strategy, world_size=plan.world_size,
         global_batch_size=plan.global_batch_size, steps=total_steps(plan, len(rows)), data=asdict(rows.statistics),
+        **evaluation,
     )  # fmt: skip
     instead = "using the one before it" if directory else "no good one is left, so training starts at step 0"
     for reason in refused:

@@ -261,3 +261,18 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
             process.stdout.close()
             code = process.wait(timeout=60)
             assert (code, process.stderr.read()) == (5, b"")
+
+
+def test_quarantine_takes_the_place_of_nothing_else(folder: Path, capsys: Any) -> None:
+    """Least of all of the rows themselves."""
+    before = (folder / "rows.jsonl").read_text()
+    done = call(capsys, "rows.jsonl", "--quarantine", "rows.jsonl")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == ("error: rows.jsonl: is there and no file of quarantined rows; choose another place for these\n")
+    assert (folder / "rows.jsonl").read_text() == before
+
+
+def test_quarantined_rows_are_rows_that_can_be_read(folder: Path, capsys: Any) -> None:
+    call(capsys, "rows.jsonl")
+    done = call(capsys, "quarantine.jsonl", "--quarantine", "still.jsonl")
+    assert "its keys are" not in done.out

@@ -89,7 +89,7 @@ def test_without_a_terminal_there_is_a_line_a_row(tmp_path: Path) -> None:
         append(run.metrics, {"step": 9, "loss": 1.23456, "tokens_per_second": 4567.8})
     assert screen.getvalue().splitlines() == [
         "data: 40 rows, 12,345 tokens, 4,321 of them trained on; 3 documents shortened;"
-        " 2 rows left out (quarantine.jsonl)",
+        " 2 rows left out (see tokens/*/quarantine.jsonl)",
         "resumed from step-000008",
         "step 0: eval_loss 6.1500",
         "step 9/22: loss 1.235  4,568 tokens/s",

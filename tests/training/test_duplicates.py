@@ -18,7 +18,10 @@ def prints_of(*samples: Sample) -> Fingerprints:
     for start in range(0, len(marks), 2):
         part = marks[start : start + 2]
         signatures = np.frombuffer(b"".join(mark.signature for mark in part), dtype=np.uint8)
-        prints.add(np.array([mark.exact for mark in part], dtype=np.uint64), signatures.reshape(-1, PERMUTATIONS))
+        exact, asked = (
+            np.array(hashes, dtype=np.uint64) for hashes in zip(*((m.exact, m.asked) for m in part), strict=True)
+        )
+        prints.add(exact, asked, signatures.reshape(-1, PERMUTATIONS))
     return prints
 
 
@@ -51,7 +54,9 @@ def test_case_white_space_and_punctuation_do_not_make_it_another() -> None:
 def test_documents_and_the_system_turn_do_not_count_and_calls_do() -> None:
     turns = talk("Which port?", "It is 443.")
     plain = fingerprint(sample_of(*turns))
-    assert fingerprint(sample_of(*turns, documents=(Document("d", "x"),))) == plain
+    shown = fingerprint(sample_of(*turns, documents=(Document("d", "x"),)))
+    assert (shown.exact, shown.signature) == (plain.exact, plain.signature)
+    assert shown.asked != plain.asked  # the same question of other documents is another question
     assert fingerprint(sample_of(*talk("Which port?", "It is 443.", system="Be brief."))) == plain
     call = {"function": {"name": "lookup", "arguments": {}}}
     assert fingerprint(sample_of(turns[0], {**turns[1], "tool_calls": [call]})) != plain

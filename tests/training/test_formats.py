@@ -172,8 +172,8 @@ def test_documents_stand_before_the_question_under_their_ids() -> None:
 def test_a_row_without_id_is_named_by_its_line_and_one_of_several_files_by_its_file_too() -> None:
     row = {"text": "x"}
     assert to_sample(row, "f", 7, "auto", {}).id == "7"
-    assert to_sample(row, "f", 7, "auto", {}, prefix="f:").id == "f:7"
-    assert to_sample({"id": 12, **row}, "f", 7, "auto", {}, prefix="f:").id == "12"
+    assert to_sample(row, "f", 7, "auto", {}, "f:7").id == "f:7"
+    assert to_sample({"id": 12, **row}, "f", 7, "auto", {}, "f:7").id == "12"
 
 
 def test_documents_may_be_called_contexts() -> None:
@@ -196,7 +196,14 @@ def test_oracle_ids_tell_the_documents_that_the_answer_rests_on(given: object) -
 
 def test_without_its_oracles_a_row_has_distractors_alone() -> None:
     """The 1 - p of RAFT: the documents that hold the answer were left out on purpose."""
-    assert [document.oracle for document in sample({**RAG, "oracle": ["net-9"]}).documents] == [False, False]
+    row = {**RAG, "answer": "Nobody says.", "oracle": ["net-9"]}
+    assert [document.oracle for document in sample(row).documents] == [False, False]
+
+
+def test_an_oracle_that_is_not_there_beside_an_answer_that_cites_one_is_a_mistake() -> None:
+    assert refused({**RAG, "oracle": ["net-9"]}) == (
+        "field", "`oracle` names net-9, none of the documents, but the answer cites net-1"
+    )  # fmt: skip
 
 
 def test_raft_knows_its_oracle_among_the_passages() -> None:
@@ -315,9 +322,40 @@ def test_columns_of_other_names() -> None:
     )
 
 
-def test_a_named_column_stands_in_place_of_one_that_has_muster_s_name() -> None:
-    row = {"text": "old", "new": "new"}
-    assert sample(row, text="new").text == "new"
+def test_a_named_column_beside_one_that_has_muster_s_name_is_told() -> None:
+    assert refused({"text": "old", "new": "new"}, text="new") == (
+        "field", "has both `text` and `new`, which data.columns maps to it"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "form", "other"),
+    [
+        ({"text": "x", "prompt": "p"}, "text", "'prompt'"),
+        ({"messages": CHAT["messages"], "documents": ["d"]}, "messages", "'documents'"),
+    ],
+)
+def test_a_format_that_would_pass_over_a_field_is_asked_about(row: dict[str, Any], form: str, other: str) -> None:
+    kind, message = refused(row)
+    assert (kind, message.startswith(f"reads like {form}, but {other} would not be read")) == ("format", True)
+
+
+def test_documents_as_other_libraries_call_their_text() -> None:
+    row = {**RAG, "documents": [{"id": "net-1", "page_content": "HTTPS uses 443."}]}
+    assert sample(row).documents[0].text == "HTTPS uses 443."
+
+
+def test_two_documents_of_one_id_are_refused() -> None:
+    document = {"id": "net-1", "text": "x"}
+    assert refused({**RAG, "documents": [document, document]}) == (
+        "field", "two documents are called 'net-1': a citation could not tell them apart"
+    )  # fmt: skip
+
+
+def test_the_call_of_before_there_were_several_survives() -> None:
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    turns = [USER, call, {"role": "function", "name": "f", "content": "1"}, ASSISTANT]
+    assert sample({"messages": turns}).messages[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
 
 
 def test_a_row_without_any_of_the_named_columns() -> None:

@@ -82,14 +82,14 @@ def test_the_document_that_the_answer_cites_is_its_oracle() -> None:
 @pytest.mark.parametrize(
     ("documents", "answer", "oracles"),
     [
-        (FOUR, "x [a]", {"b"}),
+        (FOUR, "x [a]", {"a", "b"}),
         ((document("a", 1), document("b", 1)), "x [a]", {"a"}),
         ((document("a", 1), document("b", 1)), "x", None),
         ((document("a", 1, False),), "x", set()),
         ((), "x", None),
     ],
 )
-def test_named_oracles_stand_before_cited_ones(
+def test_named_and_cited_documents_are_oracles(
     documents: tuple[Document, ...], answer: str, oracles: set[str] | None
 ) -> None:
     assert known_oracles(row(*documents, answer=answer)) == oracles
@@ -98,7 +98,13 @@ def test_named_oracles_stand_before_cited_ones(
 def test_of_a_row_of_distractors_one_stays() -> None:
     distractors = tuple(replace(found, oracle=False) for found in FOUR)
     assert same(fit(row(*distractors), CHAT, length(row(distractors[0]))), row(distractors[0]))
-    assert "distractors" in refused(row(*distractors), length(row(distractors[0])) - 1)
+
+
+def test_the_last_distractor_is_shortened_where_no_document_answers() -> None:
+    """RAFT's rows without an oracle."""
+    sample = row(document("a", 120, False), document("b", 30, False), answer="Nobody says.")
+    fitted = fit(sample, CHAT, length(sample) // 2)
+    assert (fitted.dropped, fitted.shortened) == (1, 1)
 
 
 def test_without_a_known_oracle_the_longest_documents_are_shortened() -> None:

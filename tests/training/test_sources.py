@@ -148,14 +148,15 @@ def test_a_source_that_is_not_there_says_where_paths_start(tmp_path: Path) -> No
 def test_a_folder_without_data(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("x")
     assert refused(tmp_path) == (
-        "SOURCE: no data file in this folder; expected .jsonl, .json, .csv, .parquet, or one of these with .gz or .zst"
+        "SOURCE: no data file in this folder; expected .jsonl, .ndjson, .json, .csv, .parquet,"
+        " or one of these with .gz or .zst"
     )
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").write_text("x")
     assert refused(tmp_path / "rows.xlsx") == (
-        "SOURCE: is none of .jsonl, .json, .csv, .parquet, or one of these with .gz or .zst;"
+        "SOURCE: is none of .jsonl, .ndjson, .json, .csv, .parquet, or one of these with .gz or .zst;"
         " convert it, or rename it to what it is"
     )
 

@@ -367,3 +367,40 @@ def test_rows_of_every_kind_of_file_can_be_quarantined(name: str, tmp_path: Path
     entries = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert [entry["row"] for entry in entries] == [rows[2], rows[1]]
     assert [entry["reasons"][0]["kind"] for entry in entries] == ["secret", "duplicate-id"]
+
+
+def test_rows_of_one_line_of_an_array_are_told_apart(tmp_path: Path) -> None:
+    """Only the bad one is left out, and each has a name of its own."""
+    path = tmp_path / "rows.json"
+    rows = [turns(f"Question {number} of many?", f"Answer {number * 7919}.") for number in range(9)]
+    rows[4]["messages"][1]["content"] = ""
+    path.write_text(json.dumps(rows))
+    report = Survey({"train": str(path)}, Settings(), processes=1).run()
+    assert (report.rows["train"], report.bad_rows("train"), dict(report.kinds)) == (9, 1, {"field": 1})
+
+
+def test_a_question_that_is_trained_on_with_another_answer_is_leakage(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps(turns("Which port is HTTPS?", "443.")) + "\n")
+    (tmp_path / "eval.jsonl").write_text(json.dumps(turns("which port is https", "It is port 443, of TCP.")) + "\n")
+    sources = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "eval.jsonl")}
+    report = Survey(sources, Settings(), processes=1).run()  # type: ignore[arg-type]
+    assert dict(report.kinds) == {"leakage": 1}
+    assert report.first_errors[0].message == (
+        f"the same question as {tmp_path}/train.jsonl:1, which is trained on with another answer"
+    )
+
+
+def test_a_file_that_broke_off_has_an_unknown_number_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([turns("Why?", "So.")] * 3)[:-30])
+    report = Survey({"train": str(path)}, Settings(), processes=1).run()
+    assert report.unread == 1
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text(json.dumps(turns("Why?", "So.")) + "\n")
+    (tmp_path / "notes.tsv").write_text("x")
+    report = Survey({"train": str(tmp_path)}, Settings(), processes=1).run()
+    assert (report.rows["train"], dict(report.counts["train"])) == (
+        1, {"files of the folder that are not read (notes.tsv)": 1}
+    )  # fmt: skip

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from ftfy.badness import BADNESS_RE
+
 from launch.secrets import SECRET
 from training.data.problems import Problem
 from training.data.samples import Sample
@@ -19,11 +21,10 @@ _INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
     "\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-# U+FFFD, and UTF-8 that was once read as Windows-1252: a lead byte's character with a continuation byte's.
-_DAMAGE = re.compile(
-    "\ufffd|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac[\u0153\u009d\u2122\u201c\u201d\u02dc\u00a6\u00a2]"
-)
-_CITED = re.compile(r"\[([^\[\]\n]{1,200})\](?!\()")
+# U+FFFD, and what ftfy's rules know for UTF-8 that was once read as another encoding.
+_DAMAGE = re.compile("\ufffd|" + BADNESS_RE.pattern, BADNESS_RE.flags)
+# Not an index (argv[2]) and not a link ([words](place)).
+_CITED = re.compile(r"(?<![\w)\]\[])\[([^\[\]\n]{1,200})\](?!\()")
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,24}\b")
 # Names that RFC 2606 and RFC 6761 keep for examples, and mailboxes that belong to a role and to no person.
 _EXAMPLE = re.compile(r"(?i)[@.](?:example|test|invalid|localhost|local)$|@(?:[\w-]+\.)*example\.(?:com|net|org)$")
@@ -33,13 +34,15 @@ _ROLE = re.compile(
 _DIGITS = re.compile(r"\d[ -]?\d[ -]?\d[ -]?\d[ -]?\d")
 _CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+# Those of the well-known families, where the model's own are not known.
+_CONTROL_TOKENS = re.compile(r"<\|[a-z0-9_]{2,40}\|>|\[/?INST\]|<</?SYS>>")
 # Phrases that address the model. From published prompt-injection collections; a hint for a reader, not a verdict.
 _INJECTION = re.compile(
-    r"(?i)\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|preceding|all|your|system)\b"
-    r"[^.\n]{0,30}\b(?:instructions?|prompts?|rules?|directions?|guidelines?)\b"
-    r"|\byou are now\b[^.\n]{0,60}\b(?:assistant|model|ai|dan|mode|unrestricted|jailbroken)\b"
-    r"|\b(?:reveal|print|repeat|show|leak|output)\b[^.\n]{0,30}\b(?:system prompt|(?:hidden|initial) instructions)\b"
-    r"|\bdo not (?:tell|inform|mention|reveal)\b[^.\n]{0,30}\b(?:the user|to the user|anyone)\b"
+    r"(?is)\b(?:ignore|disregard|forget|override)\b[^.]{0,40}\b(?:previous|prior|above|earlier|preceding|all|your|user|system)\b"
+    r"[^.]{0,30}\b(?:instructions?|prompts?|rules?|directions?|guidelines?|question)\b"
+    r"|\byou are now\b[^.]{0,60}\b(?:assistant|model|ai|dan|mode|unrestricted|jailbroken)\b"
+    r"|\b(?:reveal|print|repeat|show|leak|output)\b[^.]{0,30}\b(?:system prompt|(?:hidden|initial) instructions)\b"
+    r"|\bdo not (?:tell|inform|mention|reveal)\b[^.]{0,30}\b(?:the user|to the user|anyone)\b"
     r"|\b(?:begin|end|new) (?:system|admin|developer) (?:prompt|message|instructions?)\b"
 )
 
@@ -60,10 +63,12 @@ def _findings(sample: Sample, control_tokens: "re.Pattern[str] | None") -> Itera
             yield from _found("encoding", _DAMAGE, name, text)
         elif not text.isprintable():  # ASCII's controls but for tab and line ends
             yield from _found("control-character", _INVISIBLE, name, text)
-        if control_tokens is not None:
-            yield from _found("control-token", control_tokens, name, text)
+        yield from _found("control-token", control_tokens or _CONTROL_TOKENS, name, text)
     for document in sample.documents:
         yield from _found("injection", _INJECTION, f"document {document.id}", document.text)
+    for message in sample.messages:
+        if message["role"] == "tool":
+            yield from _found("injection", _INJECTION, "tool", message["content"])
 
 
 def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
@@ -72,7 +77,7 @@ def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
     if sample.text:
         yield "text", sample.text
     for document in sample.documents:
-        yield f"document {document.id}", document.text
+        yield f"document {document.id}", f"{document.id} {document.text}"
     for tool in sample.tools:
         yield "tool", str(tool)
     for message in sample.messages:
@@ -80,7 +85,7 @@ def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
             if message.get(key):
                 yield message["role"], message[key]
         for call in message.get("tool_calls", ()):
-            yield "tool call", str(call["function"]["arguments"])
+            yield "tool call", f"{call['function']['name']} {call['function']['arguments']}"
 
 
 def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
@@ -103,7 +108,8 @@ def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
 @cache
 def _form(name: str) -> str:
     """The shape of an id: letters, digits and what stands between them."""
-    return re.sub(r"(?:a[-_.:#/])+a", "a-a", re.sub(r"\d+", "0", re.sub(r"[A-Za-z]+\d*[A-Za-z]*", "a", name)))
+    plain = re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", name))
+    return "a-a" if re.fullmatch(r"[a0]+(?:[-_.:#/]+[a0]+)+", plain) else plain
 
 
 def _citations(sample: Sample) -> Iterator[Finding]:
@@ -120,17 +126,21 @@ def _citations(sample: Sample) -> Iterator[Finding]:
 _RULES: dict[str, tuple[str, ...]] = {
     "AWSKeyDetector": ("A3T", "ABIA", "ACCA", "AKIA", "ASIA"), "AzureStorageKeyDetector": ("AccountKey=",),
     "BasicAuthDetector": ("://",), "DiscordBotTokenDetector": (), "GitHubTokenDetector": ("gh",),
-    "GitLabTokenDetector": ("gl", "GR1348941"), "JwtTokenDetector": ("eyJ",), "MailchimpDetector": ("-us",),
+    "GitLabTokenDetector": ("gl", "GR1348941"), "MailchimpDetector": ("-us",),
     "NpmDetector": (":_authToken=",), "OpenAIDetector": ("T3BlbkFJ",), "PrivateKeyDetector": ("PRIVATE KEY", "PuTTY"),
     "PypiTokenDetector": ("pypi-",), "SendGridDetector": ("SG.",), "SlackDetector": ("xox", "hooks.slack.com"),
     "SquareOAuthDetector": ("sq0csp",), "StripeDetector": ("k_live_",), "TelegramBotTokenDetector": (":AA",),
     "TwilioKeyDetector": ("AC", "SK"),
 }  # fmt: skip
 # What a match of launch.secrets.SECRET cannot be without.
-_TOKEN_SIGNS = ("hf_", "gh", "sk-", "AKIA", "wandb_v1_", "://", "=")
+_TOKEN_SIGNS = (
+    "hf_", "gh", "github_pat_", "sk-", "AKIA", "wandb_v1_", "://", "=", "AIza", "GOCSPX", "npm_", "xapp-", "hvs.",
+    "dop_v1_", "dapi", "dckr_pat_", "nvapi-", "ATATT3", "shp", ".atlasv1.",
+)  # fmt: skip
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}")
 # What documentation writes where a secret would stand.
 _PLACEHOLDER = re.compile(
-    r"(?i)example|your|placeholder|changeme|redacted|dummy|sample|x{4,}|\*{3,}|<[^>]*>|\{[^}]*\}|\$\w|\[secret\]"
+    r"(?i)example|\byour|placeholder|changeme|redacted|dummy|\bsample\b|x{4,}|\*{3,}|<[^>]*>|\{\{?\w+\}?\}|\$\{?[a-z]{4,}\b|\[secret\]"
     r"|://[^:/\s]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|key)@"
 )
 
@@ -146,7 +156,9 @@ def _rules() -> list[tuple[str, tuple[str, ...], list["re.Pattern[str]"]]]:
         kind, plugin = plugins[name]
         patterns = list(plugin.denylist)
         rules.append((kind, literals, patterns[:1] if name == "AWSKeyDetector" else patterns))
-    return rules
+    # detect-secrets' own rule for JSON Web Tokens takes quadratic time on a long run of `eyJ`.
+    rules.append(("JSON Web Token", ("eyJ",), [_JWT]))
+    return [*rules, ("Private Key", ("ENCRYPTED PRIVATE KEY",), [re.compile("BEGIN ENCRYPTED PRIVATE KEY")])]
 
 
 def secrets(name: str, text: str) -> Iterator[Finding]:

@@ -30,6 +30,12 @@ def _message(number: int, item: Any) -> Message:
     if role not in ROLES:
         raise RowError("roles", f"message {number} has no role of {', '.join(ROLES)}")
     where, calls = f"message {number}: ", item.get("tool_calls")
+    if not calls and isinstance(item.get("function_call"), dict):  # before tool_calls there was one
+        calls = [{"function": item["function_call"]}]
+    if item.get("weight") not in (None, 1, True):
+        raise RowError(
+            "field", f"{where}`weight` {item['weight']!r} is not read: every answer is trained on; split the row"
+        )
     message: Message = {"role": role}
     if calls:
         if role != "assistant" or not isinstance(calls, list):
@@ -84,7 +90,7 @@ def from_sharegpt(row: Row) -> Content:
     if not isinstance(items, list) or not items:
         raise RowError("field", "`conversations` is missing or empty")
     messages: list[Message] = []
-    if isinstance(row.get("system"), str) and row["system"].strip():
+    if row.get("system") not in (None, "") and str(row["system"]).strip():
         messages.append({"role": "system", "content": text_of(row, "system")})
     for number, item in enumerate(items, start=1):
         speaker = _SHAREGPT.get(str(item.get("from"))) if isinstance(item, dict) else None
@@ -111,10 +117,10 @@ def _calls(where: str, value: str) -> list[dict[str, Any]]:
 def from_alpaca(row: Row) -> Content:
     more = row.get("input")
     asked = text_of(row, "instruction")
-    if isinstance(more, str) and more.strip():
+    if more not in (None, "") and not (isinstance(more, str) and not more.strip()):
         asked = f"{asked}\n{text_of(row, 'input')}"
     messages: list[Message] = []
-    if isinstance(row.get("system"), str) and row["system"].strip():
+    if row.get("system") not in (None, "") and str(row["system"]).strip():
         messages.append({"role": "system", "content": text_of(row, "system")})
     history = parsed(row, "history") or []
     if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):

@@ -46,15 +46,16 @@ class Examined:
     """A chunk of rows of one file, by column. Rows with an error have no fingerprint and no tokens."""
 
     file: str
-    lines: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    rejected: list[RawRow] = field(default_factory=list)
-    """The bad ones themselves."""
+    rejected: list[tuple[RawRow, list[Problem]]] = field(default_factory=list)
+    """The bad ones themselves, each with its errors."""
     good: list[int] = field(default_factory=list)
-    """Places in `lines` of the good rows; `names`, `exact` and `signatures` (PERMUTATIONS bytes each) are theirs."""
+    """Which of `places` are good rows. `names`, `exact`, `asked`, `signatures` (PERMUTATIONS bytes each) are theirs."""
     names: list[str] = field(default_factory=list)
     exact: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
     signatures: bytearray = field(default_factory=bytearray)
     parts: list[tuple[int, str, Tokens]] = field(default_factory=list)
     """(place, name, tokens) of what is trained on: a good row, or several parts of a long text."""
@@ -67,21 +68,24 @@ class Examiner:
         self.columns = dict(settings.columns)
 
     def chunk(self, prefix: str, rows: list[RawRow]) -> Examined:
-        """`prefix` goes before the line in the name of a row that has no id."""
+        """`prefix` goes before the line, or in an array the number, in the name of a row that has no id."""
         found = Examined(rows[0].file)
         for place, row in enumerate(rows):
-            found.lines.append(row.line)
+            found.places.append(row.place)
+            name = f"{prefix}{row.number or row.line}"
             try:
-                sample = to_sample(row.read(), row.file, row.line, self.settings.form, self.columns, prefix)
+                sample = to_sample(row.read(), row.file, row.line, self.settings.form, self.columns, name)
                 problems = self._judged(sample)
                 tokens = self._tokens(sample, found.counts)
             except RowError as error:
-                found.problems.append(Problem(error.kind, row.file, row.line, str(error), shown(row), error.column))
-                found.rejected.append(row)
+                problem = Problem(error.kind, row.file, row.line, str(error), shown(row), error.column)
+                found.problems.append(problem)
+                found.rejected.append((row, [problem]))
                 continue
             found.problems += problems
-            if any(problem.level(self.settings.accepted) == "error" for problem in problems):
-                found.rejected.append(row)
+            errors = [problem for problem in problems if problem.level(self.settings.accepted) == "error"]
+            if errors:
+                found.rejected.append((row, errors))
                 continue
             self._keep(found, place, sample, tokens)
         return found
@@ -118,6 +122,7 @@ class Examiner:
         if self.settings.content:
             mark = fingerprint(sample)
             found.exact.append(mark.exact)
+            found.asked.append(mark.asked)
             found.signatures += mark.signature
         for number, part in enumerate(tokens, start=1):
             found.parts.append((place, sample.id if len(tokens) == 1 else f"{sample.id}#{number}", part))

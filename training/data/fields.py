@@ -7,6 +7,8 @@ from typing import Any
 from training.data.problems import RowError
 
 Row = dict[str, Any]
+# The keys of a quarantined row, which holds the row itself.
+ENTRY = {"file", "line", "reasons", "row"}
 
 
 def text_of(row: Mapping[str, Any], key: str, where: str = "") -> str:

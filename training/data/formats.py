@@ -13,8 +13,9 @@ Any of them may carry an "id"; without one a row is named by its line.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from training.data.checks import cited
 from training.data.conversations import check_order, from_alpaca, from_messages, from_sharegpt
-from training.data.fields import Row, kind_of, parsed, text_of, whole
+from training.data.fields import ENTRY, Row, kind_of, parsed, text_of, whole
 from training.data.problems import RowError
 from training.data.samples import SYSTEM, Content, Document, Message, Sample
 
@@ -29,10 +30,31 @@ SIGNATURES: dict[str, tuple[str | tuple[str, ...], ...]] = {
 }
 
 
-def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, str], prefix: str = "") -> Sample:
-    """A raw row as a sample. `columns` maps muster's names to the row's own. Raises RowError."""
+def _alternatives(names: str | tuple[str, ...]) -> set[str]:
+    return set(names) if isinstance(names, tuple) else {names}
+
+
+# What a format reads beside its signature.
+_OPTIONAL = {
+    "rag": {"oracle", "oracles"}, "raft": {"oracle_context", "instruction", "answer"}, "messages": {"tools"},
+    "sharegpt": {"tools", "system"}, "alpaca": {"input", "system", "history"}, "text": set(),
+}  # fmt: skip
+# Keys that hold what somebody meant to train on: a format that would pass over one is not the certain one.
+CONTENT = {
+    *(name for signature in SIGNATURES.values() for names in signature for name in _alternatives(names)),
+    *(name for names in _OPTIONAL.values() for name in names), "prompt", "completion", "response", "chosen", "rejected",
+}  # fmt: skip
+
+
+def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, str], unnamed: str = "") -> Sample:
+    """A raw row as a sample. `columns` maps muster's names to the row's own; `unnamed` is its id if it has none.
+
+    Raises RowError.
+    """
     if not isinstance(row, dict):
         raise RowError("field", f"is {kind_of(row)}, not an object")
+    if set(row) == ENTRY and isinstance(row["row"], dict):
+        row = row["row"]
     if columns:
         row = _renamed(row, columns)
     chosen = form if form != "auto" else detect(row)
@@ -42,7 +64,7 @@ def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, s
     whole(name, "`id`")
     content = _BUILDERS[chosen](row)
     check_order(content.messages)
-    own = f"{prefix}{line}" if name is None else str(name)
+    own = (unnamed or str(line)) if name is None else str(name)
     return Sample(own, file, line, content.messages, content.documents, content.tools, content.text)
 
 
@@ -53,7 +75,14 @@ def detect(row: Row) -> str:
         form for form, signature in SIGNATURES.items() if all(present & _alternatives(names) for names in signature)
     ]
     if len(fitting) == 1:
-        return fitting[0]
+        other = sorted(present & CONTENT - _read_by(fitting[0]))
+        if not other:
+            return fitting[0]
+        raise RowError(
+            "format",
+            f"reads like {fitting[0]}, but {', '.join(map(repr, other))} would not be read: say data.format:"
+            f" {fitting[0]} to leave that out, or name the columns with data.columns",
+        )
     if fitting:
         raise RowError("format", f"can be read as {' or as '.join(fitting)}: say which with data.format")
     partial = {
@@ -69,10 +98,17 @@ def detect(row: Row) -> str:
     raise RowError("format", f"its keys are {keys}; {hint}: name its columns with data.columns, or its data.format")
 
 
+def _read_by(form: str) -> set[str]:
+    return _OPTIONAL[form].union(*(_alternatives(names) for names in SIGNATURES[form]))
+
+
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     absent = [theirs for theirs in columns.values() if theirs not in row]
     if len(absent) == len(columns):
         raise RowError("field", f"has none of the columns of data.columns ({', '.join(columns.values())})")
+    both = [ours for ours, name in columns.items() if name in row and ours in row and ours != name]
+    if both:
+        raise RowError("field", f"has both `{both[0]}` and `{columns[both[0]]}`, which data.columns maps to it")
     theirs = {name: ours for ours, name in columns.items()}
     kept = {key: value for key, value in row.items() if key not in columns or columns[key] == key}
     return {theirs.get(key, key): value for key, value in kept.items()}
@@ -81,7 +117,15 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 def _rag(row: Row) -> Content:
     question, answer = text_of(row, "question").strip(), text_of(row, "answer")
     documents = _documents(row, "contexts" if row.get("documents") is None else "documents")
+    twice = sorted({d.id for d in documents if [other.id for other in documents].count(d.id) > 1})
+    if twice:
+        raise RowError("field", f"two documents are called {twice[0]!r}: a citation could not tell them apart")
     oracles = _oracles(row, documents)
+    if oracles and not any(d.id in oracles for d in documents):
+        there, _ = cited(answer, {d.id for d in documents})
+        if there:
+            names = ", ".join(sorted(oracles))
+            raise RowError("field", f"`oracle` names {names}, none of the documents, but the answer cites {min(there)}")
     marked = tuple(Document(d.id, d.text, d.id in oracles if oracles is not None else None) for d in documents)
     return Content(messages=_asked(question, answer), documents=marked)
 
@@ -135,7 +179,8 @@ def _documents(row: Row, key: str) -> tuple[Document, ...]:
         if isinstance(item, str) and item.strip():
             documents.append(Document(str(number), text_of({"text": item}, "text", where).strip()))
         elif isinstance(item, dict):
-            text, title = text_of(item, "text", where).strip(), item.get("title")
+            key = next((key for key in ("text", "page_content", "content") if item.get(key) is not None), "text")
+            text, title = text_of(item, key, where).strip(), item.get("title")
             if title is not None and not isinstance(title, str):
                 raise RowError("field", f"{where}`title` is {kind_of(title)}; expected text")
             name = number if item.get("id") is None else item["id"]
@@ -159,10 +204,6 @@ def _oracles(row: Row, documents: tuple[Document, ...]) -> set[str] | None:
     if absent and len(absent) < len(names):
         raise RowError("field", f"`oracle` names {', '.join(absent)}, which is not among the documents")
     return names
-
-
-def _alternatives(names: str | tuple[str, ...]) -> set[str]:
-    return set(names) if isinstance(names, tuple) else {names}
 
 
 def _shown(names: str | tuple[str, ...]) -> str:

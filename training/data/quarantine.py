@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from launch.errors import HostError
-from training.data.examine import Examined
+from launch.errors import HostError, UsageError
+from training.data.fields import ENTRY
 from training.data.problems import Problem
 from training.data.sources import RawRow, rows_of
 
@@ -15,35 +15,36 @@ Reason = dict[str, str]
 class Quarantine:
     """{file, line, reasons: [{kind, message}], row} a line. Without a bad row there is no file.
 
-    `row` is the row as it was read, or its text where it could not be.
+    `row` is the row as it was read, or its text where it could not be. Mended, the file can be read as data again.
     """
 
     def __init__(self, path: Path):
+        """Raises UsageError where the file cannot be written, or would take the place of something else."""
+        if path.exists() and not _is_quarantine(path):
+            raise UsageError(f"{path}: is there and no file of quarantined rows; choose another place for these")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: rows with errors cannot be written there: no such folder")
         self.path, self.rows = path, 0
         self._file: IO[str] | None = None
         self._late: dict[str, dict[int, list[Reason]]] = {}
 
-    def add(self, chunk: Examined, errors: list[Problem]) -> None:
-        """Rows that were found bad by themselves."""
-        reasons: dict[int, list[Reason]] = {}
-        for problem in errors:
-            reasons.setdefault(problem.line, []).append(_reason(problem))
-        for row in chunk.rejected:
-            self._write(row, reasons.get(row.line, []))
+    def add(self, row: RawRow, errors: list[Problem]) -> None:
+        """A row that was found bad by itself."""
+        self._write(row, [_reason(problem) for problem in errors])
 
-    def later(self, problem: Problem) -> None:
+    def later(self, place: int, problem: Problem) -> None:
         """A row that was found bad beside others, when it had gone by: it is read once more at the end."""
-        self._late.setdefault(problem.file, {}).setdefault(problem.line, []).append(_reason(problem))
+        self._late.setdefault(problem.file, {}).setdefault(place, []).append(_reason(problem))
 
     def close(self) -> None:
-        for file, lines in self._late.items():
+        for file, places in self._late.items():
             for row in rows_of(file):
-                if row.line in lines:
-                    self._write(row, lines[row.line])
+                if row.place in places:
+                    self._write(row, places[row.place])
         if self._file is not None:
             self._file.close()
-        else:
-            self.path.unlink(missing_ok=True)  # of an earlier pass, whose rows were mended
+        elif self.path.exists():
+            self.path.unlink()  # of an earlier pass, whose rows were mended
 
     def _write(self, row: RawRow, reasons: list[Reason]) -> None:
         if self._file is None:
@@ -54,6 +55,18 @@ class Quarantine:
         entry = {"file": row.file, "line": row.line, "reasons": reasons, "row": _readable(row)}
         self._file.write(json.dumps(entry, default=str) + "\n")
         self.rows += 1
+
+
+def _is_quarantine(path: Path) -> bool:
+    """Whether a file is one of these, which may be written anew."""
+    if not path.is_file():
+        return False
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = json.loads(file.readline() or "{}")
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and set(first) == ENTRY
 
 
 def _reason(problem: Problem) -> Reason:

@@ -1,7 +1,7 @@
 """A row of documents that is too long: what may go, in order, until it fits.
 
-Distractors go first, the last ones before the first. Where no document is known to be the oracle, the longest are
-shortened instead. The question, the answer and an oracle are never touched.
+Distractors go first, the last ones before the first. Then, where no document is known to be an oracle, the longest are
+shortened. The question, the answer, and a document that it rests on or cites are never touched.
 """
 
 import math
@@ -30,38 +30,39 @@ def fit(sample: Sample, chat: Chat, max_length: int) -> Fitted:
     tokens = chat.encode(sample)
     if len(tokens.ids) <= max_length:
         return Fitted(tokens)
-    full = len(tokens.ids)
-    oracles = known_oracles(sample)
-    fitted = _without_distractors(sample, chat, max_length, oracles) if oracles is not None else None
-    if oracles is None and sample.documents:
-        fitted = _shortened(sample, chat, max_length, full)
-    if fitted is None:
-        left = [document for document in sample.documents if oracles is None or document.id in oracles]
-        if len(left) < len(sample.documents):
-            tokens = chat.encode(replace(sample, documents=tuple(left)))
-        raise RowError("too-long", _why(tokens, max_length, len(left) < len(sample.documents)))
-    return fitted
+    protected = known_oracles(sample)
+    fewer, dropped = _without_distractors(sample, chat, max_length, protected or set()) if protected is not None else (
+        sample, 0
+    )  # fmt: skip
+    left = chat.encode(fewer) if dropped else tokens
+    if dropped and len(left.ids) <= max_length:
+        return Fitted(left, dropped=dropped)
+    if not protected and sample.documents:
+        shorter = _shortened(fewer, chat, max_length, len(left.ids))
+        if shorter is not None:
+            return replace(shorter, dropped=dropped)
+    raise RowError("too-long", _why(left, max_length, bool(dropped)))
 
 
 def known_oracles(sample: Sample) -> set[str] | None:
-    """Ids of the documents that the answer rests on: those the row names, else those it cites; None when neither."""
-    if any(document.oracle is not None for document in sample.documents):
-        return {document.id for document in sample.documents if document.oracle}
+    """Ids of the documents that the answer rests on: those that the row names or it cites; None where nobody knows."""
     there, _ = cited(sample.answer, {document.id for document in sample.documents})
+    if any(document.oracle is not None for document in sample.documents):
+        return there | {document.id for document in sample.documents if document.oracle}
     return there or None
 
 
-def _without_distractors(sample: Sample, chat: Chat, max_length: int, oracles: set[str]) -> Fitted | None:
+def _without_distractors(sample: Sample, chat: Chat, max_length: int, oracles: set[str]) -> tuple[Sample, int]:
+    """The row without as many distractors as need be, but with one document at least, and how many went."""
     kept, dropped = list(sample.documents), 0
     for document in reversed(sample.documents):
-        if document.id in oracles:
+        if document.id in oracles or len(kept) == 1:
             continue
         kept.remove(document)
         dropped += 1
-        tokens = chat.encode(replace(sample, documents=tuple(kept)))
-        if len(tokens.ids) <= max_length and kept:
-            return Fitted(tokens, dropped=dropped)
-    return None
+        if len(chat.encode(replace(sample, documents=tuple(kept))).ids) <= max_length:
+            break
+    return replace(sample, documents=tuple(kept)), dropped
 
 
 def _shortened(sample: Sample, chat: Chat, max_length: int, full: int) -> Fitted | None:

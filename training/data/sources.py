@@ -19,21 +19,32 @@ from launch.errors import DataError, Mistake
 from launch.specfile import is_hub_data
 from training.data.problems import RowError
 
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+LINE_BITS = 32
 QUARANTINE = "quarantine.jsonl"  # rows that were left out of a folder are none of its rows
 BATCH = 1024  # rows of a Parquet file in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """`line` counts from 1: a line of a text file, or a row of one that has no lines. `text` is a JSON line, unread."""
+    """`line` counts from 1: a line of a text file, or a row of one that has no lines. `text` is a JSON line, unread.
+
+    `number` tells rows of one line apart. After a row that is the `last` to be read, others may have been lost.
+    """
 
     file: str
     line: int
     value: Any = None
     text: bytes | None = None
     error: RowError | None = None
+    number: int = 0
+    last: bool = False
+
+    @property
+    def place(self) -> int:
+        """Identifies the row in its file; the lower half is its line."""
+        return self.number << LINE_BITS | self.line
 
     def read(self) -> Any:
         """The row as Python values. Raises RowError."""
@@ -63,6 +74,14 @@ def files_of(source: str) -> list[str]:
     if is_hub_data(source):
         return [source]
     raise _wrong(source, "no such data file; a path in the spec starts at the spec's folder")
+
+
+def not_read(source: str) -> list[str]:
+    """The files of a folder that are no data files, or that an earlier check wrote."""
+    if not Path(source).is_dir():
+        return []
+    read = set(files_of(source))
+    return sorted(str(file) for file in Path(source).rglob("*") if not file.is_dir() and str(file) not in read)
 
 
 def rows_of(file: str) -> Iterator[RawRow]:
@@ -101,19 +120,37 @@ def _json(file: str, stream: BinaryIO) -> Iterator[RawRow]:
     """An array of rows. What starts with an object is JSON Lines under another name."""
     content = stream.read().removeprefix(b"\xef\xbb\xbf")
     if not content.lstrip().startswith(b"["):
-        yield from _json_lines(file, io.BytesIO(content))
+        yield from _objects(file, content)
         return
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        yield RawRow(file, line, error=RowError("unreadable", f"is not UTF-8 text: {error.reason}"))
+        yield RawRow(file, line, error=RowError("unreadable", f"is not UTF-8 text: {error.reason}"), last=True)
         return
     yield from _array(file, text)
 
 
+def _objects(file: str, content: bytes) -> Iterator[RawRow]:
+    """JSON Lines; but one object over several lines is told as what it is."""
+    try:
+        json.loads(content.splitlines()[0] if content.splitlines() else content)
+        one = False
+    except (ValueError, RecursionError):
+        try:
+            one = isinstance(json.loads(content), dict)
+        except (ValueError, RecursionError):
+            one = False
+    if one:
+        reason = "is one object over several lines; expected an array of rows, or JSON Lines: one object a line"
+        yield RawRow(file, 1, error=RowError("unreadable", reason), last=True)
+    else:
+        yield from _json_lines(file, io.BytesIO(content))
+
+
 def _array(file: str, text: str) -> Iterator[RawRow]:
     decoder, position, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    number = 0
 
     def skip(position: int) -> int:
         while position < len(text) and text[position] in " \t\r\n":
@@ -126,7 +163,8 @@ def _array(file: str, text: str) -> Iterator[RawRow]:
         counted = position
         try:
             value, position = decoder.raw_decode(text, position)
-            yield RawRow(file, line, value=value)
+            number += 1
+            yield RawRow(file, line, value=value, number=number)
             position, first = skip(position), False
             if text[position : position + 1] == "]":
                 break
@@ -135,16 +173,17 @@ def _array(file: str, text: str) -> Iterator[RawRow]:
             position = skip(position + 1)
         except json.JSONDecodeError as error:
             reason = RowError("unreadable", f"not JSON: {error.msg}; the rows after it are not read", error.colno)
-            yield RawRow(file, error.lineno, error=reason)
+            yield RawRow(file, error.lineno, error=reason, number=number + 1, last=True)
             return
         except (ValueError, RecursionError):
             reason = RowError("unreadable", "not JSON that can be read; the rows after it are not read")
-            yield RawRow(file, line, error=reason)
+            yield RawRow(file, line, error=reason, number=number + 1, last=True)
             return
     rest = skip(position + 1)
     if rest < len(text):
         line += text.count("\n", counted, rest)
-        yield RawRow(file, line, error=RowError("unreadable", "not JSON: something follows the array; it is not read"))
+        reason = RowError("unreadable", "not JSON: something follows the array; it is not read")
+        yield RawRow(file, line, error=reason, number=number + 1, last=True)
 
 
 def _csv(file: str, stream: BinaryIO) -> Iterator[RawRow]:
@@ -161,12 +200,17 @@ def _csv(file: str, stream: BinaryIO) -> Iterator[RawRow]:
             break
         except csv.Error as error:
             reason = f"not CSV: {error}; the rows after it are not read"
-            yield RawRow(file, line, error=RowError("unreadable", reason))
+            yield RawRow(file, line, error=RowError("unreadable", reason), last=True)
             break
         if not cells:
             continue
         if not names:
             names = cells
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                reason = f"two columns are called {twice[0]!r}: rename one; no row is read"
+                yield RawRow(file, line, error=RowError("unreadable", reason), last=True)
+                break
         elif len(cells) > len(names):
             yield RawRow(file, line, error=RowError("unreadable", "has more cells than the header has names"))
         else:
@@ -187,10 +231,10 @@ def _parquet(file: str, stream: BinaryIO) -> Iterator[RawRow]:
                 yield RawRow(file, number, value={key: value for key, value in row.items() if value is not None})
     except (pyarrow.ArrowException, ValueError, UnicodeDecodeError) as error:
         reason = f"not Parquet that can be read: {str(error).splitlines()[0]}; the rows after it are not read"
-        yield RawRow(file, number + 1, error=RowError("unreadable", reason))
+        yield RawRow(file, number + 1, error=RowError("unreadable", reason), last=True)
 
 
-_READERS = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+_READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
 
 
 def _hub(source: str) -> Iterator[RawRow]:
@@ -210,7 +254,7 @@ def _hub(source: str) -> Iterator[RawRow]:
 
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
-    compression = COMPRESSIONS.get(Path(file).suffix)
+    compression = COMPRESSIONS.get(Path(file).suffix.lower())
     if compression is None:
         with open(file, "rb") as plain:
             yield plain
@@ -227,7 +271,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
 def _form(file: str) -> str:
     """The file's format by its name without a compression's ending; empty for what is not read."""
     path = Path(file)
-    name = path.stem if path.suffix in COMPRESSIONS else path.name
+    name = path.stem if path.suffix.lower() in COMPRESSIONS else path.name
     suffix = Path(name).suffix.lower()
     return suffix if suffix in FORMATS else ""
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from training.data.duplicates import PERMUTATIONS, Fingerprints, repeated
 from training.data.examine import CHUNK, Examined, Settings, examine
 from training.data.problems import Level, Problem
 from training.data.quarantine import Quarantine
-from training.data.sources import RawRow, files_of, rows_of
+from training.data.sources import LINE_BITS, RawRow, files_of, not_read, rows_of
 
 Split = Literal["train", "eval"]
 # A source can be wrong in every row; so many are kept for a message, the rest are counted.
@@ -28,24 +29,28 @@ SHOWN = 20
 
 @dataclass
 class Report:
-    """What became of the rows. `kinds` counts problems, `bad` holds the lines with an error of each split's files."""
+    """What became of the rows. `kinds` counts problems, `bad` holds the places with an error of each split's files.
+
+    `unread` files broke off: nobody knows how many rows they have.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     bad: dict[tuple[Split, str], "array[int]"] = field(default_factory=dict)
     errors: int = 0
+    unread: int = 0
     first_errors: list[Problem] = field(default_factory=list)
 
     @property
     def warnings(self) -> int:
         return self.kinds.total() - self.errors
 
-    def is_bad(self, split: Split, file: str, line: int) -> None:
-        self.bad.setdefault((split, file), array("q")).append(line)
+    def is_bad(self, split: Split, file: str, place: int) -> None:
+        self.bad.setdefault((split, file), array("q")).append(place)
 
     def bad_rows(self, split: Split) -> int:
-        return sum(len(set(lines)) for (other, _), lines in self.bad.items() if other == split)
+        return sum(len(set(places)) for (other, _), places in self.bad.items() if other == split)
 
 
 def _ignore(*found: object) -> None:
@@ -80,7 +85,9 @@ class Survey:
     def run(self) -> Report:
         for split, source in self.sources.items():
             before = self.report.rows[split]
-            self.report.counts[split] = Counter()
+            skipped = not_read(source)
+            named = ", ".join(Path(file).name for file in skipped[:3])
+            self.report.counts[split] = Counter({f"files of the folder that are not read ({named})": len(skipped)})
             for chunk in examine(_chunks(source), self.settings, self.processes):
                 self._take(split, chunk)
             if self.report.rows[split] == before:
@@ -92,21 +99,23 @@ class Survey:
         return self.report
 
     def _take(self, split: Split, chunk: Examined) -> None:
-        self.report.rows[split] += len(chunk.lines)
+        self.report.rows[split] += len(chunk.places)
         self.report.counts[split] += chunk.counts
         for problem in chunk.problems:
             self._tell(problem)
-        for row in chunk.rejected:
-            self.report.is_bad(split, row.file, row.line)
-        if self.quarantine is not None and chunk.rejected:
-            self.quarantine.add(chunk, [p for p in chunk.problems if p.level(self.settings.accepted) == "error"])
-        lines = np.array([chunk.lines[place] for place in chunk.good], dtype=np.int64)
-        self._places.append((split, chunk.file, lines))
-        self._starts.append(self._starts[-1] + len(lines))
+        for row, errors in chunk.rejected:
+            self.report.is_bad(split, row.file, row.place)
+            self.report.unread += row.last
+            if self.quarantine is not None:
+                self.quarantine.add(row, errors)
+        places = np.array([chunk.places[place] for place in chunk.good], dtype=np.int64)
+        self._places.append((split, chunk.file, places))
+        self._starts.append(self._starts[-1] + len(places))
         self._names.append(np.array([hash((split, name)) & (2**64 - 1) for name in chunk.names], dtype=np.uint64))
         if self.settings.content:
             signatures = np.frombuffer(bytes(chunk.signatures), dtype=np.uint8).reshape(-1, PERMUTATIONS)
-            self._marks.add(np.array(chunk.exact, dtype=np.uint64), signatures)
+            asked = np.array(chunk.asked, dtype=np.uint64)
+            self._marks.add(np.array(chunk.exact, dtype=np.uint64), asked, signatures)
         self.kept(split, chunk)
 
     def _tell(self, problem: Problem) -> None:
@@ -122,37 +131,47 @@ class Survey:
         """Ids must be unique: the ledger counts samples by them."""
         names = np.concatenate(self._names) if self._names else np.array([], dtype=np.uint64)
         for row, earlier in repeated(names):
-            (split, file, line), (_, other, first) = self._place(row), self._place(earlier)
-            where = f"line {first}" if other == file else f"{other}:{first}"
-            self._late("duplicate-id", split, file, line, f"its id is also that of {where}; ids must be unique")
+            _, other, first = self._place(earlier)
+            where = f"line {line_of(first)}" if other == self._place(row)[1] else f"{other}:{line_of(first)}"
+            self._late("duplicate-id", row, f"its id is also that of {where}; ids must be unique")
 
     def _duplicates(self) -> None:
         if not self.settings.content:
             return
+        leaked: set[int] = set()
         for exact, pairs in ((True, self._marks.exact()), (False, self._marks.near())):
+            words = "the same question and answer as" if exact else "almost the same words as"
             for row, earlier in pairs:
-                (split, file, line), (other, before, first) = self._place(row), self._place(earlier)
-                where = f"{before}:{first}"
+                split, (other, before, first) = self._place(row)[0], self._place(earlier)
+                where = f"{before}:{line_of(first)}"
                 if split != other:
-                    words = "the same question and answer as" if exact else "almost the same words as"
-                    self._late("leakage", split, file, line, f"{words} {where}, which is trained on")
-                elif exact:
-                    self._late("exact-duplicate", split, file, line, f"the same question and answer as {where}")
+                    leaked.add(row)
+                    self._late("leakage", row, f"{words} {where}, which is trained on")
                 else:
-                    self._late("near-duplicate", split, file, line, f"almost the same words as {where}")
+                    self._late("exact-duplicate" if exact else "near-duplicate", row, f"{words} {where}")
+        for row, earlier in self._marks.questions():
+            split, (other, before, first) = self._place(row)[0], self._place(earlier)
+            if split != other and row not in leaked:
+                where = f"{before}:{line_of(first)}"
+                self._late("leakage", row, f"the same question as {where}, which is trained on with another answer")
 
-    def _late(self, kind: str, split: Split, file: str, line: int, message: str) -> None:
-        problem = Problem(kind, file, line, message)
+    def _late(self, kind: str, row: int, message: str) -> None:
+        split, file, place = self._place(row)
+        problem = Problem(kind, file, line_of(place), message)
         self._tell(problem)
         if problem.level(self.settings.accepted) == "error":
-            self.report.is_bad(split, file, line)
+            self.report.is_bad(split, file, place)
             if self.quarantine is not None:
-                self.quarantine.later(problem)
+                self.quarantine.later(place, problem)
 
     def _place(self, row: int) -> tuple[Split, str, int]:
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        split, file, lines = self._places[chunk]
-        return split, file, int(lines[row - self._starts[chunk]])
+        split, file, places = self._places[chunk]
+        return split, file, int(places[row - self._starts[chunk]])
+
+
+def line_of(place: int) -> int:
+    return place & (1 << LINE_BITS) - 1
 
 
 def _chunks(source: str) -> Iterator[tuple[str, list[RawRow]]]:

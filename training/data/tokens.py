@@ -173,7 +173,7 @@ def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]
             sources(data), how, kept=lambda split, chunk: writers[split].add(chunk),
             quarantine=Quarantine(temporary / "quarantine.jsonl"),
         ).run()  # fmt: skip
-        if data.on_bad_row == "fail":
+        if data.on_bad_row == "fail" or report.unread:  # how many rows a broken file has lost, nobody could count
             refuse(report)
         for split, writer in writers.items():
             if not writer.finish(report, split, data):
@@ -208,8 +208,8 @@ class _Writer:
         self._file.write_batch(
             pa.record_batch([names, _lists([part.ids for part in parts]), _lists(spans)], schema=SCHEMA)
         )
-        lines = np.array([chunk.lines[place] for place, _, _ in chunk.parts], dtype=np.int64)
-        self._places.append((chunk.file, lines))
+        places = np.array([chunk.places[place] for place, _, _ in chunk.parts], dtype=np.int64)
+        self._places.append((chunk.file, places))
         self._lengths.append(np.array([len(part.ids) for part in parts], dtype=np.int32))
         self._trainable.append(np.array([part.trainable for part in parts], dtype=np.int32))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launch.errors import DataError, HostError, MusterError
+from launch.errors import DataError, HostError, MusterError, UsageError
 from tests.conftest import command, read_rows
 from tests.training.chat_templates import tokenizer_of
 from tests.training.data_files import written
@@ -268,3 +268,11 @@ def test_each_line_is_one_row(folder: Path) -> None:
     assert [json.loads(line)["id"] for line in text.split("\n")[:-1]] == [
         row["id"] for row in read_rows(folder / "train.jsonl")
     ]
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "docs/rows.jsonl"])
+def test_what_is_read_is_never_written_over(name: str, folder: Path) -> None:
+    before = (folder / "questions.jsonl").read_text()
+    with pytest.raises(UsageError):
+        build_files(folder / "docs", str(folder / "questions.jsonl"), Recipe(), folder / name, None, 0.1, False, 300)
+    assert (folder / "questions.jsonl").read_text() == before

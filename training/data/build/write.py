@@ -35,7 +35,7 @@ def build_files(
 
     Raises DataError for documents or questions that cannot be used, HostError where a file cannot be written.
     """
-    _check_places(documents, out, eval_out)
+    _check_places(documents, questions, out, eval_out)
     passages, counts = read_passages(str(documents), passage_words)
     counts["passages"] = len(passages)
     leaking = sum(any(secrets(passage.id, passage.text)) for passage in passages)
@@ -59,10 +59,13 @@ def build_files(
     return +counts
 
 
-def _check_places(documents: Path, out: Path | None, eval_out: Path | None) -> None:
+def _check_places(documents: Path, questions: str | None, out: Path | None, eval_out: Path | None) -> None:
     if out is not None and eval_out is not None and out.resolve() == eval_out.resolve():
         raise UsageError(f"--eval-out {eval_out}: is --out too; the rows of one would overwrite the other's")
+    inputs = {documents.resolve(), *([Path(questions).resolve()] if questions else [])}
     for path in (out, eval_out):
+        if path is not None and path.resolve() in inputs:
+            raise UsageError(f"{path}: is what is read; choose another place for the rows")
         if path is not None and documents.is_dir() and path.resolve().is_relative_to(documents.resolve()):
             raise UsageError(f"{path}: is inside {documents}, and the next build would read it as documents")
 
