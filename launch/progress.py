@@ -96,5 +96,6 @@ def data_line(name: str, data: dict[str, Any]) -> str:
     done = [f"{count:,} {what}" for what, count in data["counts"].items()]
     if data["quarantined_rows"]:
         done.append(f"{data['quarantined_rows']:,} rows left out (see tokens/*/quarantine.jsonl)")
-    tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them trained on"
+    use = "trained on" if name == "data" else "judged"
+    tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them {use}"
     return "; ".join([f"{name}: {data['rows']:,} rows, {tokens}", *done])
