@@ -1,4 +1,4 @@
-"""The commands. The only place that writes to stdout and exits; everything slow is imported inside a command."""
+"""The commands. They alone print and exit; everything slow is imported inside a command."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from launch.data_cli import app as data_app
 from launch.errors import ExitCode, MusterError, PreflightError, UsageError
-from launch.terminal import as_error, print_json, say
+from launch.terminal import as_error, print_json, say, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +103,8 @@ def run(
     overrides: Overrides = [],
     run_dir: RunDirectory = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, the rendered files and the command, and run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check, print the plan, the rendered files and the command, and run nothing."),
     ] = False,
     resume: Annotated[
         str,
@@ -139,7 +140,7 @@ def run(
     else:
         _check_data(resolved, spec)
         _check_and_train(resolved, place, resume, screen)
-    print(place.adapter)
+    show(str(place.adapter))
 
 
 @app.command()
@@ -237,11 +238,14 @@ def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
 
 
 def _dry_run(resolved: "Plan", place: "RunDir", resume: str) -> None:
+    """Raises PreflightError, after the document, for what would stop the run."""
+    from launch.preflight import require
     from launch.render import launch_argv, rendered
 
     files = rendered(resolved, place.deepspeed)
     argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
     print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
+    require(_checks(resolved, place))
 
 
 def main() -> None:
@@ -251,6 +255,12 @@ def main() -> None:
     except MusterError as error:
         say(as_error(str(error)))
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that vanished: the machine's, not ours
+        from launch.diagnose import classify
+
+        code, text = classify(error)
+        say(as_error(text))
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ Model = Annotated[
     str | None,
     typer.Option("--model", metavar="VARIANT", help="Whose tokenizer measures the rows of PATH.", show_default=False),
 ]
-MaxLength = Annotated[int, typer.Option("--max-length", min=2, help="Tokens of a sequence, with PATH.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option("--max-length", min=2, help="Tokens of a sequence, with PATH.  [default: 4096]", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -46,7 +49,7 @@ def validate(
     evaluation: Eval = None,
     form: Form = "auto",
     model: Model = None,
-    max_length: MaxLength = 4096,
+    max_length: MaxLength = None,
     accept: Annotated[
         list[str], typer.Option(metavar="KIND", help="An error to be only a warning.", show_default=False)
     ] = [],
@@ -58,9 +61,13 @@ def validate(
     """Check every row and tell every problem: where, which kind, what."""
     data, chat = _data(source, overrides, evaluation, form, model, max_length, accept)
     from training.data.quarantine import Quarantine
+    from training.data.sources import files_of
     from training.data.survey import Survey
     from training.data.tokens import settings, sources
 
+    read = {Path(file).resolve() for path in sources(data).values() for file in files_of(path)}
+    if quarantine.resolve() in read:
+        raise UsageError(f"{quarantine}: is what is read; choose another place for its bad rows with --quarantine")
     teller = _JsonTeller() if as_json else _Teller()
     kept = Quarantine(quarantine)
     try:
@@ -80,7 +87,7 @@ def stats(
     evaluation: Eval = None,
     form: Form = "auto",
     model: Model = None,
-    max_length: MaxLength = 4096,
+    max_length: MaxLength = None,
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the lengths into this .png, .svg or .pdf.", show_default=False),
@@ -152,7 +159,7 @@ def build(
 
 
 def _data(
-    source: str, overrides: list[str], evaluation: str | None, form: str, model: str | None, max_length: int,
+    source: str, overrides: list[str], evaluation: str | None, form: str, model: str | None, max_length: int | None,
     accept: list[str], required: bool = False,
 ) -> "tuple[DataSpec, ChatFiles | None]":  # fmt: skip
     """The data section to work by, and the tokenizer that measures the rows, where there is one."""
@@ -161,7 +168,8 @@ def _data(
 
     if Path(source).suffix in SPEC_ENDINGS:
         spec = read_spec(source, overrides)
-        given = {"--eval": evaluation, "--model": model, "--format": form if form != "auto" else None}
+        chosen = form if form != "auto" else None
+        given = {"--eval": evaluation, "--model": model, "--format": chosen, "--max-length": max_length}
         unread = [name for name, value in given.items() if value]
         if unread:
             raise UsageError(f"{', '.join(unread)}: the spec says it; override it with -s")
@@ -173,7 +181,8 @@ def _data(
     if form not in allowed:
         raise UsageError(f"--format {form}: allowed: {', '.join(allowed)}")
     data = DataSpec.model_construct(
-        train=source, eval=evaluation, format=cast(Any, form), columns={}, max_length=max_length, packing=True,
+        train=source, eval=evaluation, format=cast(Any, form), columns={}, packing=True,
+        max_length=max_length or DataSpec.model_fields["max_length"].default,
         on_bad_row="fail", accept=_accepted(accept),
     )  # fmt: skip
     return data, _chat(model, required) if model else None

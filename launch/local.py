@@ -45,7 +45,8 @@ def run_attempt(plan: Plan, run: RunDir, resume: str, console: Console) -> tuple
     launcher, writer = _start(argv, attempt.launcher_log)
     with _Stopper(run, launcher, console) as stopper, Follower(run, console) as follower:
         while launcher.poll() is None:
-            follower.look()
+            with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
+                follower.look()
             time.sleep(LOOK_SECONDS)
     writer.wait()
     told = {row["event"] for row in rows(run.events) if row["time"] >= began}
@@ -120,8 +121,10 @@ class _Stopper:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             self.killed = True
-            os.killpg(self.launcher.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.launcher.pid, signal.SIGKILL)
             return
         self.asked = True
         self.run.stop.touch()
-        self.console.print("stopping: the run saves a checkpoint at the next step and ends; once more to kill it")
+        with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
+            self.console.print("stopping: the run saves a checkpoint at the next step and ends; once more to kill it")

@@ -8,6 +8,7 @@ import yaml
 
 from launch.errors import Mistake, SpecError, UsageError
 from launch.spec import Path
+from launch.wording import first_line
 
 # (origin, line, column) as in errors.Mistake: line and column count from 1, and 0 means that the place is not known.
 Place = tuple[str, int, int]
@@ -101,7 +102,7 @@ def _not_yaml(error: yaml.YAMLError, origin: str) -> Mistake:
     parts = [getattr(error, "context", None), getattr(error, "problem", None)]
     # "but found another document" is half a sentence; "while parsing a flow sequence" adds nothing.
     parts = parts if str(parts[1]).startswith("but ") else parts[1:]
-    problem = ", ".join(part for part in parts if part) or str(error).splitlines()[0]
+    problem = ", ".join(part for part in parts if part) or first_line(error)
     return Mistake(origin, line, column, f"not YAML: {problem}")
 
 

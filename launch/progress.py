@@ -1,5 +1,6 @@
 """Follows a run directory while its workers train: a bar on a terminal, a line per logged step elsewhere."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -54,9 +55,10 @@ class Follower:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.look()
-        self.bar.update(self.task, refresh=True)
-        self.bar.__exit__(None, None, None)
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            self.look()
+            self.bar.update(self.task, refresh=True)
+            self.bar.__exit__(None, None, None)
 
     def look(self) -> None:
         for row in self.events.rows():

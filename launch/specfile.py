@@ -19,7 +19,7 @@ from launch.located import Located, locate
 from launch.spec import Path, RunSpec, contradictions
 
 # Of data files, also when compressed. What ends otherwise and has the form owner/name is a data set of the hub.
-DATA_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
+DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
 @dataclass
@@ -34,10 +34,11 @@ class Draft:
     def placed(self, problems: list[tuple[Path, str]]) -> list[Mistake]:
         """Problems with their places, but for those about a dropped value: they would be about its default."""
         hidden = {".".join(path) for path in self.dropped}
+        names = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?![\w.])" for name in hidden) or "(?!)")
         return [
             Mistake(*self.located.at(path), message)
             for path, message in problems
-            if ".".join(path) not in hidden and not any(name in message for name in hidden)
+            if ".".join(path) not in hidden and not names.search(message)
         ]
 
 
@@ -107,7 +108,7 @@ def _is_there(source: str) -> bool:
 def is_hub_data(source: str) -> bool:
     """Whether a data source names a data set of the hub: `owner/name` or `owner/name:split`, and no file."""
     name = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w.-]+)?", source)
-    return bool(name) and not source.endswith(DATA_ENDINGS) and not os.path.exists(source)
+    return bool(name) and not source.lower().endswith(DATA_ENDINGS) and not os.path.exists(source)
 
 
 def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake]]:

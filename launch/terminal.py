@@ -1,5 +1,6 @@
 """Plain text for people and programs: data to stdout, everything else to stderr."""
 
+import contextlib
 import json
 import os
 import sys
@@ -27,4 +28,5 @@ def say(*lines: str) -> None:
     """To stderr, unwrapped: paths and commands must survive a copy and paste."""
     from launch.redact import redact
 
-    print(redact("\n".join(lines)), file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        print(redact("\n".join(lines)), file=sys.stderr)

@@ -8,6 +8,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its type's name where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def amount(count: int) -> str:
     """Bytes: GiB, or MiB below one."""
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"

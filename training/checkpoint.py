@@ -137,7 +137,7 @@ def set_aside_newer(run: RunDir, chosen: Path | None) -> None:
     They are damaged, or of steps that will be trained again; counted among the newest they would push out good ones.
     """
     for path in run.complete_checkpoints():
-        if chosen is not None and path.name <= chosen.name:
+        if chosen is not None and int(path.name.split("-")[1]) <= int(chosen.name.split("-")[1]):
             break
         target = path.with_name(f"{path.name}.set-aside")
         shutil.rmtree(target, ignore_errors=True)

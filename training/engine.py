@@ -17,7 +17,6 @@ from launch.discover import cpu_count
 from launch.errors import CommunicationError, PlanMismatch, UsageError
 from launch.plan import Plan, differences
 from launch.spec import Strategy
-from training.states import innermost
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -204,6 +203,8 @@ def verify(plan: Plan, trainer: Any) -> dict[str, Any]:
 
 def optimizer_name(optimizer: Any) -> str:
     """The innermost optimizer in the spec's words."""
+    from training.states import innermost  # imports torch, which a wrong command line need not wait for
+
     optimizer = innermost(optimizer)
     if type(optimizer).__module__.startswith("bitsandbytes"):
         return (

@@ -12,6 +12,7 @@ from launch.errors import UsageError
 from launch.model_files import hub_name
 from launch.plan import Plan
 from launch.spec import LoraSpec
+from launch.wording import first_line
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -46,9 +47,7 @@ def load_base(plan: Plan) -> Any:
             **options,
         )
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"model.variant {variant}: the model could not be loaded: {str(error).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"model.variant {variant}: the model could not be loaded: {first_line(error)}") from error
 
 
 def _quantization(plan: Plan) -> BitsAndBytesConfig:

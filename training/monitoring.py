@@ -24,8 +24,8 @@ from training.data.tokens import Sequences
 
 
 class Recorder(TrainerCallback):
-    """Writes metrics.jsonl, samples.jsonl and events.jsonl on rank 0, and carries out a stop that the ranks"
-    " agree on."""
+    """Writes metrics.jsonl, samples.jsonl and events.jsonl on rank 0, and carries out a stop that
+    the ranks agree on."""
 
     def __init__(self, plan: Plan, run: RunDir, control: Control, train: Sequences, steps_per_epoch: int):
         self.plan, self.run, self.ranks, self.train = plan, run, control, train

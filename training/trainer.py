@@ -17,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from launch.errors import UsageError
 from launch.plan import Plan
 from launch.rundir import RunDir
+from launch.wording import first_line
 from training import checkpoint
 from training.control import Control
 from training.data.collate import Collator
@@ -89,7 +90,7 @@ def training_arguments(
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         if not training.extra:
             raise
-        raise UsageError(f"training.extra: transformers refuses it: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"training.extra: transformers refuses it: {first_line(error)}") from error
     return arguments
 
 

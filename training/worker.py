@@ -42,10 +42,11 @@ class Worker:
 
     def say(self, text: str) -> None:
         """To rank 0's terminal. Until there is a log, the first rank of every other node speaks as well."""
-        if self.rank == 0:
-            print(redact(text), file=self.console, flush=True)
-        elif self.local_rank == 0 and self.attempt is None:
-            print(redact(f"rank {self.rank}: {text}"), file=self.console, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that was closed ends nobody's training
+            if self.rank == 0:
+                print(redact(text), file=self.console, flush=True)
+            elif self.local_rank == 0 and self.attempt is None:
+                print(redact(f"rank {self.rank}: {text}"), file=self.console, flush=True)
 
     def begin(self, attempt: Attempt) -> None:
         """From here on everything goes to the attempt's log of this rank."""
@@ -98,8 +99,11 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from training.train import load_data, train
 
+    # `never` is for another run: rank 0 moves the finished one aside, perhaps a moment after we look.
+    done = arguments.resume != "never" and finished(run)
+    _lock = hold(run) if place.rank == 0 else None  # kept until this process ends
     # Before the process group: while rank 0 tokenises, the others wait on the file system, where nothing times out.
-    data = load_data(plan, run, writer=place.rank == 0) if not finished(run) else None
+    data = None if done else load_data(plan, run, writer=place.rank == 0)
     connect(plan, place)
     from training.control import Control
 
@@ -109,7 +113,6 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     attempt = run.attempt(number)
     if worker.attempt is None:
         worker.begin(attempt)
-    lock = hold(run) if place.rank == 0 else None
     if place.rank == 0 and arguments.attempt is None:
         write_json(attempt.plan, plan.model_dump(mode="json"))
     if data is None:
@@ -123,8 +126,6 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     )
     train(plan, run, control, data, number, arguments.resume, deepspeed)
     worker.say(f"done: {run.adapter}")
-    if lock:
-        lock.close()
 
 
 def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tuple[Plan, RunDir]:

@@ -339,6 +339,14 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tiny: Path, capsys: pytest.
     assert done.err == f"error: {tiny}/train.jsonl:1:1: is a list, not an object [field]\n"
 
 
+def test_a_dry_run_ends_as_the_run_would_where_a_check_fails(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "base/tokenizer.json").unlink()
+    done = call(capsys, "run", "tiny.yaml", "--dry-run")
+    assert done.code == 3
+    assert json.loads(done.out)["plan"]["name"] == "tiny"
+    assert "model-files: " in done.err
+
+
 @pytest.mark.parametrize("argv", [("run",), ("run", "--dry-run"), ("preflight",)], ids=" ".join)
 def test_missing_data_is_named_where_the_spec_names_it(
     argv: tuple[str, ...], tiny: Path, capsys: pytest.CaptureFixture[str]

@@ -263,16 +263,28 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
             assert (code, process.stderr.read()) == (5, b"")
 
 
-def test_quarantine_takes_the_place_of_nothing_else(folder: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("name", ["rows.jsonl", "notes.md"])
+def test_quarantine_takes_the_place_of_nothing_else(name: str, folder: Path, capsys: Any) -> None:
     """Least of all of the rows themselves."""
-    before = (folder / "rows.jsonl").read_text()
-    done = call(capsys, "rows.jsonl", "--quarantine", "rows.jsonl")
+    (folder / "notes.md").write_text("mine")
+    before = (folder / name).read_text()
+    done = call(capsys, "rows.jsonl", "--quarantine", name)
     assert (done.code, done.out) == (2, "")
-    assert done.err == ("error: rows.jsonl: is there and no file of quarantined rows; choose another place for these\n")
-    assert (folder / "rows.jsonl").read_text() == before
+    assert done.err.startswith(f"error: {name}: is ")
+    assert (folder / name).read_text() == before
 
 
 def test_quarantined_rows_are_rows_that_can_be_read(folder: Path, capsys: Any) -> None:
     call(capsys, "rows.jsonl")
     done = call(capsys, "quarantine.jsonl", "--quarantine", "still.jsonl")
     assert "its keys are" not in done.out
+
+
+def test_the_mended_file_of_quarantined_rows_is_not_written_over(folder: Path, capsys: Any) -> None:
+    call(capsys, "rows.jsonl")
+    mended = (folder / "quarantine.jsonl").read_text()
+    done = call(capsys, "quarantine.jsonl")
+    assert (done.code, done.err) == (
+        2, "error: quarantine.jsonl: is what is read; choose another place for its bad rows with --quarantine\n"
+    )  # fmt: skip
+    assert (folder / "quarantine.jsonl").read_text() == mended

@@ -607,3 +607,9 @@ def test_what_is_learnt_makes_it_another() -> None:
     assert {key for key in here if here[key] != there[key]} == {"training.seed", "lora.rank"}
     assert (there["training.seed"], there["lora.rank"]) == (1, 4)
     assert here["data.train"] == "/data/train.jsonl"
+
+
+def test_a_dropped_key_hides_no_mistake_whose_words_hold_its_letters() -> None:
+    found = mistake("e: 1", "training: {max_steps: 5, epochs: 2}")
+    assert "e: unknown key" in found
+    assert "training.epochs: nothing reads this" in found

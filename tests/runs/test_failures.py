@@ -1,17 +1,20 @@
 """Faults, injected: each ends with its exit code, its reason, and nothing lost."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Workspace, accelerate_launch, command, kill_when, muster, read_rows
+from tests.conftest import ROOT, Workspace, accelerate_launch, command, environment, kill_when, muster, read_rows
 
 TOKEN = "hf_" + "Q7" * 17
 KEY = "0123456789abcdef" * 2 + "wxyzwxyz"
@@ -508,3 +511,30 @@ def test_qlora_with_the_recipe_s_optimizer(workspace: Workspace) -> None:
     assert done.code == 0, done.err
     evaluations = [row["eval_loss"] for row in read_rows(workspace.root / "nf4/metrics.jsonl") if "eval_loss" in row]
     assert evaluations[-1] < evaluations[0]
+
+
+def test_a_terminal_that_is_really_closed_ends_no_run_without_a_checkpoint(workspace: Workspace) -> None:
+    """Nothing can be written to it any more, by muster or by its progress bar."""
+    run, spec = workspace.root / "closed", workspace.spec(training={"epochs": 200.0})
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", "run", spec, "--run-dir", run], cwd=ROOT, env=environment(),
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    threading.Thread(target=drain, args=(ours,), daemon=True).start()
+    deadline = time.monotonic() + 100
+    while not (run / "samples.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 75
+    assert list((run / "checkpoints").glob("step-*"))
+
+
+def drain(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass

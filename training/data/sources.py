@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from launch.errors import DataError, Mistake
-from launch.specfile import is_hub_data
+from launch.specfile import DATA_ENDINGS, is_hub_data
+from launch.wording import first_line
 from training.data.problems import RowError
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+FORMATS = tuple(ending for ending in DATA_ENDINGS if ending not in COMPRESSIONS)
 LINE_BITS = 32
 QUARANTINE = "quarantine.jsonl"  # rows that were left out of a folder are none of its rows
 BATCH = 1024  # rows of a Parquet file in memory at a time
@@ -230,25 +231,29 @@ def _parquet(file: str, stream: BinaryIO) -> Iterator[RawRow]:
                 number += 1
                 yield RawRow(file, number, value={key: value for key, value in row.items() if value is not None})
     except (pyarrow.ArrowException, ValueError, UnicodeDecodeError) as error:
-        reason = f"not Parquet that can be read: {str(error).splitlines()[0]}; the rows after it are not read"
+        reason = f"not Parquet that can be read: {first_line(error)}; the rows after it are not read"
         yield RawRow(file, number + 1, error=RowError("unreadable", reason), last=True)
 
 
 _READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
 
 
-def _hub(source: str) -> Iterator[RawRow]:
+def hub_rows(source: str) -> Any:
+    """The datasets.Dataset of a hub id. Raises DataError when it cannot be loaded."""
     import datasets
 
     name, _, split = source.partition(":")
     try:
-        rows = datasets.load_dataset(name, split=split or "train")
+        return datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # noqa: BLE001 - the hub's client raises whatever its transports raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise _wrong(
             source, f"is no file here, and the hub's data set {name} cannot be loaded: {type(error).__name__}: {reason}"
         ) from None
-    for number, row in enumerate(rows, start=1):
+
+
+def _hub(source: str) -> Iterator[RawRow]:
+    for number, row in enumerate(hub_rows(source), start=1):
         yield RawRow(source, number, value={key: value for key, value in row.items() if value is not None})
 
 

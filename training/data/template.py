@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from launch.errors import UsageError
+from launch.wording import first_line
 from training.data.encoder import Encoder
 from training.data.problems import RowError
 from training.data.samples import Message, Sample
@@ -155,7 +156,7 @@ class Chat:
                 add_generation_prompt=cue, **dict(self.files.special_tokens),
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - a template raises whatever its author chose
-            raise RowError("roles", f"the model's chat template refuses it: {str(error).splitlines()[0]}") from None
+            raise RowError("roles", f"the model's chat template refuses it: {first_line(error)}") from None
         return str(rendered[0][0])
 
     def _generation_cue(self) -> str:
@@ -251,9 +252,7 @@ def load_tokenizer(variant: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"model.variant {variant}: no tokenizer could be loaded: {str(error).splitlines()[0]}"
-        ) from None
+        raise UsageError(f"model.variant {variant}: no tokenizer could be loaded: {first_line(error)}") from None
     if not tokenizer.chat_template:
         raise UsageError(
             f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant"

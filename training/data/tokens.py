@@ -28,14 +28,14 @@ from training.data.examine import Examined, Settings
 from training.data.labels import IGNORED
 from training.data.packing import Packs, one_each, pack
 from training.data.quarantine import Quarantine
-from training.data.sources import files_of
+from training.data.sources import files_of, hub_rows
 from training.data.survey import Report, Split, Survey, mistakes, refuse
 from training.data.template import ChatFiles
 
 SCHEMA = pa.schema([("name", pa.string()), ("input_ids", pa.list_(pa.int32())), ("spans", pa.list_(pa.int32()))])
 WAIT_SECONDS = 3600.0
 # Changes when the same rows give other tokens: caches of an older muster are then made anew.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def fingerprint(source: str, data: DataSpec, chat: ChatFiles) -> str:
     """Hex digest of the files' bytes, the tokenizer with its template, and the settings. Raises DataError."""
     digest = hashlib.sha256()
     for file in files_of(source):
+        # The ending says how a file is read, its name and where it begins what rows without an id are called.
+        digest.update(json.dumps([os.path.relpath(file, source), Path(file).suffixes]).encode())
         for block in _blocks(file):
             digest.update(block)
     kept = data.model_dump(include={"format", "columns", "max_length", "packing", "on_bad_row", "accept"})
@@ -155,10 +157,7 @@ def fingerprint(source: str, data: DataSpec, chat: ChatFiles) -> str:
 
 def _blocks(file: str) -> Iterator[bytes]:
     if is_hub_data(file):
-        import datasets
-
-        name, _, split = file.partition(":")
-        yield f"{file} {datasets.load_dataset(name, split=split or 'train')._fingerprint}".encode()
+        yield f"{file} {hub_rows(file)._fingerprint}".encode()
         return
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):
