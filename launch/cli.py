@@ -104,7 +104,7 @@ def run(
     run_dir: RunDirectory = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check, print the plan, the rendered files and the command, and run nothing."),
+        typer.Option("--dry-run", help="Check; print the plan, the rendered files and the command; run nothing."),
     ] = False,
     resume: Annotated[
         str,
