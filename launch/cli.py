@@ -8,7 +8,7 @@ import typer
 
 from launch.data_cli import app as data_app
 from launch.errors import ExitCode, MusterError, PreflightError, UsageError
-from launch.terminal import as_error, print_json, say, show
+from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -261,6 +261,8 @@ def main() -> None:
         code, text = classify(error)
         say(as_error(text))
         sys.exit(code)
+    finally:
+        flush()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,15 @@ def as_error(message: str) -> str:
     return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in message.splitlines())
 
 
+def flush() -> None:
+    """What is still buffered, to a reader that may be gone: Python would end with 120 in place of our exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def say(*lines: str) -> None:
     """To stderr, unwrapped: paths and commands must survive a copy and paste."""
     from launch.redact import redact
