@@ -1,13 +1,18 @@
 """Specs, plans and model folders as values: no torch, no process."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from launch import cli
 from launch.architecture import VARIANTS, Architecture
 from launch.hardware import Topology, parse_gpus
 from launch.plan import Plan, resolve
 from launch.spec import RunSpec
+from tests.conftest import Finished
 
 CPU = Topology(
     nodes=1, devices_per_node=1, device="cpu", device_name="CPU process", memory_bytes=64 * 1024**3, bf16=False
@@ -62,3 +67,16 @@ def weights(size: int = 4) -> bytes:
     entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
     header = json.dumps({"__metadata__": {"format": "pt"}, "a": entry}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+def in_process(capsys: pytest.CaptureFixture[str], *argv: object) -> Finished:
+    """`muster ARGV` in this process."""
+    before = sys.argv
+    sys.argv = ["muster", *map(str, argv)]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        sys.argv = before
+    out, err = capsys.readouterr()
+    return Finished(int(ended.value.code or 0), out, err)

@@ -15,7 +15,8 @@ from launch.plan import Plan
 from launch.render import launch_argv, rendered
 from launch.rundir import RunDir
 from launch.spec import RunSpec
-from tests.conftest import ROOT, Finished, command, environment, muster
+from tests.conftest import ROOT, command, environment, muster
+from tests.launch.conftest import in_process as call
 from tests.launch.conftest import write_model
 
 SPEC = """\
@@ -46,19 +47,6 @@ def tiny(folder: Path) -> Path:
         "name: tiny\nmodel: {variant: base}\ndata: {train: train.jsonl, max_length: 128}\n"
     )
     return folder
-
-
-def call(capsys: pytest.CaptureFixture[str], *argv: object) -> Finished:
-    """`muster ARGV` in this process."""
-    before = sys.argv
-    sys.argv = ["muster", *map(str, argv)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    out, err = capsys.readouterr()
-    return Finished(int(ended.value.code or 0), out, err)
 
 
 # Help

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from launch import cli
 from tests.conftest import Finished, environment, read_rows
+from tests.launch.conftest import in_process
 from tests.training.chat_templates import tokenizer_of
 from tests.training.data_files import written
 
@@ -49,15 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def call(capsys: pytest.CaptureFixture[str], *argv: object) -> Finished:
     """`muster data ARGV` in this process."""
-    before = sys.argv
-    sys.argv = ["muster", "data", *map(str, argv)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    out, err = capsys.readouterr()
-    return Finished(int(ended.value.code or 0), out, err)
+    return in_process(capsys, "data", *argv)
 
 
 def plain(text: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from launch import cli
 from tests.conftest import ROOT, Finished, Workspace, environment
+from tests.launch.conftest import in_process
 from tests.training.data_files import written
 from training.data.problems import KINDS
 
@@ -33,15 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(capsys: pytest.CaptureFixture[str], *argv: object) -> Finished:
     """`muster data validate ARGV` in this process."""
-    before = sys.argv
-    sys.argv = ["muster", "data", "validate", *map(str, argv)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        sys.argv = before
-    out, err = capsys.readouterr()
-    return Finished(int(ended.value.code or 0), out, err)
+    return in_process(capsys, "data", "validate", *argv)
 
 
 def document(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:

@@ -165,7 +165,9 @@ def _blocks(file: str) -> Iterator[bytes]:
 
 
 def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    # One name, for the run's lock is held: what a killed attempt left behind goes with the next one.
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         writers = {split: _Writer(temporary / split) for split in sources(data)}
         report = Survey(

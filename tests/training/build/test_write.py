@@ -13,7 +13,8 @@ from launch.errors import DataError, HostError, MusterError, UsageError
 from tests.conftest import command, read_rows
 from tests.training.chat_templates import tokenizer_of
 from tests.training.data_files import written
-from training.data.build.rows import NO_ANSWER, Recipe
+from training.data.build.passages import read_passages
+from training.data.build.rows import NO_ANSWER, Recipe, split_by_document
 from training.data.build.write import build_files
 from training.data.checks import cited
 from training.data.examine import Settings
@@ -276,3 +277,18 @@ def test_what_is_read_is_never_written_over(name: str, folder: Path) -> None:
     with pytest.raises(UsageError):
         build_files(folder / "docs", str(folder / "questions.jsonl"), Recipe(), folder / name, None, 0.1, False, 300)
     assert (folder / "questions.jsonl").read_text() == before
+
+
+def test_held_out_documents_without_a_question_are_told_before_anything_is_written(folder: Path) -> None:
+    (first, *_) = read_rows(folder / "questions.jsonl")
+    written(folder / "one.jsonl", first)
+    about = first["oracle"] if isinstance(first["oracle"], list) else [first["oracle"]]
+    seeds = [seed for seed in range(20) if not any(name.startswith(tuple(held(folder, seed))) for name in about)]
+    with pytest.raises(UsageError, match="none of the 1 questions is about the documents held out"):
+        made(folder, "one.jsonl", eval_out=folder / "eval.jsonl", recipe=Recipe(seed=seeds[0]))
+    assert not (folder / "train.jsonl").exists()
+    assert not (folder / "eval.jsonl").exists()
+
+
+def held(folder: Path, seed: int) -> set[str]:
+    return split_by_document(read_passages(str(folder / "docs"), 300)[0], 0.2, seed)

@@ -50,12 +50,18 @@ def build_files(
     for side, question in divided(asked, held_out):
         sides[side].append(question)
     counts["questions left out, with oracles both held out and not"] += len(sides["both"])
-    _write(
-        out, _rows(sides["train"], [p for p in passages if p.document not in held_out], recipe, counts, "to train on")
-    )
+    if eval_out is not None and not sides["eval"]:
+        raise UsageError(
+            f"--eval-out: none of the {len(asked)} questions is about the documents held out"
+            f" ({', '.join(sorted(held_out)[:5])}); raise --eval-share, choose another --seed, or leave --eval-out away"
+        )
+    seen = [passage for passage in passages if passage.document not in held_out]
+    rows = {out: _rows(sides["train"], seen, recipe, counts, "to train on")}
     if eval_out is not None:
-        own = [passage for passage in passages if passage.document in held_out]
-        _write(eval_out, _rows(sides["eval"], own, recipe, counts, "to evaluate on"))
+        unseen = [passage for passage in passages if passage.document in held_out]
+        rows[eval_out] = _rows(sides["eval"], unseen, recipe, counts, "to evaluate on")
+    for path, made in rows.items():  # once all are there: half a result would take the place of a whole one
+        _write(path, made)
     return +counts
 
 
