@@ -9,7 +9,7 @@ import pytest
 from launch.errors import DataError, ExitCode
 from tests.training.chat_templates import byte_level, chat_tokenizer, sample_of, talk, tokenizer_of
 from tests.training.data_files import written
-from training.data import examine as examine_module
+from training.data import parallel
 from training.data import survey as survey_module
 from training.data.examine import Settings
 from training.data.formats import to_sample
@@ -213,7 +213,7 @@ def test_rows_without_id_are_distinct_across_files(tmp_path: Path) -> None:
     names: list[str] = []
     for name, question in (("a.jsonl", "One?"), ("b.jsonl", "Two?")):
         written(tmp_path / name, turns(question, f"Answer to {question}"))
-    survey = Survey({"train": str(tmp_path)}, Settings(), kept=lambda _, chunk: names.extend(chunk.names), processes=1)
+    survey = Survey({"train": str(tmp_path)}, Settings(), kept=lambda chunk: names.extend(chunk.names), processes=1)
     assert survey.run().errors == 0
     assert names == [f"{tmp_path / 'a.jsonl'}:1", f"{tmp_path / 'b.jsonl'}:1"]
 
@@ -251,8 +251,7 @@ def test_several_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     rows[7], rows[23], rows[30] = "nonsense", {**rows[3], "id": "3"}, turns("Key?", KEY)
     alone = Surveyed(tmp_path, rows)
     monkeypatch.setattr(survey_module, "CHUNK", 5)
-    monkeypatch.setattr(examine_module, "CHUNK", 5)
-    monkeypatch.setattr(examine_module, "WORTH_PROCESSES", 10)
+    monkeypatch.setattr(parallel, "WORTH_PROCESSES", 10)
     found: list[Problem] = []
     survey = Survey(
         {"train": str(tmp_path / "train.jsonl")}, Settings(), told=lambda problem, _: found.append(problem), processes=2

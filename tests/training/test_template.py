@@ -23,8 +23,8 @@ from tests.training.chat_templates import (
     tokenizer_of,
 )
 from training.data.problems import RowError
-from training.data.samples import Document, Sample
-from training.data.template import MARKS, Chat, ChatFiles, Tokens, load_chat_files, load_tokenizer
+from training.data.samples import Document, Sample, Tokens
+from training.data.template import MARKS, Chat, ChatFiles, load_chat_files, load_tokenizer
 
 CHATS: dict[str, Chat] = {}
 KINDS = list(TEMPLATES)

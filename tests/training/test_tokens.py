@@ -1,6 +1,7 @@
 """Rows -> sequences on disk and the batches of them: what the model sees and what it is trained on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_tokens_are_made_once_and_again_when_anything_that_decides_them_changes(
         assert prepared(tmp_path, ROWS, **change).train.fingerprint != first.fingerprint
         assert folders() == count
     assert prepared(tmp_path, ROWS[1:]).train.fingerprint != first.fingerprint
-    other = ChatFiles(CHAT.tokenizer, CHAT.template + "{# changed #}", CHAT.special_tokens, CHAT.end)
+    other = replace(CHAT, template=CHAT.template + "{# changed #}")
     data = DataSpec(train=str(tmp_path / "train.jsonl"), max_length=120, packing=False)
     assert prepare(data, other, cache, writer=True).train.fingerprint != first.fingerprint
     assert folders() == len(changes) + 3

@@ -13,6 +13,10 @@ _SHAREGPT = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
     "system": "system", "function_call": "call", "observation": "tool", "function_response": "tool", "tool": "tool",
 }  # fmt: skip
+_FOLLOWS = {
+    "start": {"system", "user"}, "system": {"user"}, "user": {"assistant"}, "assistant": {"user"},
+    "calls": {"tool"}, "tool": {"tool", "assistant"},
+}  # fmt: skip
 _KEPT = ("reasoning_content", "tool_call_id", "name")
 
 
@@ -47,10 +51,11 @@ def _message(number: int, item: Any) -> Message:
     if content is None and calls:
         content = ""
     message["content"] = content if calls and content == "" else text_of({"content": content}, "content", where)
-    kept = {key: item[key] for key in _KEPT if isinstance(item.get(key), str)}
-    for key, value in {**message, **kept}.items():
-        whole(value, f"{where}`{key}`")
-    return {**message, **kept}
+    message |= {key: item[key] for key in _KEPT if isinstance(item.get(key), str)}
+    for key, value in message.items():
+        if key not in ("role", "content"):
+            whole(value, f"{where}`{key}`")
+    return message
 
 
 def _joined(where: str, parts: list[Any]) -> str:
@@ -137,13 +142,9 @@ def check_order(messages: tuple[Message, ...]) -> None:
     """An optional system turn, then user and assistant in turn; tools answer calls; the assistant has the last word."""
     roles = [message["role"] for message in messages]
     previous = "start"
-    follows = {
-        "start": {"system", "user"}, "system": {"user"}, "user": {"assistant"}, "assistant": {"user"},
-        "calls": {"tool"}, "tool": {"tool", "assistant"},
-    }  # fmt: skip
     for number, message in enumerate(messages, start=1):
-        if message["role"] not in follows[previous]:
-            wanted = " or ".join(sorted(follows[previous]))
+        if message["role"] not in _FOLLOWS[previous]:
+            wanted = " or ".join(sorted(_FOLLOWS[previous]))
             raise RowError("roles", f"roles are {' '.join(roles)}: turn {number} should be {wanted}")
         previous = "calls" if message.get("tool_calls") else message["role"]
     if messages and roles[-1] != "assistant":

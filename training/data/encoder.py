@@ -7,9 +7,10 @@ from its file and then tried on texts of many scripts; any other goes through to
 """
 
 import json
+import sys
 import unicodedata
-from functools import cache, cached_property, lru_cache
-from itertools import pairwise
+from functools import cache, cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import tiktoken
@@ -19,7 +20,6 @@ from tokenizers import Tokenizer
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # A pattern with a look-ahead walks back over a run of white space: tiktoken's regex engine gives up on very long ones.
 LONG_TEXT = 200_000
-SHORT_TEXT = 256
 PROBES = (
     "Hello, world! It's 2026.\n\n\tdef f(x):  return x ** 2  # done\r\n", "naïve café ﬁ Å Ω 1234567 3.14e-10 ½",
     "日本語の文章と漢字、한국어 텍스트, русский текст, العربية، עברית", "   leading and trailing   ", "\n\n\n  \n x",
@@ -30,43 +30,43 @@ PROBES = (
 )  # fmt: skip
 
 
-class Encoder:
-    """Encodes text in which nothing is a control token. `engine` is tiktoken or tokenizers."""
+Ids = tuple[int, ...]
 
-    def __init__(self, tokenizer_json: str):
+
+def probed(tokenizer: Tokenizer) -> tuple[Ids, ...]:
+    """What a tokenizer makes of the probes."""
+    return tuple(tuple(tokenizer.encode(probe, add_special_tokens=False).ids) for probe in PROBES)
+
+
+class Encoder:
+    """Encodes text in which nothing is a control token. `engine` is tiktoken or tokenizers.
+
+    `expected` is what the tokenizer makes of the probes; without it the tokenizer is loaded once more to find out.
+    """
+
+    def __init__(self, tokenizer_json: str, expected: tuple[Ids, ...] | None = None):
         document = json.loads(tokenizer_json)
         self.added_tokens: list[dict[str, Any]] = document["added_tokens"]
-        # Without its added tokens a tokenizer takes no text for one of them.
-        none: dict[str, Any] = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
-        self._document = json.dumps({**document, **none})
+        self._document = tokenizer_json
         self._normalizes = (document.get("normalizer") or {}).get("type") == "NFC"
         self._fast = _as_tiktoken(document)
         self._cuts_at_lines = r"\s*[\r\n]+" in (_pattern(document.get("pre_tokenizer")) or "")
-        if self._fast is not None and any(self._quick(probe) != self._slow(probe) for probe in PROBES):
-            self._fast = None
+        if self._fast is not None:
+            found = tuple(tuple(self._quick(probe)) for probe in PROBES)
+            self._fast = self._fast if found == (expected or probed(self._plain)) else None
         self.engine = "tokenizers" if self._fast is None else "tiktoken"
-        self._remember()
-
-    def _remember(self) -> None:
-        self._remembered = lru_cache(maxsize=4096)(lambda text: tuple(self._encode(text)))
 
     @cached_property
     def _plain(self) -> Tokenizer:
-        return Tokenizer.from_str(self._document)
+        # Without its added tokens a tokenizer takes no text for one of them.
+        none: dict[str, Any] = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
+        return Tokenizer.from_str(json.dumps({**json.loads(self._document), **none}))
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: tiktoken's part travels, tokenizers' is made there if a text needs it."""
-        return {name: value for name, value in vars(self).items() if name not in ("_remembered", "_plain")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._remember()
+        return {name: value for name, value in vars(self).items() if name != "_plain"}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Short ones are remembered: a template's fixed parts come back in every row."""
-        return list(self._remembered(text)) if len(text) < SHORT_TEXT else self._encode(text)
-
-    def _encode(self, text: str) -> list[int]:
         return self._slow(text) if self._fast is None or len(text) > LONG_TEXT else self._quick(text)
 
     def encode_at(self, text: str, position: int) -> tuple[list[int], int]:
@@ -75,15 +75,23 @@ class Encoder:
         A token across it counts as before it.
         """
         before, after = text[:position], text[position:]
-        # No token reaches from a line end into what is no white space; only GPT-2's pattern may cut the white space
-        # before that line end in two.
-        alone = self._cuts_at_lines or not before[-2:-1].isspace()
-        if self._fast is not None and before.endswith("\n") and after[:1].strip() and alone:
+        if not before or not after:
+            ids = self.encode(text)
+            return ids, len(ids) if before else 0
+        if after[0].strip() and self.ends_token(before):
             head = self.encode(before)
-            return head + self._encode(after), len(head)
+            return head + self.encode(after), len(head)
         encoded = self._plain.encode(text, add_special_tokens=False)
         inside = sum(start < position for start, _ in encoded.offsets)
         return encoded.ids, inside
+
+    def ends_token(self, text: str) -> bool:
+        """Whether no token reaches from this text into a next one that does not begin with white space.
+
+        None reaches from a line end into what is no white space; only GPT-2's pattern may cut the white space before
+        that line end in two.
+        """
+        return self._fast is not None and text.endswith("\n") and (self._cuts_at_lines or not text[-2:-1].isspace())
 
     def _slow(self, text: str) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
@@ -110,16 +118,18 @@ def _as_tiktoken(document: dict[str, Any]) -> tiktoken.Encoding | None:
     if not plain or pattern is None or (normalizer is not None and normalizer.get("type") != "NFC"):
         return None
     vocabulary = model["vocab"]
-    merges = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    merged = [vocabulary.get("".join(merge), -1) for merge in merges]
-    if any(left >= right for left, right in pairwise(merged)) or -1 in merged:
+    merged = [merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in model["merges"]]
+    order = [vocabulary.get(token, -1) for token in merged]
+    if -1 in order or any(left >= right for left, right in pairwise(order)):
         return None
-    as_byte = {character: byte for byte, character in _byte_characters().items()}
-    mergeable = {token for token in vocabulary if len(token) == 1} | {"".join(merge) for merge in merges}
+    tokens = [*(token for token in vocabulary if len(token) == 1), *merged]
     try:
-        ranks = {bytes(as_byte[c] for c in token): vocabulary[token] for token in mergeable if token in vocabulary}
+        # One character for one byte, so all are translated in one go.
+        joined = "".join(tokens).translate(_bytes_of_characters()).encode("latin-1")
+        ends = list(accumulate(map(len, tokens)))
+        ranks = {joined[start:end]: vocabulary[t] for start, end, t in zip([0, *ends], ends, tokens, strict=False)}
         return tiktoken.Encoding("muster", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    except (KeyError, ValueError):  # characters that stand for no byte; a pattern that it cannot compile
+    except ValueError:  # characters that stand for no byte; a pattern that it cannot compile
         return None
 
 
@@ -138,8 +148,11 @@ def _pattern(pre_tokenizer: dict[str, Any] | None) -> str | None:
 
 
 @cache
-def _byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte in byte-level BPE (GPT-2's table)."""
+def _bytes_of_characters() -> dict[int, int]:
+    """For str.translate: the printable character that stands for a byte in byte-level BPE (GPT-2's table) -> that byte.
+
+    The others become a character beyond all bytes.
+    """
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in shown]
-    return {**{byte: chr(byte) for byte in shown}, **{byte: chr(256 + index) for index, byte in enumerate(hidden)}}
+    return {**dict.fromkeys(hidden, sys.maxunicode), **{256 + index: byte for index, byte in enumerate(hidden)}}

@@ -1,31 +1,23 @@
-"""Raw rows -> what is known about each: problems, fingerprints, tokens. Works on chunks, in one process or several."""
+"""Raw rows -> what is known about each: problems, fingerprints, tokens. A chunk of rows at a time."""
 
 import math
-import pickle
-import tempfile
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
-from multiprocessing import get_context
-from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data.checks import check
 from training.data.duplicates import fingerprint
 from training.data.formats import to_sample
 from training.data.problems import Problem, RowError
-from training.data.samples import Sample
+from training.data.samples import Sample, Tokens
 from training.data.shorten import fit
 from training.data.sources import RawRow
-from training.data.template import Chat, ChatFiles, Tokens
+from training.data.template import Chat, ChatFiles
 
-CHUNK = 1000
-# Starting a process and loading a vocabulary into it takes as long as some thousand rows.
-WORTH_PROCESSES = 8 * CHUNK
+Split = Literal["train", "eval"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +33,51 @@ class Settings:
     """Whether texts are searched for secrets and the like, and rows for duplicates."""
 
 
+class Chunk(NamedTuple):
+    """Rows of one file. In the name of a row without an id `prefix` goes before its line, or its number in an array."""
+
+    split: Split
+    prefix: str
+    rows: list[RawRow]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of the samples of a chunk, by column: a good row is one sample, a long text several."""
+
+    places: list[int]
+    """Which of the chunk's places each sample comes from."""
+    names: list[str]
+    ids: NDArray[np.int32]
+    """Those of all samples one after the other; `lengths` of them are each one's."""
+    lengths: NDArray[np.int32]
+    spans: NDArray[np.int32]
+    """Starts and ends of what is trained on, counted in the sample; `span_lengths` of these numbers are each one's."""
+    span_lengths: NDArray[np.int32]
+    trainable: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, parts: list[tuple[int, str, Tokens]]) -> "Encoded":
+        tokens = [part for _, _, part in parts]
+        spans = [np.array(part.spans, dtype=np.int32).reshape(-1) for part in tokens]
+        nothing = np.array([], dtype=np.int32)
+        return cls(
+            [place for place, _, _ in parts], [name for _, name, _ in parts],
+            np.concatenate([nothing, *(part.ids for part in tokens)]), _numbers([len(part.ids) for part in tokens]),
+            np.concatenate([nothing, *spans]), _numbers([len(span) for span in spans]),
+            _numbers([part.trainable for part in tokens]),
+        )  # fmt: skip
+
+
+def _numbers(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, dtype=np.int32)
+
+
 @dataclass
 class Examined:
-    """A chunk of rows of one file, by column. Rows with an error have no fingerprint and no tokens."""
+    """What is known about a chunk, by column. Rows with an error have no fingerprint and no tokens."""
 
+    split: Split
     file: str
     places: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -57,8 +90,8 @@ class Examined:
     exact: list[int] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     signatures: bytearray = field(default_factory=bytearray)
-    parts: list[tuple[int, str, Tokens]] = field(default_factory=list)
-    """(place, name, tokens) of what is trained on: a good row, or several parts of a long text."""
+    encoded: Encoded | None = None
+    """None where nothing is tokenised."""
 
 
 class Examiner:
@@ -67,12 +100,12 @@ class Examiner:
         self.chat = Chat(settings.chat) if settings.chat else None
         self.columns = dict(settings.columns)
 
-    def chunk(self, prefix: str, rows: list[RawRow]) -> Examined:
-        """`prefix` goes before the line, or in an array the number, in the name of a row that has no id."""
-        found = Examined(rows[0].file)
-        for place, row in enumerate(rows):
+    def chunk(self, chunk: Chunk) -> Examined:
+        found = Examined(chunk.split, chunk.rows[0].file)
+        parts: list[tuple[int, str, Tokens]] = []
+        for place, row in enumerate(chunk.rows):
             found.places.append(row.place)
-            name = f"{prefix}{row.number or row.line}"
+            name = f"{chunk.prefix}{row.number or row.line}"
             try:
                 sample = to_sample(row.read(), row.file, row.line, self.settings.form, self.columns, name)
                 problems = self._judged(sample)
@@ -87,7 +120,11 @@ class Examiner:
             if errors:
                 found.rejected.append((row, errors))
                 continue
-            self._keep(found, place, sample, tokens)
+            self._keep(found, place, sample)
+            for number, part in enumerate(tokens, start=1):
+                parts.append((place, sample.id if len(tokens) == 1 else f"{sample.id}#{number}", part))
+        if self.chat is not None:
+            found.encoded = Encoded.of(parts)
         return found
 
     def _judged(self, sample: Sample) -> list[Problem]:
@@ -116,7 +153,7 @@ class Examiner:
         counts["documents shortened"] += fitted.shortened
         return [fitted.tokens]
 
-    def _keep(self, found: Examined, place: int, sample: Sample, tokens: list[Tokens]) -> None:
+    def _keep(self, found: Examined, place: int, sample: Sample) -> None:
         found.good.append(place)
         found.names.append(sample.id)
         if self.settings.content:
@@ -124,56 +161,9 @@ class Examiner:
             found.exact.append(mark.exact)
             found.asked.append(mark.asked)
             found.signatures += mark.signature
-        for number, part in enumerate(tokens, start=1):
-            found.parts.append((place, sample.id if len(tokens) == 1 else f"{sample.id}#{number}", part))
 
 
 def shown(row: RawRow, characters: int = 60) -> str:
     """The beginning of a raw row, on one line of printable characters."""
     text = row.text.decode("utf-8", "backslashreplace") if row.text is not None else str(row.value)
     return ascii(text[:characters])[1:-1] if row.value is not None or row.text is not None else ""
-
-
-def examine(chunks: Iterable[tuple[str, list[RawRow]]], settings: Settings, processes: int) -> Iterator[Examined]:
-    """Every chunk examined, in order. Few rows are examined here, many in `processes` processes."""
-    waiting = iter(chunks)
-    examiner = Examiner(settings)
-    for prefix, rows in islice(waiting, 1):  # here, so that what it teaches about the template travels
-        yield examiner.chunk(prefix, rows)
-    first = list(islice(waiting, WORTH_PROCESSES // CHUNK))
-    if processes < 2 or sum(len(rows) for _, rows in first) < WORTH_PROCESSES:
-        for prefix, rows in (*first, *waiting):
-            yield examiner.chunk(prefix, rows)
-        return
-    # spawn: a forked copy of threads that hold locks can hang.
-    context = get_context("spawn")
-    with _pickled(examiner) as file, ProcessPoolExecutor(processes, context, _start, (file,)) as pool:
-        pending: deque[Future[Examined]] = deque()
-        for prefix, rows in (*first, *waiting):
-            pending.append(pool.submit(_chunk, prefix, rows))
-            if len(pending) > 2 * processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-@contextmanager
-def _pickled(examiner: Examiner) -> Iterator[str]:
-    """In a file: through the pipe to a new process, the parent would wait until that process has started to read."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "examiner")
-        path.write_bytes(pickle.dumps(examiner))
-        yield str(path)
-
-
-_examiner: Examiner | None = None
-
-
-def _start(file: str) -> None:
-    global _examiner
-    _examiner = pickle.loads(Path(file).read_bytes())  # noqa: S301 - our parent's own, of a moment ago
-
-
-def _chunk(prefix: str, rows: list[RawRow]) -> Examined:
-    assert _examiner is not None
-    return _examiner.chunk(prefix, rows)

@@ -36,6 +36,8 @@ def parsed(row: Row, key: str) -> Any:
 def whole(value: Any, where: str) -> None:
     """Raises RowError where any text inside holds half a character, which no tokenizer, file or terminal takes."""
     if isinstance(value, str):
+        if value.isascii():
+            return
         try:
             value.encode()
         except UnicodeEncodeError:

@@ -11,6 +11,7 @@ Any of them may carry an "id"; without one a row is named by its line.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from training.data.checks import cited
@@ -70,7 +71,11 @@ def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, s
 
 def detect(row: Row) -> str:
     """The format that a row's keys tell. Raises RowError when none or several do."""
-    present = {key for key, value in row.items() if value is not None}
+    return _format_of(tuple(row), frozenset(key for key, value in row.items() if value is not None))
+
+
+@lru_cache(maxsize=64)
+def _format_of(keys: tuple[str, ...], present: frozenset[str]) -> str:
     fitting = [
         form for form, signature in SIGNATURES.items() if all(present & _alternatives(names) for names in signature)
     ]
@@ -90,12 +95,12 @@ def detect(row: Row) -> str:
         for form, signature in SIGNATURES.items()
     }
     nearest = min(partial, key=lambda form: len(partial[form]) / len(SIGNATURES[form]))
-    keys = ", ".join(map(repr, row)) or "none"
+    names = ", ".join(map(repr, keys)) or "none"
     if len(partial[nearest]) < len(SIGNATURES[nearest]):
         hint = f"it lacks {', '.join(partial[nearest])} to be {nearest}"
     else:
         hint = f"expected one of {', '.join(SIGNATURES)}"
-    raise RowError("format", f"its keys are {keys}; {hint}: name its columns with data.columns, or its data.format")
+    raise RowError("format", f"its keys are {names}; {hint}: name its columns with data.columns, or its data.format")
 
 
 def _read_by(form: str) -> set[str]:

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+Span = tuple[int, int]
 # A turn of a conversation as chat templates read it: role, content, and tool_calls where an assistant calls a tool.
 Message = dict[str, Any]
 
@@ -62,6 +65,19 @@ class Sample:
     def answer(self) -> str:
         """What the assistant says last."""
         return str(self.messages[-1].get("content", "")) if self.messages else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids of one sample, and the spans [start, end) of those that are trained on."""
+
+    ids: "np.ndarray[tuple[int], np.dtype[np.int32]]"
+    spans: list[Span]
+
+    @property
+    def trainable(self) -> int:
+        """The first token of a row is predicted by nothing, so it is never trained on."""
+        return sum(end - max(start, 1) for start, end in self.spans)
 
 
 def rag_prompt(documents: Iterable[Document], question: str) -> str:

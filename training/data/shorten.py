@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from training.data.checks import cited
 from training.data.problems import RowError
-from training.data.samples import Document, Sample
-from training.data.template import Chat, Tokens
+from training.data.samples import Document, Sample, Tokens
+from training.data.template import Chat
 
 ROUNDS = 8
 SHORTEST = 16  # tokens of a document; with fewer it says nothing

@@ -11,9 +11,8 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from launch.errors import DataError, Mistake
 from launch.specfile import DATA_ENDINGS, is_hub_data
@@ -27,8 +26,7 @@ QUARANTINE = "quarantine.jsonl"  # rows that were left out of a folder are none 
 BATCH = 1024  # rows of a Parquet file in memory at a time
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
+class RawRow(NamedTuple):
     """`line` counts from 1: a line of a text file, or a row of one that has no lines. `text` is a JSON line, unread.
 
     `number` tells rows of one line apart. After a row that is the `last` to be read, others may have been lost.

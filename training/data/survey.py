@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from launch.errors import DataError, Mistake
 from training.data.duplicates import PERMUTATIONS, Fingerprints, repeated
-from training.data.examine import CHUNK, Examined, Settings, examine
+from training.data.examine import Chunk, Examined, Settings, Split
+from training.data.parallel import CHUNK, examine
 from training.data.problems import Level, Problem
 from training.data.quarantine import Quarantine
-from training.data.sources import LINE_BITS, RawRow, files_of, not_read, rows_of
+from training.data.sources import LINE_BITS, files_of, not_read, rows_of
 
-Split = Literal["train", "eval"]
 # A source can be wrong in every row; so many are kept for a message, the rest are counted.
 SHOWN = 20
 
@@ -69,7 +68,7 @@ class Survey:
         sources: dict[Split, str],
         settings: Settings,
         told: Callable[[Problem, Level], None] = _ignore,
-        kept: Callable[[Split, Examined], None] = _ignore,
+        kept: Callable[[Examined], None] = _ignore,
         quarantine: Quarantine | None = None,
         processes: int | None = None,
     ):
@@ -84,21 +83,23 @@ class Survey:
 
     def run(self) -> Report:
         for split, source in self.sources.items():
-            before = self.report.rows[split]
             skipped = not_read(source)
             named = ", ".join(Path(file).name for file in skipped[:3])
             self.report.counts[split] = Counter({f"files of the folder that are not read ({named})": len(skipped)})
-            for chunk in examine(_chunks(source), self.settings, self.processes):
-                self._take(split, chunk)
-            if self.report.rows[split] == before:
-                raise DataError([Mistake(source, 0, 0, "has no rows; see docs/data.md for the formats that are read")])
+        for chunk in examine(_chunks(self.sources), self.settings, self.processes):
+            self._take(chunk)
+        empty = [source for split, source in self.sources.items() if not self.report.rows[split]]
+        if empty:
+            reason = "has no rows; see docs/data.md for the formats that are read"
+            raise DataError([Mistake(source, 0, 0, reason) for source in empty])
         self._repeated_names()
         self._duplicates()
         if self.quarantine is not None:
             self.quarantine.close()
         return self.report
 
-    def _take(self, split: Split, chunk: Examined) -> None:
+    def _take(self, chunk: Examined) -> None:
+        split = chunk.split
         self.report.rows[split] += len(chunk.places)
         self.report.counts[split] += chunk.counts
         for problem in chunk.problems:
@@ -116,7 +117,7 @@ class Survey:
             signatures = np.frombuffer(bytes(chunk.signatures), dtype=np.uint8).reshape(-1, PERMUTATIONS)
             asked = np.array(chunk.asked, dtype=np.uint64)
             self._marks.add(np.array(chunk.exact, dtype=np.uint64), asked, signatures)
-        self.kept(split, chunk)
+        self.kept(chunk)
 
     def _tell(self, problem: Problem) -> None:
         level = problem.level(self.settings.accepted)
@@ -174,13 +175,13 @@ def line_of(place: int) -> int:
     return place & (1 << LINE_BITS) - 1
 
 
-def _chunks(source: str) -> Iterator[tuple[str, list[RawRow]]]:
-    """Chunks of rows, each with what goes before the line in the name of a row without an id: one of several files."""
-    files = files_of(source)
-    for file in files:
-        rows = rows_of(file)
-        while chunk := list(islice(rows, CHUNK)):
-            yield (f"{file}:" if len(files) > 1 else ""), chunk
+def _chunks(sources: dict[Split, str]) -> Iterator[Chunk]:
+    files = {split: files_of(source) for split, source in sources.items()}
+    for split, several in files.items():
+        for file in several:
+            rows = rows_of(file)
+            while chunk := list(islice(rows, CHUNK)):
+                yield Chunk(split, f"{file}:" if len(several) > 1 else "", chunk)
 
 
 def refuse(report: Report) -> None:

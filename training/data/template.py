@@ -14,28 +14,15 @@ import numpy as np
 
 from launch.errors import UsageError
 from launch.wording import first_line
-from training.data.encoder import Encoder
+from training.data.assembly import Shape
+from training.data.encoder import Encoder, Ids, probed
 from training.data.problems import RowError
-from training.data.samples import Message, Sample
-from training.data.shapes import Piece, looked_for, pieces_of, plain_roles, stand_ins
+from training.data.samples import Message, Sample, Span, Tokens
+from training.data.shapes import looked_for, pieces_of, plain_roles, stand_ins
 
-Span = tuple[int, int]
 Tools = list[dict[str, Any]] | None
 # Put inside what reads like a control token, until the text is cut at the real ones: characters for private use.
 MARKS = [chr(code) for code in range(0xF000, 0xF010)]
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Ids of one sample, and the spans [start, end) of those that are trained on."""
-
-    ids: "np.ndarray[tuple[int], np.dtype[np.int32]]"
-    spans: list[Span]
-
-    @property
-    def trainable(self) -> int:
-        """The first token of a row is predicted by nothing, so it is never trained on."""
-        return sum(end - max(start, 1) for start, end in self.spans)
 
 
 @dataclass(frozen=True)
@@ -47,14 +34,16 @@ class ChatFiles:
     special_tokens: tuple[tuple[str, str], ...]
     end: str
     """The tokenizer's eos token, which ends a plain text."""
+    probed: tuple[Ids, ...]
+    """What the tokenizer makes of the encoder's probes."""
 
     @classmethod
     def of(cls, tokenizer: Any) -> "ChatFiles":
         """Those of a loaded transformers tokenizer."""
         special = tuple(sorted((key, str(value)) for key, value in tokenizer.special_tokens_map.items()))
-        return cls(
-            tokenizer.backend_tokenizer.to_str(), tokenizer.get_chat_template(), special, str(tokenizer.eos_token or "")
-        )
+        own = tokenizer.backend_tokenizer
+        template, end = tokenizer.get_chat_template(), str(tokenizer.eos_token or "")
+        return cls(own.to_str(), template, special, end, probed(own))
 
 
 class Chat:
@@ -62,7 +51,7 @@ class Chat:
 
     def __init__(self, files: ChatFiles):
         self.files = files
-        self.encoder = Encoder(files.tokenizer)
+        self.encoder = Encoder(files.tokenizer, files.probed)
         added = self.encoder.added_tokens
         self._ids = {token["content"]: int(token["id"]) for token in added}
         special = {token["content"] for token in added if token["special"]}
@@ -70,7 +59,7 @@ class Chat:
         looked = looked_for(files.template)
         self._looked = None if looked is None else _any_of({*looked, *self._ids})
         self._first = "".join({name[0] for name in (*self._ids, *(looked or ()))})
-        self._shapes: dict[tuple[str, ...], list[Piece] | None] = {}
+        self._shapes: dict[tuple[str, ...], Shape | None] = {}
         self._cue = self._generation_cue()
 
     @property
@@ -86,9 +75,9 @@ class Chat:
         conversation = sample.conversation
         roles = None if sample.tools else plain_roles(conversation)
         if roles is not None and all(self._is_plain(message["content"]) for message in conversation):
-            pieces = self._pieces(roles)
-            if pieces is not None:
-                return self._assembled(pieces, [message["content"] for message in conversation])
+            shape = self._shape(roles)
+            if shape is not None:
+                return shape.tokens([message["content"] for message in conversation])
         try:
             return self._rendered(conversation, list(sample.tools) or None)
         except RecursionError:
@@ -106,45 +95,26 @@ class Chat:
             return False
         return not any(character in content for character in self._first) or not self._looked.search(content)
 
-    def _pieces(self, roles: tuple[str, ...]) -> list[Piece] | None:
+    def _shape(self, roles: tuple[str, ...]) -> Shape | None:
         """The template's text for these roles; None where a row's own rendering is another."""
         if roles not in self._shapes:
-            self._shapes[roles] = self._tried_pieces(roles)
+            self._shapes[roles] = self._tried_shape(roles)
         return self._shapes[roles]
 
-    def _tried_pieces(self, roles: tuple[str, ...]) -> list[Piece] | None:
+    def _tried_shape(self, roles: tuple[str, ...]) -> Shape | None:
         conversation = stand_ins(roles)
         text = self._render(conversation)
         pieces = pieces_of(text, self._cut, self._answers(text, conversation, None), len(roles))
+        if pieces is None:
+            return None
+        shape = Shape(pieces, self.encoder, self._ids)
         for probe in ("a", "Is it 443? See [1]: yes.\n\n\u00e9"):
             contents = [probe * (number + 1) for number in range(len(roles))]
             rendered = self._rendered([{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)], None)
-            assembled = self._assembled(pieces, contents) if pieces else None
-            if (
-                assembled is None
-                or assembled.spans != rendered.spans
-                or assembled.ids.tolist() != rendered.ids.tolist()
-            ):
+            assembled = shape.tokens(contents)
+            if assembled.spans != rendered.spans or assembled.ids.tolist() != rendered.ids.tolist():
                 return None
-        return pieces
-
-    def _assembled(self, pieces: list[Piece], contents: list[str]) -> Tokens:
-        ids: list[int] = []
-        spans: list[Span] = []
-        opened = 0
-        for piece in pieces:
-            before, answer = piece.texts(contents)
-            if piece.answer is None:
-                ids += self.encoder.encode(before)
-            else:
-                found, inside = self.encoder.encode_at(before + answer, len(before))
-                opened = len(ids) + inside
-                ids += found
-            if piece.control:
-                ids.append(self._ids[piece.control])
-            if piece.closes:
-                spans.append((opened, len(ids)))
-        return Tokens(np.array(ids, dtype=np.int32), spans)
+        return shape
 
     def _render(self, conversation: list[Message], tools: Tools = None, cue: bool = False) -> str:
         # Imported where a row needs it: a process that only fills shapes is spared a second and a half.

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from launch.errors import CommunicationError, DataError, Mistake
 from launch.spec import DataSpec
 from launch.specfile import is_hub_data
-from training.data.examine import Examined, Settings
+from training.data.examine import Encoded, Examined, Settings, Split
 from training.data.labels import IGNORED
 from training.data.packing import Packs, one_each, pack
 from training.data.quarantine import Quarantine
 from training.data.sources import files_of, hub_rows
-from training.data.survey import Report, Split, Survey, mistakes, refuse
+from training.data.survey import Report, Survey, mistakes, refuse
 from training.data.template import ChatFiles
 
 SCHEMA = pa.schema([("name", pa.string()), ("input_ids", pa.list_(pa.int32())), ("spans", pa.list_(pa.int32()))])
@@ -171,7 +171,7 @@ def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]
     try:
         writers = {split: _Writer(temporary / split) for split in sources(data)}
         report = Survey(
-            sources(data), how, kept=lambda split, chunk: writers[split].add(chunk),
+            sources(data), how, kept=lambda chunk: writers[chunk.split].add(chunk),
             quarantine=Quarantine(temporary / "quarantine.jsonl"),
         ).run()  # fmt: skip
         if data.on_bad_row == "fail" or report.unread:  # how many rows a broken file has lost, nobody could count
@@ -201,18 +201,13 @@ class _Writer:
         self._trainable: list[NDArray[np.int32]] = []
 
     def add(self, chunk: Examined) -> None:
-        parts = [tokens for _, _, tokens in chunk.parts]
-        if not parts:
+        encoded = chunk.encoded
+        if encoded is None or not encoded.places:
             return
-        spans = [np.array(part.spans, dtype=np.int32).reshape(-1) for part in parts]
-        names = pa.array([name for _, name, _ in chunk.parts], type=pa.string())
-        self._file.write_batch(
-            pa.record_batch([names, _lists([part.ids for part in parts]), _lists(spans)], schema=SCHEMA)
-        )
-        places = np.array([chunk.places[place] for place, _, _ in chunk.parts], dtype=np.int64)
-        self._places.append((chunk.file, places))
-        self._lengths.append(np.array([len(part.ids) for part in parts], dtype=np.int32))
-        self._trainable.append(np.array([part.trainable for part in parts], dtype=np.int32))
+        self._file.write_batch(_batch(encoded))
+        self._places.append((chunk.file, np.array(chunk.places, dtype=np.int64)[encoded.places]))
+        self._lengths.append(encoded.lengths)
+        self._trainable.append(encoded.trainable)
 
     def finish(self, report: Report, split: Split, data: DataSpec) -> int:
         """Returns how many samples there are."""
@@ -236,6 +231,12 @@ class _Writer:
         return ~np.isin(lines, np.array(report.bad.get((split, file), ()), dtype=np.int64))
 
 
-def _lists(arrays: list[NDArray[np.int32]]) -> pa.ListArray:
-    offsets = np.cumsum([0, *map(len, arrays)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays), type=pa.int32()))
+def _batch(encoded: Encoded) -> pa.RecordBatch:
+    names = pa.array(encoded.names, type=pa.string())
+    columns = [names, _lists(encoded.ids, encoded.lengths), _lists(encoded.spans, encoded.span_lengths)]
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _lists(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))

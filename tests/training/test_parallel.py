@@ -1,0 +1,122 @@
+"""Chunks examined here and in other processes: the same, and nobody is left behind."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.chat_templates import tokenizer_of
+from training.data import parallel
+from training.data.examine import Chunk, Examined, Examiner, Settings
+from training.data.parallel import examine
+from training.data.sources import RawRow
+from training.data.template import ChatFiles
+
+FILES = ChatFiles.of(tokenizer_of("chatml"))
+TOKENS = Settings("auto", (), 200, FILES)
+
+
+@pytest.fixture(autouse=True)
+def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "WORTH_PROCESSES", 12)
+
+
+def chunk(number: int, rows: int = 5) -> Chunk:
+    def row(line: int) -> bytes:
+        turns = [{"role": "user", "content": f"Q{number}-{line}?"}, {"role": "assistant", "content": f"A{line}. Ωé"}]
+        return json.dumps({"messages": turns}).encode()
+
+    return Chunk("train", f"f{number}:", [RawRow(f"f{number}", line, text=row(line)) for line in range(1, rows + 1)])
+
+
+def same(left: Examined, right: Examined) -> bool:
+    assert left.encoded is not None
+    assert right.encoded is not None
+    columns = [(vars(left.encoded)[name], vars(right.encoded)[name]) for name in vars(left.encoded)]
+    return replace(left, encoded=None) == replace(right, encoded=None) and all(
+        list(ours) == list(theirs) for ours, theirs in columns
+    )
+
+
+def test_other_processes_find_what_this_one_finds_in_the_same_order() -> None:
+    chunks = [chunk(number) for number in range(12)]
+    alone, shared = list(examine(chunks, TOKENS, 1)), list(examine(chunks, TOKENS, 2))
+    assert [found.file for found in shared] == [f"f{number}" for number in range(12)]
+    assert all(same(left, right) for left, right in zip(alone, shared, strict=True))
+
+
+@pytest.mark.parametrize(("sizes", "here"), [([2] * 5 + [1], 6), ([2] * 6, 1), ([2] * 9, 1)])
+def test_many_small_files_are_worth_processes_and_few_rows_are_not(
+    sizes: list[int], here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    own = Examiner.chunk
+    monkeypatch.setattr(Examiner, "chunk", lambda self, rows: counted.append(rows.prefix) or own(self, rows))
+    found = list(examine([chunk(number, size) for number, size in enumerate(sizes)], Settings(), 2))
+    assert [len(each.places) for each in found] == sizes
+    assert len(counted) == here
+
+
+def test_an_error_before_the_first_row_is_told_and_the_processes_end() -> None:
+    broken = replace(TOKENS, chat=replace(FILES, tokenizer="not a tokenizer"))
+    began = time.monotonic()
+    with pytest.raises(json.JSONDecodeError):
+        list(examine([chunk(number) for number in range(4)], broken, 2))
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+def test_who_stops_early_leaves_no_process_behind(taken: int) -> None:
+    found = examine([chunk(number) for number in range(20)], TOKENS, 2)
+    for _ in range(taken):
+        next(found)
+    found.close()
+    assert multiprocessing.active_children() == []
+
+
+PARENT = """
+import multiprocessing, sys, time
+from tests.training.test_parallel import TOKENS, chunk
+from training.data import parallel
+
+if __name__ == "__main__":
+    parallel.WORTH_PROCESSES = 12
+    found = parallel.examine((chunk(number) for number in range(100_000)), TOKENS, 2)
+    next(found), next(found)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_parent_takes_its_processes_with_it(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    root = Path(parallel.__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert parent.stdout is not None
+    children = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(children) == 2
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(_runs(pid) for pid in children):
+        assert time.monotonic() < deadline, "a process outlives its parent"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    """A zombie, which nobody here may reap, does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
