@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.data_cli import app as data_app
-from launch.errors import ExitCode, MusterError, PreflightError, UsageError
+from launch.errors import DataError, ExitCode, MusterError, PreflightError, UsageError
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
@@ -83,18 +83,19 @@ def plan(
 @app.command()
 def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory = None, as_json: AsJson = False) -> None:
     """Check that a spec can run on this machine."""
-    from launch.preflight import document, verdict
+    from launch.preflight import document
     from launch.screen import checks_view, console
 
     resolved = _resolve(spec, overrides)
-    _check_data(resolved, spec)
-    results = _checks(resolved, _run_dir(resolved, run_dir))
+    results, broken = _checks(resolved, spec, _run_dir(resolved, run_dir))
     if as_json:
         print_json(document(results))
     else:
         console(stderr=False).print(checks_view(results))
-    if verdict(results) == "fail":
-        raise typer.Exit(ExitCode.PREFLIGHT)
+    if isinstance(broken, DataError):
+        raise broken
+    if broken is not None:
+        raise typer.Exit(broken.exit_code)
 
 
 @app.command()
@@ -130,16 +131,14 @@ def run(
         )
     claim(place, resolved, resume)
     if dry_run:
-        _check_data(resolved, spec)
-        _dry_run(resolved, place, resume)
+        _dry_run(resolved, spec, place, resume)
         return
     screen = console()
     screen.print(plan_view(resolved))
     if finished(place) and resume != "never":
         say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
-        _check_data(resolved, spec)
-        _check_and_train(resolved, place, resume, screen)
+        _check_and_train(resolved, spec, place, resume, screen)
     show(str(place.adapter))
 
 
@@ -197,17 +196,18 @@ def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
         raise UsageError(f"--run-dir {place}: no directory can be called so: {error}") from None
 
 
-def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Console") -> None:
+def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console") -> None:
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
     from launch.claim import prepare_run
     from launch.journal import write_json
     from launch.local import run_attempt
-    from launch.preflight import document, require
+    from launch.preflight import document
     from launch.screen import checks_view
 
-    results = _checks(resolved, place)
+    results, broken = _checks(resolved, spec_file, place)
     screen.print(checks_view(results))
-    require(results)
+    if broken is not None:
+        raise broken
     prepare_run(place, resolved, resume)
     write_json(place.preflight, document(results))
     code, reason = run_attempt(resolved, place, resume, screen)
@@ -218,34 +218,25 @@ def _check_and_train(resolved: "Plan", place: "RunDir", resume: str, screen: "Co
     say(f"done: run directory {place.root}")
 
 
-def _check_data(resolved: "Plan", spec_file: Path) -> None:
-    """Reads every row: a bad one is named now, before a model is loaded."""
-    from training.data.survey import Survey, refuse
-    from training.data.tokens import settings, sources
+def _checks(resolved: "Plan", spec_file: Path, place: "RunDir") -> "tuple[list[Result], MusterError | None]":
+    """Every check's result, and what stops a run: rows that cannot be used, told in full, before all else."""
+    from launch.preflight import CHECKS, Context, problem, rows, run_checks
 
-    report = Survey(sources(resolved.spec.data), settings(resolved.spec.data)).run()
-    if resolved.spec.data.on_bad_row == "fail" or report.unread:
-        refuse(report)
-    if report.kinds:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())
-        say(f"warning: data: {kinds}; to see each: muster data validate {spec_file}")
+    data, unusable = rows(resolved, str(spec_file))
+    results = [*run_checks(Context(plan=resolved, run=place), CHECKS), data]
+    return results, unusable or problem(results)
 
 
-def _checks(resolved: "Plan", place: "RunDir") -> "list[Result]":
-    from launch.preflight import CHECKS, Context, run_checks
-
-    return run_checks(Context(plan=resolved, run=place), CHECKS)
-
-
-def _dry_run(resolved: "Plan", place: "RunDir", resume: str) -> None:
-    """Raises PreflightError, after the document, for what would stop the run."""
-    from launch.preflight import require
+def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) -> None:
+    """Raises, after the document, what would stop the run."""
     from launch.render import launch_argv, rendered
 
     files = rendered(resolved, place.deepspeed)
     argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
     print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
-    require(_checks(resolved, place))
+    _, broken = _checks(resolved, spec_file, place)
+    if broken is not None:
+        raise broken
 
 
 def main() -> None:

@@ -99,6 +99,8 @@ def stats(
         raise UsageError("--model VARIANT is missing: tokens are counted with a model's tokenizer")
     if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--picture {picture}: allowed endings: .png, .svg, .pdf")
+    if picture is not None and not picture.parent.is_dir():
+        raise UsageError(f"--picture {picture}: no such folder: {picture.parent}")
     data, chat = _data(source, overrides, evaluation, form, model, max_length, [], required=True)
     from launch.screen import console, stats_view
     from training.data.stats import draw, measure
@@ -185,7 +187,7 @@ def _data(
         max_length=max_length or DataSpec.model_fields["max_length"].default,
         on_bad_row="fail", accept=_accepted(accept),
     )  # fmt: skip
-    return data, _chat(model, required) if model else None
+    return data, _chat(model, required=True) if model else None
 
 
 def _accepted(kinds: list[str]) -> list[Any]:
@@ -231,6 +233,8 @@ class _Teller:
             for name, count in counts.items():
                 if count:
                     show(f"{split}: {count:,} {name}")
+            for file in report.not_read.get(split, []):
+                show(f"not read: {file}")
         if kept.rows:
             show(f"{kept.rows:,} rows with errors, and why: {kept.path}")
         if not lengths:
@@ -256,6 +260,7 @@ class _JsonTeller(_Teller):
             "status": "fail" if report.errors else "pass", "rows": dict(report.rows), "errors": report.errors,
             "warnings": report.warnings, "kinds": _kinds(report, accepted),
             "changes": {split: dict(+counts) for split, counts in report.counts.items()},
+            "not_read": report.not_read,
             "quarantine": str(kept.path) if kept.rows else None, "quarantined_rows": kept.rows,
             "lengths_checked": lengths,
         }  # fmt: skip

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+# The models are tiny: a second thread gains nothing, and spins while another test has the core that it waits for.
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [
     "token", "session", "cookie", "header", "policy", "cipher", "nonce", "certificate", "firewall", "subnet", "replica",
@@ -189,3 +192,23 @@ def kill_when(argv: list[object], ready: Callable[[], bool], timeout: float = 12
         return process.wait(timeout=60)
     finally:
         process.kill()
+
+
+def after_import(name: str, change: str) -> str:
+    """A sitecustomize that runs `change` on a module as soon as it has been imported."""
+    return (
+        "import importlib.util, sys\n"
+        "class Hook:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name != {name!r}:\n"
+        "            return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        spec = importlib.util.find_spec(name)\n"
+        "        execute = spec.loader.exec_module\n"
+        "        def exec_module(module):\n"
+        "            execute(module)\n"
+        f"            {change}"
+        "        spec.loader.exec_module = exec_module\n"
+        "        return spec\n"
+        "sys.meta_path.insert(0, Hook())\n"
+    )

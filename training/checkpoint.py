@@ -12,7 +12,6 @@ Nothing in it is a pickle, so loading runs no code.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from launch.errors import DamagedCheckpoint, HostError, NumericalError, UsageError
-from launch.journal import keep_rows
+from launch.journal import keep_rows, new_directory
 from launch.rundir import MANIFEST, RunDir
 
 
@@ -39,27 +38,19 @@ def write_directory(
 
     Raises HostError when the disk is full or refuses.
     """
-    temporary = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, content in tensors.items():
-            save_file(content, temporary / name)
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        if complete:
-            complete(temporary)
-        files = {
-            path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(temporary.iterdir())
-        }
-        (temporary / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
-        for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        _sync(target.parent)
+        with new_directory(target) as folder:
+            for name, content in tensors.items():
+                save_file(content, folder / name)
+            for name, text in texts.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            if complete:
+                complete(folder)
+            files = {
+                path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())
+            }
+            (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise HostError(
             f"{target} could not be written: {error.strerror or error}; earlier checkpoints are untouched. Free"
             " space, then --resume auto"
@@ -220,11 +211,3 @@ def read_progress(directory: Path) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

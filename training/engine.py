@@ -101,6 +101,18 @@ def read_deepspeed(file: str) -> dict[str, Any]:
     return config
 
 
+def cpu_threads(place: Launched, cores: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Threads of this process: OMP_NUM_THREADS where somebody set it, else its share of the cores.
+
+    accelerate launch sets 1 where nobody did, and plain Python takes all cores: the sums would then differ by how a run
+    was started.
+    """
+    asked = environment.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0 and (place.by_hand or asked != "1"):
+        return int(asked)
+    return max(1, cores // place.local_world_size)
+
+
 def connect(plan: Plan, place: Launched) -> None:
     """Joins the process group that the plan's engine needs, before anything of transformers can choose another.
 
@@ -117,9 +129,7 @@ def connect(plan: Plan, place: Launched) -> None:
     from accelerate import PartialState
     from accelerate.utils import DistributedType
 
-    # accelerate gives each of several processes one thread and a single one all of them; the sums would then differ
-    # by how it was started.
-    torch.set_num_threads(max(1, cpu_count() // place.local_world_size))
+    torch.set_num_threads(cpu_threads(place, cpu_count()))
     try:
         if gpu:
             PartialState(timeout=COLLECTIVE_TIMEOUT)

@@ -5,6 +5,7 @@ A check is a function of a Context that returns one Result; `run_checks` runs ea
 """
 
 from launch.preflight.checks import CHECKS
-from launch.preflight.result import Context, Result, Status, document, require, run_checks, verdict
+from launch.preflight.result import Context, Result, Status, document, problem, require, run_checks, verdict
+from launch.preflight.rows import rows
 
-__all__ = ["CHECKS", "Context", "Result", "Status", "document", "require", "run_checks", "verdict"]
+__all__ = ["CHECKS", "Context", "Result", "Status", "document", "problem", "require", "rows", "run_checks", "verdict"]

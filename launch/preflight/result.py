@@ -67,8 +67,14 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
     return {"status": verdict(results), "checks": [result.model_dump() for result in results]}
 
 
-def require(results: Sequence[Result]) -> None:
-    """Raises PreflightError with every failed check and its fix."""
+def problem(results: Sequence[Result]) -> PreflightError | None:
+    """Every failed check with its fix."""
     failed = [f"{result.name}: {result.evidence}. {result.fix}" for result in results if result.status == "fail"]
-    if failed:
-        raise PreflightError("\n".join(["the checks failed, nothing was started", *failed]))
+    return PreflightError("\n".join(["the checks failed, nothing was started", *failed])) if failed else None
+
+
+def require(results: Sequence[Result]) -> None:
+    """Raises PreflightError where a check failed."""
+    failed = problem(results)
+    if failed is not None:
+        raise failed

@@ -233,7 +233,25 @@ def test_preflight_passes(tiny: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "memory": "pass",
         "model-files": "pass",
         "storage": "pass",
+        "data": "pass",
     }
+
+
+def test_preflight_tells_bad_rows_in_json_too(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "train.jsonl").write_text("[]\n{\n" + (tiny / "train.jsonl").read_text())
+    done = call(capsys, "preflight", "tiny.yaml", "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["status"]) == (5, "fail")
+    (check,) = [check for check in report["checks"] if check["status"] == "fail"]
+    assert check == {
+        "name": "data", "family": "data", "status": "fail",
+        "evidence": f"{tiny}/train.jsonl:1:1: is a list, not an object [field], and 1 more",
+        "fix": "see each with: muster data validate tiny.yaml",
+    }  # fmt: skip
+    assert done.err.splitlines() == [
+        f"error: {tiny}/train.jsonl:1:1: is a list, not an object [field]",
+        f"error: {tiny}/train.jsonl:2:2: not JSON: Expecting property name enclosed in double quotes [unreadable]",
+    ]
 
 
 def test_preflight_fails_with_3(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -323,7 +341,7 @@ def test_a_folder_that_is_no_checkpoint(tiny: Path, capsys: pytest.CaptureFixtur
 def test_a_dry_run_refuses_what_the_run_would_refuse(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tiny / "train.jsonl").write_text("[]\n")
     done = call(capsys, "run", "tiny.yaml", "--dry-run")
-    assert (done.code, done.out) == (5, "")
+    assert (done.code, json.loads(done.out)["plan"]["name"]) == (5, "tiny")
     assert done.err == f"error: {tiny}/train.jsonl:1:1: is a list, not an object [field]\n"
 
 

@@ -240,11 +240,12 @@ def test_stats_draws_no_other_kinds_of_pictures(name: str, folder: Path, model: 
     assert done.err == f"error: --picture {name}: allowed endings: .png, .svg, .pdf\n"
 
 
-def test_a_picture_that_cannot_be_written_is_a_message(folder: Path, model: str, capsys: Any) -> None:
-    written(folder / "rows.jsonl", {"text": "One row."})
-    done = call(capsys, "stats", "rows.jsonl", "--model", model, "--picture", "none/lengths.svg")
-    assert done.code == 9
-    assert done.err.startswith("error: none/lengths.svg: cannot be written")
+def test_a_picture_for_a_folder_that_is_not_there_is_told_before_the_rows_are_read(
+    folder: Path, model: str, capsys: Any
+) -> None:
+    done = call(capsys, "stats", "no rows.jsonl", "--model", model, "--picture", "none/lengths.svg")
+    assert (done.code, done.err) == (2, "error: --picture none/lengths.svg: no such folder: none\n")
+
 
 
 def test_stats_of_rows_that_are_not_there(folder: Path, model: str, capsys: Any) -> None:

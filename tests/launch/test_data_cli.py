@@ -121,12 +121,20 @@ def test_a_spec_says_what_is_read_and_how(folder: Path, base_workspace: Workspac
     assert call(capsys, "run.yaml", "-s", "data.accept=[secret]").code == 0
 
 
-def test_a_model_without_tokenizer_is_told_and_the_rest_is_checked(folder: Path, capsys: Any) -> None:
-    done = call(capsys, "good.jsonl", "--model", str(folder / "none"))
+def test_a_spec_whose_model_is_not_here_is_checked_without_its_tokenizer(folder: Path, capsys: Any) -> None:
+    spec = {"name": "run", "model": {"variant": "none"}, "data": {"train": "good.jsonl"}}
+    (folder / "run.yaml").write_text(json.dumps(spec))
+    done = call(capsys, "run.yaml")
     assert done.code == 0
     assert done.err.startswith("warning: model.variant")
     assert "so lengths are not checked" in done.err
     assert "not checked: lengths" in done.out
+
+
+def test_a_model_that_was_asked_for_must_be_there(folder: Path, capsys: Any) -> None:
+    done = call(capsys, "good.jsonl", "--model", str(folder / "none"))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: model.variant {folder}/none: no tokenizer could be loaded: ")
 
 
 # For a program
@@ -155,6 +163,7 @@ def test_json_is_one_document_and_nothing_else(folder: Path, capsys: Any) -> Non
             {"kind": "personal-data", "level": "warning", "count": 1, "meaning": KINDS["personal-data"][1]},
         ],
         "changes": {"train": {}},
+        "not_read": {"train": []},
         "quarantine": "bad.jsonl",
         "quarantined_rows": 1,
         "lengths_checked": False,
@@ -168,7 +177,8 @@ def test_json_is_one_document_and_nothing_else(folder: Path, capsys: Any) -> Non
 def test_json_of_good_rows(folder: Path, capsys: Any) -> None:
     assert document(capsys, "good.jsonl") == {
         "problems": [], "status": "pass", "rows": {"train": 1}, "errors": 0, "warnings": 0, "kinds": [],
-        "changes": {"train": {}}, "quarantine": None, "quarantined_rows": 0, "lengths_checked": False,
+        "changes": {"train": {}}, "not_read": {"train": []}, "quarantine": None, "quarantined_rows": 0,
+        "lengths_checked": False,
     }  # fmt: skip
 
 

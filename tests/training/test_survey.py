@@ -401,5 +401,6 @@ def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None
     (tmp_path / "notes.tsv").write_text("x")
     report = Survey({"train": str(tmp_path)}, Settings(), processes=1).run()
     assert (report.rows["train"], dict(report.counts["train"])) == (
-        1, {"files of the folder that are not read (notes.tsv)": 1}
+        1, {"files of the folder that are not read": 1}
     )  # fmt: skip
+    assert report.not_read == {"train": [str(tmp_path / "notes.tsv")]}

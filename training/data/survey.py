@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -35,8 +34,10 @@ class Report:
 
     rows: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    counts: dict[Split, Counter[str]] = field(default_factory=dict)
     bad: dict[tuple[Split, str], "array[int]"] = field(default_factory=dict)
+    not_read: dict[Split, list[str]] = field(default_factory=dict)
+    """Files in a folder that are no data files."""
     errors: int = 0
     unread: int = 0
     first_errors: list[Problem] = field(default_factory=list)
@@ -83,9 +84,8 @@ class Survey:
 
     def run(self) -> Report:
         for split, source in self.sources.items():
-            skipped = not_read(source)
-            named = ", ".join(Path(file).name for file in skipped[:3])
-            self.report.counts[split] = Counter({f"files of the folder that are not read ({named})": len(skipped)})
+            skipped = self.report.not_read[split] = not_read(source)
+            self.report.counts[split] = Counter({"files of the folder that are not read": len(skipped)})
         for chunk in examine(_chunks(self.sources), self.settings, self.processes):
             self._take(chunk)
         empty = [source for split, source in self.sources.items() if not self.report.rows[split]]

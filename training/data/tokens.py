@@ -10,7 +10,6 @@ A folder's name is the fingerprint of everything that decides its content, and i
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from launch.errors import CommunicationError, DataError, Mistake
+from launch.journal import new_directory
 from launch.spec import DataSpec
 from launch.specfile import is_hub_data
 from training.data.examine import Encoded, Examined, Settings, Split
@@ -165,10 +165,7 @@ def _blocks(file: str) -> Iterator[bytes]:
 
 
 def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]) -> None:
-    # One name, for the run's lock is held: what a killed attempt left behind goes with the next one.
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_directory(folder) as temporary:
         writers = {split: _Writer(temporary / split) for split in sources(data)}
         report = Survey(
             sources(data), how, kept=lambda chunk: writers[chunk.split].add(chunk),
@@ -183,10 +180,6 @@ def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]
                     [Mistake(source, 0, 0, "every row has an error: none is left to use"), *mistakes(report)]
                 )
             (temporary / split / "fingerprint.json").write_text(json.dumps(prints[split]))
-        if not folder.exists():
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Writer:
