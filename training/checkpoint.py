@@ -196,9 +196,9 @@ def keep_newest(run: RunDir, limit: int, best: Path | None) -> list[Path]:
     gone = [path for path in run.complete_checkpoints()[limit:] if path != best]
     for path in gone:
         # Renamed first: a half-removed directory must not have the name of a complete one.
-        doomed = path.with_name(f".{path.name}.removed")
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(path.with_name(f".{path.name}.removed"))
+    for leftover in run.checkpoints.glob(".*"):  # these, and what a kill left half-written or half-removed
+        shutil.rmtree(leftover, ignore_errors=True)
     return gone
 
 
