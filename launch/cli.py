@@ -87,7 +87,7 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
     from launch.screen import checks_view, console
 
     resolved = _resolve(spec, overrides)
-    results, broken = _checks(resolved, spec, _run_dir(resolved, run_dir))
+    results, broken, _ = _checks(resolved, spec, _run_dir(resolved, run_dir))
     if as_json:
         print_json(document(results))
     else:
@@ -203,13 +203,15 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     from launch.local import run_attempt
     from launch.preflight import document
     from launch.screen import checks_view
+    from training.data.tokens import note_checked
 
-    results, broken = _checks(resolved, spec_file, place)
+    results, broken, checked = _checks(resolved, spec_file, place)
     screen.print(checks_view(results))
     if broken is not None:
         raise broken
     prepare_run(place, resolved, resume)
     write_json(place.preflight, document(results))
+    note_checked(checked, place.tokens)
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
@@ -218,13 +220,15 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     say(f"done: run directory {place.root}")
 
 
-def _checks(resolved: "Plan", spec_file: Path, place: "RunDir") -> "tuple[list[Result], MusterError | None]":
-    """Every check's result, and what stops a run: rows that cannot be used, told in full, before all else."""
+def _checks(
+    resolved: "Plan", spec_file: Path, place: "RunDir"
+) -> "tuple[list[Result], MusterError | None, dict[str, str]]":
+    """Every check's result; what stops a run, rows that cannot be used before all else; which rows have no error."""
     from launch.preflight import CHECKS, Context, problem, rows, run_checks
 
-    data, unusable = rows(resolved, str(spec_file))
-    results = [*run_checks(Context(plan=resolved, run=place), CHECKS), data]
-    return results, unusable or problem(results)
+    results = run_checks(Context(plan=resolved, run=place), CHECKS)
+    data = rows(resolved, str(spec_file))
+    return [*results, data.result], data.error or problem(results), data.checked
 
 
 def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) -> None:
@@ -234,7 +238,7 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) ->
     files = rendered(resolved, place.deepspeed)
     argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
     print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
-    _, broken = _checks(resolved, spec_file, place)
+    _, broken, _ = _checks(resolved, spec_file, place)
     if broken is not None:
         raise broken
 

@@ -254,6 +254,13 @@ def test_preflight_tells_bad_rows_in_json_too(tiny: Path, capsys: pytest.Capture
     ]
 
 
+def test_preflight_does_not_pass_rows_of_which_none_is_left(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "train.jsonl").write_text("[]\n")
+    done = call(capsys, "preflight", "tiny.yaml", "-s", "data.on_bad_row=quarantine")
+    assert done.code == 5
+    assert done.err.splitlines()[0] == f"error: {tiny}/train.jsonl: every row has an error: none is left to use"
+
+
 def test_preflight_fails_with_3(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     (tiny / "base/model.safetensors").unlink()

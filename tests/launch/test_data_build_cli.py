@@ -141,6 +141,13 @@ def test_build_refuses_numbers_that_make_no_sense(option: str, value: Any, folde
     assert f"Invalid value for '{option}'" in plain(done.err)
 
 
+def test_rows_are_written_all_or_none(folder: Path, capsys: Any) -> None:
+    (folder / "rows.jsonl").write_text("mine\n")
+    done = call(capsys, "build", "docs", "--without-questions", "--out", "rows.jsonl", "--eval-out", "none/eval.jsonl")
+    assert (done.code, done.err) == (2, "error: none/eval.jsonl: no such folder: none\n")
+    assert (folder / "rows.jsonl").read_text() == "mine\n"
+
+
 def test_build_names_what_it_cannot_read_or_write(folder: Path, capsys: Any) -> None:
     done = call(capsys, "build", "none", "--without-questions")
     assert (done.code, done.err) == (5, "error: none: no such folder or file\n")
@@ -148,7 +155,7 @@ def test_build_names_what_it_cannot_read_or_write(folder: Path, capsys: Any) -> 
     assert (done.code, done.out) == (5, "")
     assert done.err.startswith("error: none.jsonl: no such data file")
     done = call(capsys, "build", "docs", "--without-questions", "--out", "none/rows.jsonl")
-    assert (done.code, done.err) == (9, "error: none/rows.jsonl: cannot be written: No such file or directory\n")
+    assert (done.code, done.err) == (2, "error: none/rows.jsonl: no such folder: none\n")
 
 
 def test_build_does_not_write_one_file_over_the_other(folder: Path, capsys: Any) -> None:
@@ -245,7 +252,6 @@ def test_a_picture_for_a_folder_that_is_not_there_is_told_before_the_rows_are_re
 ) -> None:
     done = call(capsys, "stats", "no rows.jsonl", "--model", model, "--picture", "none/lengths.svg")
     assert (done.code, done.err) == (2, "error: --picture none/lengths.svg: no such folder: none\n")
-
 
 
 def test_stats_of_rows_that_are_not_there(folder: Path, model: str, capsys: Any) -> None:

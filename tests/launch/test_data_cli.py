@@ -282,6 +282,27 @@ def test_quarantined_rows_are_rows_that_can_be_read(folder: Path, capsys: Any) -
     assert "its keys are" not in done.out
 
 
+def test_an_earlier_file_of_quarantined_rows_is_kept_beside_the_new_one(folder: Path, capsys: Any) -> None:
+    """It may have been mended by hand."""
+    call(capsys, "rows.jsonl")
+    mended = (folder / "quarantine.jsonl").read_text().replace("AKIA", "none")
+    (folder / "quarantine.jsonl").write_text(mended)
+    assert call(capsys, "good.jsonl").code == 0
+    assert not (folder / "quarantine.jsonl").exists()
+    assert (folder / "quarantine.jsonl.previous").read_text() == mended
+
+
+def test_quarantined_rows_come_back_only_by_the_name_of_their_file(folder: Path, capsys: Any) -> None:
+    call(capsys, "rows.jsonl", "--quarantine", "bad.jsonl")
+    rows = json.loads(call(capsys, "*.jsonl", "--json").out)
+    assert rows["not_read"] == {"train": ["bad.jsonl"]}
+    assert json.loads(call(capsys, ".", "--json").out)["not_read"] == {"train": ["bad.jsonl", "quarantine.jsonl"]}
+    done = call(capsys, "bad*")
+    assert (done.code, done.err) == (
+        5, "error: bad*: only rows that were left out match; name their file itself to read it\n"
+    )  # fmt: skip
+
+
 def test_the_mended_file_of_quarantined_rows_is_not_written_over(folder: Path, capsys: Any) -> None:
     call(capsys, "rows.jsonl")
     mended = (folder / "quarantine.jsonl").read_text()

@@ -1,5 +1,6 @@
 """Chunks examined here and in other processes: the same, and nobody is left behind."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.errors import HostError
 from tests.training.chat_templates import tokenizer_of
 from training.data import parallel
 from training.data.examine import Chunk, Examined, Examiner, Settings
@@ -82,6 +84,24 @@ def test_who_stops_early_leaves_no_process_behind(taken: int) -> None:
     assert multiprocessing.active_children() == []
 
 
+def test_a_folder_that_is_full_is_told_and_the_processes_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(examine([chunk(number) for number in range(4)], TOKENS, 2))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_is_killed_is_told() -> None:
+    found = examine([chunk(number) for number in range(4000)], TOKENS, 2)
+    next(found), next(found)
+    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    with pytest.raises(HostError, match="a process that reads rows was killed"):
+        list(found)
+
+
 PARENT = """
 import multiprocessing, sys, time
 from tests.training.test_parallel import TOKENS, chunk
@@ -90,19 +110,20 @@ from training.data import parallel
 if __name__ == "__main__":
     parallel.WORTH_PROCESSES = 12
     found = parallel.examine((chunk(number) for number in range(100_000)), TOKENS, 2)
-    next(found), next(found)
+    for _ in range(int(sys.argv[1])):
+        next(found)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(600)
 """
 
 
-def test_a_killed_parent_takes_its_processes_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("taken", [1, 2, 40])
+def test_a_killed_parent_takes_its_processes_with_it(taken: int, tmp_path: Path) -> None:
+    """Also while they are starting: one row is examined by the parent itself."""
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    root = Path(parallel.__file__).parents[2]
-    parent = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(parallel.__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, script, str(taken)], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     children = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(children) == 2

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from launch.errors import DataError, ExitCode
+from launch.spec import DataSpec
 from tests.training.chat_templates import byte_level, chat_tokenizer, sample_of, talk, tokenizer_of
 from tests.training.data_files import written
 from training.data import parallel
@@ -19,6 +20,7 @@ from training.data.survey import SHOWN, Report, Survey, refuse
 from training.data.template import Chat, ChatFiles
 
 FILES = ChatFiles.of(tokenizer_of("chatml"))
+DATA = DataSpec(train="train.jsonl")
 KEY = "AKIA" + "Q3EGT7ZK5MW2PX4N"
 LONG = "word " * 60
 
@@ -190,6 +192,49 @@ def test_almost_a_training_row_to_evaluate_on_is_leakage(tmp_path: Path) -> None
     assert found.report.bad_rows("train") == 0
 
 
+def test_a_copy_of_a_leaked_row_has_leaked_too(tmp_path: Path) -> None:
+    """It is told as the copy that it is, and left out with it."""
+    almost = turns("Say it?", NEARLY + " more")
+    found = Surveyed(tmp_path, [turns("Say it?", NEARLY)], [almost, almost, turns("Why?", "So.")])
+    assert found.lines == [
+        "eval.jsonl:1:1: error leakage: almost the same words as train.jsonl:1, which is trained on",
+        "eval.jsonl:2:1: error leakage: the same question and answer as eval.jsonl:1, which is almost a row that is"
+        " trained on",
+    ]
+    assert found.report.bad_rows("eval") == 2
+
+
+@pytest.mark.parametrize("number", [1, 3, 9, 11])
+def test_a_row_that_is_also_like_another_to_evaluate_on_has_leaked_all_the_same(number: int, tmp_path: Path) -> None:
+    """For these numbers it shares an earlier band with the other, which is too far from what is trained on."""
+    words = NEARLY.split()
+    both = [f"other{n}" if n - number in (10, 40, 70) else word for n, word in enumerate(words)]
+    far = [f"other{n}" if n - number in (20, 50, 90) else word for n, word in enumerate(both)]
+    rows = [turns("Two?", " ".join(far)), turns("Three?", " ".join(both))]
+    found = Surveyed(tmp_path, [turns("One?", " ".join(words))], rows)
+    assert found.lines == ["eval.jsonl:2:1: error leakage: almost the same words as train.jsonl:1, which is trained on"]
+
+
+def test_all_that_is_wrong_with_a_row_is_told(tmp_path: Path) -> None:
+    found = Surveyed(tmp_path, [turns("Why?", f"{LONG} {KEY}")], max_length=120, chat=FILES)
+    assert [problem.kind for problem in found.problems] == ["secret", "too-long"]
+    assert found.report.bad_rows("train") == 1
+
+
+def test_what_was_done_to_a_row_that_is_left_out_is_not_counted(tmp_path: Path) -> None:
+    documents = [{"id": "d-1", "text": f"HTTPS uses 443. {KEY}"}, {"id": "d-2", "text": LONG * 2}]
+    found = Surveyed(tmp_path, [GOOD, rag(documents=documents)], max_length=320, chat=FILES)
+    assert found.report.kinds == {"secret": 1}
+    assert +found.report.counts["train"] == {}
+
+
+@pytest.mark.parametrize("row", [{"token": KEY, "prompt": "x"}, f'{{"{KEY}": ', {"text": [f"{'x' * 39} {KEY}"]}])
+def test_an_excerpt_shows_no_secret(row: Any, tmp_path: Path) -> None:
+    (line,) = Surveyed(tmp_path, [row]).problems
+    assert "AKIA" not in line.excerpt
+    assert line.excerpt
+
+
 def test_duplicates_among_the_rows_to_evaluate_on_are_no_leakage(tmp_path: Path) -> None:
     found = Surveyed(tmp_path, [turns("Unlike?", "Quite.")], [GOOD, {**GOOD, "id": "b"}])
     assert found.lines == ["eval.jsonl:2:1: warning exact-duplicate: the same question and answer as eval.jsonl:1"]
@@ -291,7 +336,7 @@ def test_a_source_without_rows(split: str, tmp_path: Path) -> None:
 def test_errors_are_refused_the_first_ones_told_and_the_rest_counted(tmp_path: Path) -> None:
     report = Surveyed(tmp_path, [GOOD, *["nonsense"] * (SHOWN + 5)]).report
     with pytest.raises(DataError) as caught:
-        refuse(report)
+        refuse(report, DATA)
     lines = str(caught.value).replace(f"{tmp_path}/", "").splitlines()
     assert caught.value.exit_code == ExitCode.DATA
     assert lines[0] == "train.jsonl:2:1: not JSON: Expecting value [unreadable]"
@@ -299,7 +344,7 @@ def test_errors_are_refused_the_first_ones_told_and_the_rest_counted(tmp_path: P
 
 
 def test_warnings_are_not_refused(tmp_path: Path) -> None:
-    refuse(Surveyed(tmp_path, [GOOD, {**GOOD, "id": "b"}]).report)
+    refuse(Surveyed(tmp_path, [GOOD, {**GOOD, "id": "b"}]).report, DATA)
 
 
 # Quarantine

@@ -21,7 +21,7 @@ from training.data.collate import Collator
 from training.data.labels import IGNORED
 from training.data.sources import rows_of
 from training.data.template import ChatFiles, load_chat_files
-from training.data.tokens import Prepared, Sequences, prepare
+from training.data.tokens import Prepared, Sequences, note_checked, prepare, rows_fingerprints
 
 TOKENIZER = tokenizer_of("chatml")
 CHAT = ChatFiles.of(TOKENIZER)
@@ -134,6 +134,19 @@ def test_an_answer_beyond_max_length_is_told_with_its_length(tmp_path: Path) -> 
         f"{tmp_path / 'train.jsonl'}:1:1: the answer lies beyond data.max_length 32:"
         f" the row has {len(own(row))} tokens; raise it or shorten the row [too-long]"
     )
+
+
+def test_rows_that_were_checked_are_not_searched_again_and_changed_ones_are(tmp_path: Path) -> None:
+    rows = [*ROWS, turns("Key?", KEY, id="k")]
+    with pytest.raises(DataError, match="looks like a secret"):
+        prepared(tmp_path, rows)
+    data = DataSpec(train=str(tmp_path / "train.jsonl"), max_length=120, packing=False)
+    note_checked(rows_fingerprints(data), tmp_path / "cache")
+    assert names(prepared(tmp_path, rows).train)[-1] == "k"
+    with pytest.raises(DataError, match="looks like a secret"):
+        prepared(tmp_path, [*rows, turns("Why?", "So.")])
+    with pytest.raises(DataError, match="looks like a secret"):
+        prepared(tmp_path, [{**row, "more": 1} for row in rows], accept=["citation"])
 
 
 def test_without_quarantine_one_bad_row_is_an_error(tmp_path: Path) -> None:

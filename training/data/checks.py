@@ -3,11 +3,12 @@
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ftfy.badness import BADNESS_RE
 
+from launch.redact import redact
 from launch.secrets import SECRET
 from training.data.problems import Problem
 from training.data.samples import Sample
@@ -105,7 +106,7 @@ def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
     return there, absent
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _form(name: str) -> str:
     """The shape of an id: letters, digits and what stands between them."""
     plain = re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", name))
@@ -223,7 +224,9 @@ def _found(kind: str, pattern: "re.Pattern[str]", name: str, text: str) -> Itera
     matches = list(pattern.finditer(text))
     if matches:
         more = f", {len(matches)} times" if len(matches) > 1 else ""
-        yield kind, f"{name}: {_named(kind, matches[0][0])}{more}", _around(text, matches[0])
+        shown = redact(text)  # before it is cut: half a secret is not recognised
+        around = next((_around(shown, match) for match in pattern.finditer(shown)), "")
+        yield kind, f"{name}: {_named(kind, matches[0][0])}{more}", around
 
 
 def _named(kind: str, found: str) -> str:

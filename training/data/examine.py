@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.redact import redact
 from training.data.checks import check
 from training.data.duplicates import fingerprint
 from training.data.formats import to_sample
@@ -18,6 +19,7 @@ from training.data.sources import RawRow
 from training.data.template import Chat, ChatFiles
 
 Split = Literal["train", "eval"]
+FIRST = 4000  # of a row that is shown: a secret in it must be whole to be recognised, before it is cut
 
 
 @dataclass(frozen=True)
@@ -106,21 +108,21 @@ class Examiner:
         for place, row in enumerate(chunk.rows):
             found.places.append(row.place)
             name = f"{chunk.prefix}{row.number or row.line}"
+            problems: list[Problem] = []
+            changes: Counter[str] = Counter()
             try:
                 sample = to_sample(row.read(), row.file, row.line, self.settings.form, self.columns, name)
-                problems = self._judged(sample)
-                tokens = self._tokens(sample, found.counts)
-            except RowError as error:
-                problem = Problem(error.kind, row.file, row.line, str(error), shown(row), error.column)
-                found.problems.append(problem)
-                found.rejected.append((row, [problem]))
-                continue
+                problems += self._judged(sample)
+                tokens = self._tokens(sample, changes)
+            except RowError as error:  # whatever else is wrong with the row is told as well
+                problems.append(Problem(error.kind, row.file, row.line, str(error), shown(row), error.column))
             found.problems += problems
             errors = [problem for problem in problems if problem.level(self.settings.accepted) == "error"]
             if errors:
                 found.rejected.append((row, errors))
                 continue
             self._keep(found, place, sample)
+            found.counts += changes
             for number, part in enumerate(tokens, start=1):
                 parts.append((place, sample.id if len(tokens) == 1 else f"{sample.id}#{number}", part))
         if self.chat is not None:
@@ -165,5 +167,7 @@ class Examiner:
 
 def shown(row: RawRow, characters: int = 60) -> str:
     """The beginning of a raw row, on one line of printable characters."""
-    text = row.text.decode("utf-8", "backslashreplace") if row.text is not None else str(row.value)
-    return ascii(text[:characters])[1:-1] if row.value is not None or row.text is not None else ""
+    if row.text is None and row.value is None:
+        return ""
+    text = row.text[:FIRST].decode("utf-8", "backslashreplace") if row.text is not None else str(row.value)[:FIRST]
+    return ascii(redact(text)[:characters])[1:-1]

@@ -1,15 +1,19 @@
 """Chunks examined one after the other: a few here, many in several processes."""
 
+import os
 import pickle
+import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
+from launch.errors import HostError
 from launch.processes import die_with_parent
 from training.data.examine import Chunk, Examined, Examiner, Settings
 
@@ -34,36 +38,49 @@ def examine(chunks: Iterable[Chunk], settings: Settings, processes: int) -> Iter
         with ProcessPoolExecutor(processes, get_context("spawn"), _start, (file,)) as pool:
             for _ in range(processes):
                 pool.submit(_ready)  # they start while the vocabulary is loaded here
-            content = b""
             try:
                 examiner = Examiner(settings)
                 # Here, so that what the first rows teach about the template is known in every process.
                 yield examiner.chunk(next(every))
-                content = pickle.dumps(examiner)
-            finally:
                 partial = file.with_suffix(".partial")
-                partial.write_bytes(content)
+                partial.write_bytes(pickle.dumps(examiner))
                 partial.rename(file)
-            pending: deque[Future[Examined]] = deque()
-            for chunk in every:
-                pending.append(pool.submit(_examined, chunk))
-                if len(pending) > 2 * processes:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            except BaseException:
+                shutil.rmtree(folder)  # says that there is nothing to wait for
+                raise
+            try:
+                yield from _shared(pool, every, 2 * processes)
+            except BrokenProcessPool:
+                raise HostError(
+                    "a process that reads rows was killed, perhaps for want of memory (see dmesg); nothing was changed"
+                ) from None
+
+
+def _shared(pool: ProcessPoolExecutor, chunks: Iterable[Chunk], ahead: int) -> Iterator[Examined]:
+    pending: deque[Future[Examined]] = deque()
+    for chunk in chunks:
+        pending.append(pool.submit(_examined, chunk))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 _examiner: Examiner | None = None
 
 
 def _start(file: Path) -> None:
-    """Waits for the examiner. An empty file says that there will be none, and nothing to do."""
+    """Waits for the examiner. Without its folder there will be none, and nothing to do."""
     global _examiner
     die_with_parent()
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before that was said
+        os._exit(1)
     while not file.exists():
+        if not file.parent.exists():
+            return
         time.sleep(0.01)
-    content = file.read_bytes()
-    _examiner = pickle.loads(content) if content else None  # noqa: S301 - our parent's own, of a moment ago
+    _examiner = pickle.loads(file.read_bytes())  # noqa: S301 - our parent's own, of a moment ago
 
 
 def _ready() -> None:

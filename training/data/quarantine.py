@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from launch.errors import HostError, UsageError
-from training.data.fields import ENTRY
 from training.data.problems import Problem
-from training.data.sources import RawRow, rows_of
+from training.data.sources import RawRow, is_quarantine, rows_of
 
 Reason = dict[str, str]
 
@@ -15,12 +14,13 @@ Reason = dict[str, str]
 class Quarantine:
     """{file, line, reasons: [{kind, message}], row} a line. Without a bad row there is no file.
 
-    `row` is the row as it was read, or its text where it could not be. Mended, the file can be read as data again.
+    `row` is the row as it was read, or its text where it could not be. Mended, the file can be read as data again. It
+    appears whole when the pass is over; one that is there already, perhaps mended by hand, is kept beside it.
     """
 
     def __init__(self, path: Path):
         """Raises UsageError where the file cannot be written, or would take the place of something else."""
-        if path.exists() and not _is_quarantine(path):
+        if path.exists() and not is_quarantine(path):
             raise UsageError(f"{path}: is there and no file of quarantined rows; choose another place for these")
         if not path.parent.is_dir():
             raise UsageError(f"{path}: rows with errors cannot be written there: no such folder")
@@ -41,32 +41,29 @@ class Quarantine:
             for row in rows_of(file):
                 if row.place in places:
                     self._write(row, places[row.place])
+        if self.path.exists():
+            self.path.rename(self.previous)
         if self._file is not None:
             self._file.close()
-        elif self.path.exists():
-            self.path.unlink()  # of an earlier pass, whose rows were mended
+            self._partial.rename(self.path)
+
+    @property
+    def previous(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.previous")
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.partial")
 
     def _write(self, row: RawRow, reasons: list[Reason]) -> None:
         if self._file is None:
             try:
-                self._file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
+                self._file = open(self._partial, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
             except OSError as error:
                 raise HostError(f"{self.path}: rows with errors cannot be written there: {error.strerror}") from None
         entry = {"file": row.file, "line": row.line, "reasons": reasons, "row": _readable(row)}
         self._file.write(json.dumps(entry, default=str) + "\n")
         self.rows += 1
-
-
-def _is_quarantine(path: Path) -> bool:
-    """Whether a file is one of these, which may be written anew."""
-    if not path.is_file():
-        return False
-    try:
-        with open(path, encoding="utf-8") as file:
-            first = json.loads(file.readline() or "{}")
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(first, dict) and set(first) == ENTRY
 
 
 def _reason(problem: Problem) -> Reason:

@@ -17,12 +17,13 @@ from typing import Any, BinaryIO, NamedTuple
 from launch.errors import DataError, Mistake
 from launch.specfile import DATA_ENDINGS, is_hub_data
 from launch.wording import first_line
+from training.data.fields import ENTRY
 from training.data.problems import RowError
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 FORMATS = tuple(ending for ending in DATA_ENDINGS if ending not in COMPRESSIONS)
 LINE_BITS = 32
-QUARANTINE = "quarantine.jsonl"  # rows that were left out of a folder are none of its rows
+ENTRY_BEGINS = b'{"file": '  # as quarantine.py writes it
 BATCH = 1024  # rows of a Parquet file in memory at a time
 
 
@@ -56,8 +57,7 @@ def files_of(source: str) -> list[str]:
     """The files of a source, sorted; a hub id stands for itself. Raises DataError when there are none."""
     path = Path(source)
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob("*") if file.is_file() and _form(str(file)))
-        found = [file for file in found if Path(file).name != QUARANTINE]
+        found = sorted(str(file) for file in path.rglob("*") if file.is_file() and _is_data(file))
         if not found:
             raise _wrong(source, f"no data file in this folder; expected {_expected()}")
         return found
@@ -66,21 +66,47 @@ def files_of(source: str) -> list[str]:
             raise _wrong(source, f"is none of {_expected()}; convert it, or rename it to what it is")
         return [source]
     if any(character in source for character in "*?["):
-        found = sorted(file for file in glob.glob(source, recursive=True) if Path(file).is_file())
-        if not found:
+        matching = [file for file in _matching(source) if Path(file).is_file()]
+        if not matching:
             raise _wrong(source, "no file matches this pattern")
+        found = [file for file in matching if not is_quarantine(Path(file))]
+        if not found:
+            raise _wrong(source, "only rows that were left out match; name their file itself to read it")
         return [file for name in found for file in files_of(name)]
     if is_hub_data(source):
         return [source]
     raise _wrong(source, "no such data file; a path in the spec starts at the spec's folder")
 
 
+def is_quarantine(path: Path) -> bool:
+    """Whether a file holds rows that were left out: read only where it is named itself, and may be written anew."""
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            line = file.readline() if file.peek(len(ENTRY_BEGINS)).startswith(ENTRY_BEGINS) else b"{}"
+        return set(json.loads(line)) == ENTRY
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _matching(source: str) -> list[str]:
+    """Nothing for a path that exists: its name may hold a bracket."""
+    return [] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
+
+
+def _is_data(path: Path) -> bool:
+    return bool(_form(str(path))) and not is_quarantine(path)
+
+
 def not_read(source: str) -> list[str]:
-    """The files of a folder that are no data files, or that an earlier check wrote."""
-    if not Path(source).is_dir():
-        return []
+    """The files of a folder or pattern that are no data files, or that an earlier check wrote."""
+    if Path(source).is_dir():
+        there = [str(file) for file in Path(source).rglob("*") if not file.is_dir()]
+    else:
+        there = _matching(source)
     read = set(files_of(source))
-    return sorted(str(file) for file in Path(source).rglob("*") if not file.is_dir() and str(file) not in read)
+    return sorted(file for file in there if file not in read and not Path(file).is_dir())
 
 
 def rows_of(file: str) -> Iterator[RawRow]:
@@ -133,7 +159,7 @@ def _json(file: str, stream: BinaryIO) -> Iterator[RawRow]:
 def _objects(file: str, content: bytes) -> Iterator[RawRow]:
     """JSON Lines; but one object over several lines is told as what it is."""
     try:
-        json.loads(content.splitlines()[0] if content.splitlines() else content)
+        json.loads(content.lstrip().partition(b"\n")[0])
         one = False
     except (ValueError, RecursionError):
         try:

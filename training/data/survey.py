@@ -6,6 +6,7 @@ agree on which rows are bad.
 
 import os
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from itertools import islice
 import numpy as np
 
 from launch.errors import DataError, Mistake
+from launch.spec import DataSpec
 from training.data.duplicates import PERMUTATIONS, Fingerprints, repeated
 from training.data.examine import Chunk, Examined, Settings, Split
 from training.data.parallel import CHUNK, examine
@@ -139,17 +141,25 @@ class Survey:
     def _duplicates(self) -> None:
         if not self.settings.content:
             return
+        evaluated = next(
+            (start for start, (split, _, _) in zip(self._starts, self._places, strict=False) if split == "eval"),
+            len(self._marks),
+        )
+        exact = dict(self._marks.exact())
+        near = dict(self._marks.near(evaluated))
         leaked: set[int] = set()
-        for exact, pairs in ((True, self._marks.exact()), (False, self._marks.near())):
-            words = "the same question and answer as" if exact else "almost the same words as"
-            for row, earlier in pairs:
-                split, (other, before, first) = self._place(row)[0], self._place(earlier)
-                where = f"{before}:{line_of(first)}"
-                if split != other:
-                    leaked.add(row)
-                    self._late("leakage", row, f"{words} {where}, which is trained on")
-                else:
-                    self._late("exact-duplicate" if exact else "near-duplicate", row, f"{words} {where}")
+        for row, earlier in sorted({**near, **exact}.items()):
+            words = "the same question and answer as" if row in exact else "almost the same words as"
+            split, (other, before, first) = self._place(row)[0], self._place(earlier)
+            where = f"{before}:{line_of(first)}"
+            if split != other:
+                leaked.add(row)
+                self._late("leakage", row, f"{words} {where}, which is trained on")
+            elif earlier in leaked:
+                leaked.add(row)
+                self._late("leakage", row, f"{words} {where}, which is almost a row that is trained on")
+            else:
+                self._late("exact-duplicate" if row in exact else "near-duplicate", row, f"{words} {where}")
         for row, earlier in self._marks.questions():
             split, (other, before, first) = self._place(row)[0], self._place(earlier)
             if split != other and row not in leaked:
@@ -166,7 +176,7 @@ class Survey:
                 self.quarantine.later(place, problem)
 
     def _place(self, row: int) -> tuple[Split, str, int]:
-        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        chunk = bisect_right(self._starts, row) - 1
         split, file, places = self._places[chunk]
         return split, file, int(places[row - self._starts[chunk]])
 
@@ -184,15 +194,16 @@ def _chunks(sources: dict[Split, str]) -> Iterator[Chunk]:
                 yield Chunk(split, f"{file}:" if len(several) > 1 else "", chunk)
 
 
-def refuse(report: Report) -> None:
-    """Raises DataError with the first errors of a report that has any."""
-    if report.errors:
-        raise DataError(mistakes(report), hidden=report.errors - len(report.first_errors))
-
-
-def mistakes(report: Report) -> list[Mistake]:
-    """The first errors of a report."""
-    return [
+def refuse(report: Report, data: DataSpec) -> None:
+    """Raises DataError, with the first errors, for rows that `data` does not let a run train on."""
+    errors = [
         Mistake(problem.file, problem.line, problem.column, f"{problem.message} [{problem.kind}]")
         for problem in report.first_errors
     ]
+    # How many rows a file that broke off has lost, nobody could count.
+    if report.errors and (data.on_bad_row == "fail" or report.unread):
+        raise DataError(errors, hidden=report.errors - len(errors))
+    both: list[tuple[Split, str | None]] = [("train", data.train), ("eval", data.eval)]
+    for split, source in both:
+        if source and report.bad_rows(split) == report.rows[split]:
+            raise DataError([Mistake(source, 0, 0, "every row has an error: none is left to use"), *errors])

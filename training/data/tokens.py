@@ -1,6 +1,7 @@
 """Tokenised rows on disk: written once, by rank 0, before any process group exists; memory-mapped by every rank.
 
-A folder's name is the fingerprint of everything that decides its content, and it gets that name when it is complete:
+A folder's name is the fingerprint of everything that decides its content, and it gets that name when it is complete.
+Beside it, `checked` says which rows were found without an error before:
 
     train/tokens.arrow   a row for each sample: name, input_ids, spans that are trained on
     train/order.npy      rows in the order of the sequences that they share; starts.npy: where each of these begins
@@ -20,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launch.errors import CommunicationError, DataError, Mistake
-from launch.journal import new_directory
+from launch.errors import CommunicationError
+from launch.journal import new_directory, write_text
 from launch.spec import DataSpec
 from launch.specfile import is_hub_data
 from training.data.examine import Encoded, Examined, Settings, Split
@@ -29,11 +30,12 @@ from training.data.labels import IGNORED
 from training.data.packing import Packs, one_each, pack
 from training.data.quarantine import Quarantine
 from training.data.sources import files_of, hub_rows
-from training.data.survey import Report, Survey, mistakes, refuse
+from training.data.survey import Report, Survey, refuse
 from training.data.template import ChatFiles
 
 SCHEMA = pa.schema([("name", pa.string()), ("input_ids", pa.list_(pa.int32())), ("spans", pa.list_(pa.int32()))])
 WAIT_SECONDS = 3600.0
+CHECKED = "checked"
 # Changes when the same rows give other tokens: caches of an older muster are then made anew.
 VERSION = 3
 
@@ -114,16 +116,17 @@ class Prepared:
     evaluation: Sequences | None
 
 
-def prepare(data: DataSpec, chat: ChatFiles, cache: Path, writer: bool, content: bool = True) -> Prepared:
+def prepare(data: DataSpec, chat: ChatFiles, cache: Path, writer: bool) -> Prepared:
     """Tokenises the rows to train and to evaluate on, or finds that done. `writer` is true on one rank.
 
     The others wait for the folder to appear: on the file system, for a collective would be killed by its time-out while
     rank 0 tokenises. Raises DataError that names the rows which cannot be used.
     """
-    prints = {split: fingerprint(source, data, chat) for split, source in sources(data).items()}
-    folder = cache / hashlib.sha256("".join(prints.values()).encode()).hexdigest()[:20]
+    rows = rows_fingerprints(data)
+    prints = {split: fingerprint(found, data, chat) for split, found in rows.items()}
+    folder = cache / _digest(list(prints.values()))
     if writer and not folder.exists():
-        _write(data, settings(data, chat, content), folder, prints)
+        _write(data, settings(data, chat, content=not _checked(rows, cache)), folder, prints)
     deadline = time.monotonic() + WAIT_SECONDS
     while not folder.exists():
         if time.monotonic() > deadline:
@@ -142,17 +145,40 @@ def settings(data: DataSpec, chat: ChatFiles | None = None, content: bool = True
     return Settings(data.format, columns, data.max_length, chat, frozenset(data.accept), content)
 
 
-def fingerprint(source: str, data: DataSpec, chat: ChatFiles) -> str:
-    """Hex digest of the files' bytes, the tokenizer with its template, and the settings. Raises DataError."""
-    digest = hashlib.sha256()
-    for file in files_of(source):
-        # The ending says how a file is read, its name and where it begins what rows without an id are called.
-        digest.update(json.dumps([os.path.relpath(file, source), Path(file).suffixes]).encode())
-        for block in _blocks(file):
-            digest.update(block)
-    kept = data.model_dump(include={"format", "columns", "max_length", "packing", "on_bad_row", "accept"})
-    digest.update(json.dumps([VERSION, kept, asdict(chat)]).encode())
-    return digest.hexdigest()[:20]
+def rows_fingerprints(data: DataSpec) -> dict[Split, str]:
+    """Of each split a hex digest of its files' bytes, and of what says how they are read. Raises DataError."""
+    how = data.model_dump(include={"format", "columns", "accept"})
+    prints: dict[Split, str] = {}
+    for split, source in sources(data).items():
+        digest = hashlib.sha256(json.dumps([VERSION, how]).encode())
+        for file in files_of(source):
+            # The ending says how a file is read, its name and where it begins what rows without an id are called.
+            digest.update(json.dumps([os.path.relpath(file, source), Path(file).suffixes]).encode())
+            for block in _blocks(file):
+                digest.update(block)
+        prints[split] = digest.hexdigest()
+    return prints
+
+
+def fingerprint(rows: str, data: DataSpec, chat: ChatFiles) -> str:
+    """Hex digest of everything that decides the tokens of one split."""
+    return _digest([rows, data.model_dump(include={"max_length", "packing", "on_bad_row"}), asdict(chat)])
+
+
+def note_checked(rows: dict[Any, str], cache: Path) -> None:
+    """Notes that the content of these rows was checked and has no error: `prepare` need not search it once more."""
+    write_text(cache / CHECKED, _digest(rows))
+
+
+def _checked(rows: dict[Any, str], cache: Path) -> bool:
+    try:
+        return (cache / CHECKED).read_text(encoding="utf-8") == _digest(rows)
+    except FileNotFoundError:
+        return False
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:20]
 
 
 def _blocks(file: str) -> Iterator[bytes]:
@@ -171,14 +197,9 @@ def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]
             sources(data), how, kept=lambda chunk: writers[chunk.split].add(chunk),
             quarantine=Quarantine(temporary / "quarantine.jsonl"),
         ).run()  # fmt: skip
-        if data.on_bad_row == "fail" or report.unread:  # how many rows a broken file has lost, nobody could count
-            refuse(report)
+        refuse(report, data)
         for split, writer in writers.items():
-            if not writer.finish(report, split, data):
-                source = sources(data)[split]
-                raise DataError(
-                    [Mistake(source, 0, 0, "every row has an error: none is left to use"), *mistakes(report)]
-                )
+            writer.finish(report, split, data)
             (temporary / split / "fingerprint.json").write_text(json.dumps(prints[split]))
 
 
@@ -202,10 +223,10 @@ class _Writer:
         self._lengths.append(encoded.lengths)
         self._trainable.append(encoded.trainable)
 
-    def finish(self, report: Report, split: Split, data: DataSpec) -> int:
-        """Returns how many samples there are."""
+    def finish(self, report: Report, split: Split, data: DataSpec) -> None:
         self._file.close()
-        good = [self._good(report, split, file, lines) for file, lines in self._places]
+        bad = {file: np.array(places) for (other, file), places in report.bad.items() if other == split}
+        good = [~np.isin(places, bad.get(file, ())) for file, places in self._places]
         rows = np.flatnonzero(np.concatenate([*good, np.array([], dtype=bool)])).astype(np.int32)
         lengths = np.concatenate([*self._lengths, np.array([], dtype=np.int32)])[rows]
         packs = pack(lengths, data.max_length) if data.packing else one_each(len(rows))
@@ -218,10 +239,6 @@ class _Writer:
             counts={name: count for name, count in report.counts[split].items() if count},
         )  # fmt: skip
         (self.folder / "statistics.json").write_text(json.dumps(asdict(statistics)))
-        return len(rows)
-
-    def _good(self, report: Report, split: Split, file: str, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return ~np.isin(lines, np.array(report.bad.get((split, file), ()), dtype=np.int64))
 
 
 def _batch(encoded: Encoded) -> pa.RecordBatch:

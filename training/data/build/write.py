@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import DataError, HostError, Mistake, UsageError
+from launch.journal import write_text
 from launch.terminal import show
 from training.data.build.passages import Passage, read_passages
 from training.data.build.retrieval import Index
@@ -50,10 +51,16 @@ def build_files(
     for side, question in divided(asked, held_out):
         sides[side].append(question)
     counts["questions left out, with oracles both held out and not"] += len(sides["both"])
-    if eval_out is not None and not sides["eval"]:
+    if not asked:
+        raise DataError(
+            [Mistake(questions or str(documents), 0, 0, "no question has an answer: there would be no rows")]
+        )
+    if eval_out is not None and not (sides["eval"] and sides["train"]):
+        which, what = ("every one", "lower") if sides["eval"] else ("none", "raise")
         raise UsageError(
-            f"--eval-out: none of the {len(asked)} questions is about the documents held out"
-            f" ({', '.join(sorted(held_out)[:5])}); raise --eval-share, choose another --seed, or leave --eval-out away"
+            f"--eval-out: {which} of the {len(asked)} questions is about the documents held out"
+            f" ({', '.join(sorted(held_out)[:5])}); {what} --eval-share, choose another --seed, or leave --eval-out"
+            " away"
         )
     seen = [passage for passage in passages if passage.document not in held_out]
     rows = {out: _rows(sides["train"], seen, recipe, counts, "to train on")}
@@ -72,6 +79,8 @@ def _check_places(documents: Path, questions: str | None, out: Path | None, eval
     for path in (out, eval_out):
         if path is not None and path.resolve() in inputs:
             raise UsageError(f"{path}: is what is read; choose another place for the rows")
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: no such folder: {path.parent}")
         if path is not None and documents.is_dir() and path.resolve().is_relative_to(documents.resolve()):
             raise UsageError(f"{path}: is inside {documents}, and the next build would read it as documents")
 
@@ -80,8 +89,6 @@ def _rows(
     questions: list[Question], passages: list[Passage], recipe: Recipe, counts: Counter[str], purpose: str
 ) -> list[dict[str, Any]]:
     """Distractors are of the same side as the question: what is evaluated on is never seen before."""
-    if not questions:
-        raise DataError([Mistake(purpose, 0, 0, "no question has an answer: there would be no rows")])
     built = build(questions, Index(passages), recipe)
     counts[f"rows {purpose}"] += len(built.rows)
     counts.update(built.counts)
@@ -94,6 +101,6 @@ def _write(path: Path | None, rows: list[dict[str, Any]]) -> None:
         show(lines, end="")
         return
     try:
-        path.write_text(lines, encoding="utf-8")
+        write_text(path, lines)
     except OSError as error:
         raise HostError(f"{path}: cannot be written: {error.strerror}") from None
