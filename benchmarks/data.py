@@ -43,8 +43,8 @@ def main() -> None:
         peers = {name: python for name, python in given.items() if python}
         theirs: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(arguments.repeats):
-            for name, content in (("muster", False), ("muster with every check", True)):
-                seconds, yielded = _muster(rows, arguments.tokenizer, content)
+            for name, checked in (("muster", True), ("muster with every check", False)):
+                seconds, yielded = _muster(rows, arguments.tokenizer, checked)
                 ours[name].append(count / seconds)
             for name, python in peers.items():
                 theirs[name].append(count / _peer(name, rows, arguments.tokenizer, python))
@@ -84,8 +84,11 @@ def _write_rows(path: Path, source: Path, count: int) -> int:
     return count
 
 
-def _muster(rows: Path, tokenizer: str, content: bool) -> tuple[float, float]:
-    """(seconds, packing yield) of a process that does what a worker does before its model is loaded."""
+def _muster(rows: Path, tokenizer: str, checked: bool) -> tuple[float, float]:
+    """(seconds, packing yield) of a process that does what a worker does before its model is loaded.
+
+    `checked` says that the rows' content was searched before, as `muster run` does; a launch by hand does it here.
+    """
     code = (
         "import sys, time, json\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -93,13 +96,14 @@ def _muster(rows: Path, tokenizer: str, content: bool) -> tuple[float, float]:
         "import tempfile\n"
         "from launch.spec import DataSpec\n"
         "from training.data.template import load_chat_files\n"
-        "from training.data.tokens import prepare\n"
+        "from training.data.tokens import note_checked, prepare, rows_fingerprints\n"
         "if __name__ == '__main__':\n"
         f"    chat = load_chat_files({tokenizer!r})\n"
         f"    data = DataSpec(train={str(rows)!r}, max_length={MAX_LENGTH})\n"
-        "    began = time.perf_counter()\n"
         "    with tempfile.TemporaryDirectory() as cache:\n"
-        f"        rows = prepare(data, chat, Path(cache), writer=True, content={content}).train\n"
+        f"        {'note_checked(rows_fingerprints(data), Path(cache))' if checked else ''}\n"
+        "        began = time.perf_counter()\n"
+        "        rows = prepare(data, chat, Path(cache), writer=True).train\n"
         "        seconds = time.perf_counter() - began\n"
         f"        print(json.dumps([seconds, rows.statistics.tokens / (len(rows) * {MAX_LENGTH})]))\n"
     )

@@ -8,6 +8,7 @@ import typer
 
 from launch.errors import DataError, ExitCode, UsageError
 from launch.terminal import print_json, say, show
+from launch.wording import printable
 
 if TYPE_CHECKING:
     from launch.spec import DataSpec
@@ -217,7 +218,7 @@ class _Teller:
     def tell(self, problem: "Problem", level: "Level") -> None:
         place = f"{problem.file}:{problem.line}:{problem.column}"
         excerpt = f"  | {problem.excerpt}" if problem.excerpt else ""
-        show(f"{place}: {level} {problem.kind}: {problem.message}{excerpt}")
+        show(printable(f"{place}: {level} {problem.kind}: {problem.message}{excerpt}"))
 
     def broken(self, error: DataError) -> None:
         """The error itself is told on stderr."""

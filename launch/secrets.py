@@ -9,6 +9,11 @@ SECRET = re.compile(
     r"|\bnpm_[A-Za-z0-9]{36}|\bxapp-\d-[A-Za-z0-9-]{20,}|\bhvs\.[A-Za-z0-9_-]{20,}|\bdop_v1_[a-f0-9]{64}"
     r"|\bdapi[a-f0-9]{32}|\bdckr_pat_[A-Za-z0-9_-]{20,}|\bnvapi-[A-Za-z0-9_-]{40,}|\bATATT3[A-Za-z0-9_=-]{50,}"
     r"|\bshp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|\b[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{60,}"
-    r"|\b[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/\s:@]*:[^/\s]+|[^/\s:@]{16,})@"
-    r"|[?&](?:token|access_token|api_key|key|sig|signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=[^&\s]{8,}"
+    r"|\bya29\.[A-Za-z0-9_-]{30,}|\bglsa_[A-Za-z0-9]{32}_[a-f0-9]{8}|\bgsk_[A-Za-z0-9]{40,}|\br8_[A-Za-z0-9]{30,}"
+    r"|\bpplx-[A-Za-z0-9]{40,}|\bxai-[A-Za-z0-9]{60,}|\blin_api_[A-Za-z0-9]{30,}|\bPMAK-[a-f0-9]{24}-[a-f0-9]{30,}"
+    r"|\bdp\.pt\.[A-Za-z0-9]{40,}|\bAGE-SECRET-KEY-1[A-Z0-9]{50,}|\bNRAK-[A-Z0-9]{27}|\bsntrys_[A-Za-z0-9+/=_-]{40,}"
+    r"|\bfigd_[A-Za-z0-9_-]{40,}|\bntn_[A-Za-z0-9]{40,}|\bsq0atp-[A-Za-z0-9_-]{22}"
+    # A scheme has few letters: without a bound a long run of words and dashes would be searched again from each.
+    r"|\b[a-zA-Z][a-zA-Z0-9+.-]{0,30}://(?:[^/\s:@]{0,200}:(?:[^/\s]{1,200}|[^\s@]{1,200})|[^/\s:@]{16,200})@"
+    r"|[?&;](?:token|access_token|api_key|password|passwd|pwd|key|sig|signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=[^&\s]{8,}"
 )

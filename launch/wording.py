@@ -8,6 +8,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def printable(text: str) -> str:
+    """One line that neither moves a terminal's cursor nor reads like another one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first; its type's name where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -141,6 +141,14 @@ def test_build_refuses_numbers_that_make_no_sense(option: str, value: Any, folde
     assert f"Invalid value for '{option}'" in plain(done.err)
 
 
+def test_what_is_not_read_is_counted(folder: Path, capsys: Any) -> None:
+    (folder / "docs/guide.pdf").write_bytes(b"%PDF")
+    (folder / "docs/empty.md").write_text("# Only a heading\n")
+    done = call(capsys, "build", "docs", "--without-questions", "--out", "rows.jsonl")
+    assert "       1  files that are none of .md, .markdown, .txt, .html, .htm, .jsonl, not read\n" in done.err
+    assert "       1  documents without a text below their headings\n" in done.err
+
+
 def test_rows_are_written_all_or_none(folder: Path, capsys: Any) -> None:
     (folder / "rows.jsonl").write_text("mine\n")
     done = call(capsys, "build", "docs", "--without-questions", "--out", "rows.jsonl", "--eval-out", "none/eval.jsonl")

@@ -137,6 +137,16 @@ def test_a_model_that_was_asked_for_must_be_there(folder: Path, capsys: Any) -> 
     assert done.err.startswith(f"error: model.variant {folder}/none: no tokenizer could be loaded: ")
 
 
+def test_a_row_cannot_write_lines_of_its_own(folder: Path, capsys: Any) -> None:
+    documents = [{"id": "x\nfake.jsonl:9:1: error secret: \x1b[2J", "text": f"a {KEY}"}]
+    written(folder / "forged.jsonl", {"question": "Which?", "documents": documents, "answer": "It."})
+    done = call(capsys, "forged.jsonl")
+    assert done.out.startswith(
+        "forged.jsonl:1:1: error secret: document x\\nfake.jsonl:9:1: error secret: \\x1b[2J holds"
+    )
+    assert not any(line.startswith("fake") for line in done.out.splitlines())
+
+
 # For a program
 
 
@@ -194,7 +204,7 @@ def test_json_is_whole_or_nothing_when_a_source_cannot_be_read(folder: Path, cap
     for source in ("none.jsonl", "cut.jsonl.gz", "empty.jsonl"):
         done = call(capsys, source, "--json")
         assert done.code == 5
-        assert done.err.startswith("error: ")
+        assert done.err.startswith("error: ") or json.loads(done.out)["kinds"][0]["kind"] == "unreadable"
         assert done.out == "" or json.loads(done.out)
 
 

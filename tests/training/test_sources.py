@@ -267,8 +267,32 @@ def test_parquet_that_is_cut_off(tmp_path: Path) -> None:
     ],
 )
 def test_compressed_files_that_are_damaged_or_not_complete(name: str, raw: bytes, reason: str, tmp_path: Path) -> None:
+    """The rows before the damage are read, and how many were lost nobody knows."""
     (tmp_path / name).write_bytes(raw)
-    assert refused(tmp_path / name) == f"SOURCE: cannot be read: {reason}"
+    *before, last = rows_of(str(tmp_path / name))
+    assert (str(last.error), last.last) == (f"cannot be read: {reason}; the rows after it are not read", True)
+    assert last.line == len(before) + 1
+    assert all(row.read() == {"a": 1} for row in before)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"m": [{"b": 1, "b": 2}]}'])
+def test_a_key_that_stands_twice_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(text + '\n{"a": 1}\n')
+    first, second = rows_of(str(tmp_path / "a.jsonl"))
+    with pytest.raises(RowError, match=r"has `[ab]` twice; only one could be read"):
+        first.read()
+    assert second.read() == {"a": 1}
+    (tmp_path / "b.json").write_text(f'[{text}, {{"a": 1}}]')
+    first, second = rows_of(str(tmp_path / "b.json"))
+    assert "twice" in str(first.error)
+    assert second.read() == {"a": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(("\ufeff" + '{"a": 1}\n').encode(encoding))
+    (row,) = rows_of(str(tmp_path / "a.jsonl"))
+    assert (str(row.error), row.last) == ("is UTF-16 text: save it as UTF-8; no row is read", True)
 
 
 # Any bytes whatever

@@ -38,6 +38,13 @@ GOOD = turns("Which colour has the sky over the sea at noon in July?", "It is bl
 NEARLY = " ".join(f"word{number}" for number in range(120))
 
 
+def endless() -> ChatFiles:
+    """A model whose tokenizer has no token that ends a text."""
+    tokenizer = chat_tokenizer("chatml", byte_level(None))
+    tokenizer.eos_token = None
+    return ChatFiles.of(tokenizer)
+
+
 def silent() -> ChatFiles:
     """A model whose template leaves answers out."""
     tokenizer = chat_tokenizer("chatml", byte_level(None))
@@ -60,6 +67,10 @@ TOLD: dict[str, tuple[str, Any, str]] = {
         "train", {"messages": [{"role": "user", "content": "a"}]},
         "train.jsonl:2:1: error roles: roles are user: the last turn should be assistant",
     ),
+    "template": (
+        "train", turns("Why?", "So."),
+        "train.jsonl:2:1: error template: the model's chat template leaves out turn 2: it would not be learnt",
+    ),
     "duplicate-id": (
         "train", turns("Who?", "Nobody.", id="ok"),
         "train.jsonl:2:1: error duplicate-id: its id is also that of line 1; ids must be unique",
@@ -70,8 +81,8 @@ TOLD: dict[str, tuple[str, Any, str]] = {
         f" {len(Chat(FILES).encode(sample_of(*talk('Why?', LONG))).ids)} tokens; raise it or shorten the row",
     ),
     "untrainable": (
-        "train", turns("Why?", "So."),
-        "train.jsonl:2:1: error untrainable: no token of the answer can be trained on",
+        "train", {"text": "x"},
+        "train.jsonl:2:1: error untrainable: no token of the text can be trained on",
     ),
     "citation": (
         "train", rag("443 [d-7]."),
@@ -144,8 +155,8 @@ def surveyed_kind(kind: str, folder: Path, accepted: frozenset[str] = frozenset(
     train, evaluation = ([first, row], None) if split == "train" else ([first], [other, row])
     needs = {"too-long": {"max_length": 120, "chat": FILES}, "control-token": {"max_length": 500, "chat": FILES}}
     settings: dict[str, Any] = needs.get(kind, {})
-    if kind == "untrainable":
-        settings = {"max_length": 500, "chat": silent()}
+    if kind in ("untrainable", "template"):
+        settings = {"max_length": 500, "chat": endless() if kind == "untrainable" else silent()}
         train = [{"id": "ok", "text": "Plain text has no answers."}, row]
     return Surveyed(folder, train, evaluation, accepted=accepted, **settings)
 
@@ -213,6 +224,21 @@ def test_a_row_that_is_also_like_another_to_evaluate_on_has_leaked_all_the_same(
     rows = [turns("Two?", " ".join(far)), turns("Three?", " ".join(both))]
     found = Surveyed(tmp_path, [turns("One?", " ".join(words))], rows)
     assert found.lines == ["eval.jsonl:2:1: error leakage: almost the same words as train.jsonl:1, which is trained on"]
+
+
+def test_a_damaged_file_hides_nothing_of_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    written(folder / "a.jsonl", "nonsense")
+    (folder / "b.jsonl.gz").write_bytes(b"no gzip")
+    written(folder / "c.jsonl", GOOD, turns("Key?", KEY))
+    told: list[str] = []
+    quarantine = Quarantine(tmp_path / "bad.jsonl")
+    survey = Survey(
+        {"train": str(folder)}, Settings(), lambda problem, _: told.append(problem.kind), quarantine=quarantine
+    )
+    report = survey.run()
+    assert (told, report.unread, quarantine.rows) == (["unreadable", "unreadable", "secret"], 1, 3)
 
 
 def test_all_that_is_wrong_with_a_row_is_told(tmp_path: Path) -> None:

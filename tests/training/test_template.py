@@ -383,3 +383,35 @@ def test_a_model_without_tokenizer_or_template(base_workspace: Workspace, tmp_pa
     tokenizer.save_pretrained(tmp_path / "plain")
     with pytest.raises(UsageError, match="its tokenizer has no chat template; use the instruct or chat variant"):
         load_tokenizer(str(tmp_path / "plain"))
+
+
+# What a template leaves out
+
+
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"port": 443}}}
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
+
+
+def without_tools() -> Chat:
+    tokenizer = chat_tokenizer("chatml", byte_level(None))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return Chat(ChatFiles.of(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "part"),
+    [
+        ([("assistant", {"content": "It is."})], (TOOL,), "the tools"),
+        ([("assistant", {"content": "", "tool_calls": [CALL]}), ("tool", {"content": "open"}),
+          ("assistant", {"content": "It is."})], (), "the call in turn 2"),
+        ([("assistant", {"content": "It is.", "reasoning_content": "Let me see."})], (), "reasoning_content"),
+    ],
+)  # fmt: skip
+def test_a_part_that_the_template_leaves_out_is_told(messages: Any, tools: Any, part: str) -> None:
+    turns = ({"role": "user", "content": "Is it open?"}, *({"role": role, **rest} for role, rest in messages))
+    with pytest.raises(RowError, match=f"leaves out {part}") as caught:
+        without_tools().encode(Sample("id", "f", 1, messages=turns, tools=tools))
+    assert caught.value.kind == "template"

@@ -16,16 +16,18 @@ from training.data.samples import Sample
 Finding = tuple[str, str, str]
 SHOWN_CHARACTERS = 60
 
-# Zero-width and bidirectional controls, the tag block, interlinear marks, and C0/C1 controls but tab and line ends.
+# Zero-width and bidirectional controls, fillers, line separators, the tag block and the variation selectors beyond it,
+# interlinear marks, and C0/C1 controls but tab and line ends.
 # Zero-width (non-)joiners are left out: scripts and emoji need them.
 _INVISIBLE = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
-    "\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u2064\u2066-\u2069\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
 # U+FFFD, and what ftfy's rules know for UTF-8 that was once read as another encoding.
 _DAMAGE = re.compile("\ufffd|" + BADNESS_RE.pattern, BADNESS_RE.flags)
-# Not an index (argv[2]) and not a link ([words](place)).
-_CITED = re.compile(r"(?<![\w)\]\[])\[([^\[\]\n]{1,200})\](?!\()")
+# One bracket or several, what stands right before them, and whether the last is a link's words: [words](place).
+_CITED = re.compile(r"([\w)\[]?)((?:\[[^\[\]\n]{1,200}\])+)(\(?)")
+_CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]{1,200}`", re.DOTALL)
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,24}\b")
 # Names that RFC 2606 and RFC 6761 keep for examples, and mailboxes that belong to a role and to no person.
 _EXAMPLE = re.compile(r"(?i)[@.](?:example|test|invalid|localhost|local)$|@(?:[\w-]+\.)*example\.(?:com|net|org)$")
@@ -43,7 +45,12 @@ _INJECTION = re.compile(
     r"[^.]{0,30}\b(?:instructions?|prompts?|rules?|directions?|guidelines?|question)\b"
     r"|\byou are now\b[^.]{0,60}\b(?:assistant|model|ai|dan|mode|unrestricted|jailbroken)\b"
     r"|\b(?:reveal|print|repeat|show|leak|output)\b[^.]{0,30}\b(?:system prompt|(?:hidden|initial) instructions)\b"
+    r"|\b(?:disregard|ignore|forget)\b[^.]{0,20}\b(?:the above|everything|anything)\b"
+    r"[^.]{0,20}\b(?:and|you|said|told|before)\b"
     r"|\bdo not (?:tell|inform|mention|reveal)\b[^.]{0,30}\b(?:the user|to the user|anyone)\b"
+    r"[^.]{0,10}\b(?:about|of|that) (?:this|these)\b"
+    r"|\b(?:system|admin|developer) override\b|\byour (?:new|real|actual) (?:instructions?|task|goal) (?:is|are)\b"
+    r"|\bnote to (?:the )?(?:llm|ai|model|assistant|chatbot)\b|\[(?:system|admin)\]"
     r"|\b(?:begin|end|new) (?:system|admin|developer) (?:prompt|message|instructions?)\b"
 )
 
@@ -66,7 +73,7 @@ def _findings(sample: Sample, control_tokens: "re.Pattern[str] | None") -> Itera
             yield from _found("control-character", _INVISIBLE, name, text)
         yield from _found("control-token", control_tokens or _CONTROL_TOKENS, name, text)
     for document in sample.documents:
-        yield from _found("injection", _INJECTION, f"document {document.id}", document.text)
+        yield from _found("injection", _INJECTION, f"document {document.id}", _INVISIBLE.sub("", document.text))
     for message in sample.messages:
         if message["role"] == "tool":
             yield from _found("injection", _INJECTION, "tool", message["content"])
@@ -95,15 +102,33 @@ def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
     What stands in brackets counts as a citation when it is a document's id or has the form of one. This row's ids
     decide the form: `[sic]`, or `[0]` in code, is no citation where ids are words with a dash.
     """
-    there, absent = set(), set()
-    for match in _CITED.finditer(answer):
-        for name in re.split(r"[,;]\s*", match[1]):
-            name = name.strip()
-            if name in documents:
-                there.add(name)
-            elif name and any(_form(name) == _form(known) for known in documents):
+    forms = {_form(known) for known in documents}
+    longest = max(map(len, documents), default=0)
+    there = {name for inside, _ in _bracketed(answer) for name in _names(inside, documents) if name in documents}
+    absent: set[str] = set()
+    for inside, attached in _bracketed(_CODE.sub(" ", answer)):
+        for name in _names(inside, documents):
+            form = _form(name)
+            # Attached to a word, a number is an index (argv[2]); one with more digits than any id is a year.
+            unlike = (attached and form != "a-a") or (form == "0" and len(name) > longest + 1)
+            if name not in documents and form in forms and not unlike:
                 absent.add(name)
     return there, absent
+
+
+def _names(inside: str, documents: set[str]) -> list[str]:
+    """What stands between brackets: one name, or several."""
+    if inside.strip() in documents:
+        return [inside.strip()]
+    return [name.strip() for name in re.split(r"[,;]|\s(?:and|&)\s", inside)]
+
+
+def _bracketed(answer: str) -> Iterator[tuple[str, bool]]:
+    """What stands in each pair of brackets, and whether a word or a bracket stands right before."""
+    for before, run, link in _CITED.findall(answer):
+        brackets = re.findall(r"\[([^\[\]]*)\]", run)
+        for inside in brackets[:-1] if link else brackets:
+            yield inside, bool(before)
 
 
 @lru_cache(maxsize=4096)
@@ -136,13 +161,15 @@ _RULES: dict[str, tuple[str, ...]] = {
 # What a match of launch.secrets.SECRET cannot be without.
 _TOKEN_SIGNS = (
     "hf_", "gh", "github_pat_", "sk-", "AKIA", "wandb_v1_", "://", "=", "AIza", "GOCSPX", "npm_", "xapp-", "hvs.",
-    "dop_v1_", "dapi", "dckr_pat_", "nvapi-", "ATATT3", "shp", ".atlasv1.",
+    "dop_v1_", "dapi", "dckr_pat_", "nvapi-", "ATATT3", "shp", ".atlasv1.", "ya29.", "glsa_", "gsk_", "r8_", "pplx-",
+    "xai-", "lin_api_", "PMAK-", "dp.pt.", "AGE-SECRET-KEY-1", "NRAK-", "sntrys_", "figd_", "ntn_", "sq0atp-",
 )  # fmt: skip
+# jwt.io's sample, John Doe's, is in every text about such tokens.
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}")
 # What documentation writes where a secret would stand.
 _PLACEHOLDER = re.compile(
-    r"(?i)example|\byour|placeholder|changeme|redacted|dummy|\bsample\b|x{4,}|\*{3,}|<[^>]*>|\{\{?\w+\}?\}|\$\{?[a-z]{4,}\b|\[secret\]"
-    r"|://[^:/\s]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|key)@"
+    r"(?i)example|\byour|placeholder|changeme|redacted|dummy|\bsample\b|x{4,}|\*{3,}|<[^<>]{0,60}>|\{\{?\w+\}?\}|\$\{?[a-z]{4,}\b|\[secret\]"
+    r"|://[^:/\s]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|key)@|eyJzdWIiOiIxMjM0NTY3ODkw"
 )
 
 
@@ -173,9 +200,19 @@ def secrets(name: str, text: str) -> Iterator[Finding]:
                 seen.append(match.span())
                 yield "secret", f"{name} holds what looks like a secret: {kind}", masked(match[0])
     for match in SECRET.finditer(text) if any(sign in text for sign in _TOKEN_SIGNS) else ():
-        if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]) and _varied("", match[0]):
+        told = not _ordinary(match[0]) and not _PLACEHOLDER.search(match[0]) and _varied("", match[0])
+        if told and not _overlaps(match, seen):
             seen.append(match.span())
             yield "secret", f"{name} holds what looks like a token", masked(match[0])
+
+
+def _ordinary(text: str) -> bool:
+    """Whether what a log hides to be safe is an ordinary word in prose: short, without a digit, or code."""
+    value = text.partition("=")[2] if text[0] in "?&;" else text
+    worded = text[0] in "?&;" or text.startswith("sk-") or re.match(r"[\w+.-]+://[^:]*$", text)
+    if re.match(r"[\w+.-]+://[^:/?#\s]*:\d{1,5}[/?#]", text):  # a port, and an @ further on
+        return True
+    return bool(worded) and (len(value) < 16 or not re.search(r"\d", value) or bool(re.search(r"[%{}()#]", value)))
 
 
 def _overlaps(match: "re.Match[str]", seen: list[tuple[int, int]]) -> bool:

@@ -51,6 +51,9 @@ def _message(number: int, item: Any) -> Message:
     if content is None and calls:
         content = ""
     message["content"] = content if calls and content == "" else text_of({"content": content}, "content", where)
+    unread = [key for key in ("thinking", "reasoning") if item.get(key)]
+    if unread:
+        raise RowError("field", f"{where}`{unread[0]}` is not read; call it `reasoning_content`, or leave it out")
     message |= {key: item[key] for key in _KEPT if isinstance(item.get(key), str)}
     for key, value in message.items():
         if key not in ("role", "content"):
@@ -81,7 +84,7 @@ def _call(where: str, call: Any) -> dict[str, Any]:
 
 
 def _tools(row: Row) -> tuple[dict[str, Any], ...]:
-    tools = parsed(row, "tools")
+    tools = parsed(row, "tools" if row.get("tools") is not None else "functions")
     if tools is None or tools == "":
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

@@ -10,6 +10,7 @@
 Any of them may carry an "id"; without one a row is named by its line.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -37,7 +38,8 @@ def _alternatives(names: str | tuple[str, ...]) -> set[str]:
 
 # What a format reads beside its signature.
 _OPTIONAL = {
-    "rag": {"oracle", "oracles"}, "raft": {"oracle_context", "instruction", "answer"}, "messages": {"tools"},
+    "rag": {"oracle", "oracles"}, "raft": {"oracle_context", "instruction", "answer"},
+    "messages": {"tools", "functions"},
     "sharegpt": {"tools", "system"}, "alpaca": {"input", "system", "history"}, "text": set(),
 }  # fmt: skip
 # Keys that hold what somebody meant to train on: a format that would pass over one is not the certain one.
@@ -63,6 +65,8 @@ def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, s
     if isinstance(name, bool) or (name is not None and not isinstance(name, str | int)):
         raise RowError("field", f"`id` is {kind_of(name)}; expected text or a whole number")
     whole(name, "`id`")
+    if isinstance(name, str) and not name.strip():
+        raise RowError("field", "`id` is empty; leave it out, or give it a value")
     content = _BUILDERS[chosen](row)
     check_order(content.messages)
     own = (unnamed or str(line)) if name is None else str(name)
@@ -121,8 +125,10 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 def _rag(row: Row) -> Content:
     question, answer = text_of(row, "question").strip(), text_of(row, "answer")
+    if row.get("documents") is not None and row.get("contexts") is not None:
+        raise RowError("field", "has both `documents` and `contexts`: only one is read; join them")
     documents = _documents(row, "contexts" if row.get("documents") is None else "documents")
-    twice = sorted({d.id for d in documents if [other.id for other in documents].count(d.id) > 1})
+    twice = sorted(name for name, count in Counter(document.id for document in documents).items() if count > 1)
     if twice:
         raise RowError("field", f"two documents are called {twice[0]!r}: a citation could not tell them apart")
     oracles = _oracles(row, documents)
@@ -145,10 +151,12 @@ def _raft(row: Row) -> Content:
         context = context[0]
     if not isinstance(context, list) or not all(isinstance(passage, str) for passage in context):
         raise RowError("field", "`context` is not {title, sentences} or a list of passages")
+    if not context:
+        raise RowError("field", "`context` has no passage")
     whole(context, "`context`")
     oracle = row.get("oracle_context")
     documents = tuple(
-        Document(str(number), passage.strip(), None if oracle is None else passage.strip() == str(oracle).strip())
+        Document(str(number), passage.strip(), None if oracle is None else passage.split() == str(oracle).split())
         for number, passage in enumerate(context, start=1)
         if passage.strip()
     )
@@ -176,8 +184,8 @@ FORMATS = tuple(_BUILDERS)
 
 def _documents(row: Row, key: str) -> tuple[Document, ...]:
     items = parsed(row, key)
-    if not isinstance(items, list):
-        raise RowError("field", f"`{key}` is missing or not a list")
+    if not isinstance(items, list) or not items:
+        raise RowError("field", f"`{key}` is missing, empty or not a list")
     documents = []
     for number, item in enumerate(items, start=1):
         where = f"document {number}: "
@@ -189,6 +197,8 @@ def _documents(row: Row, key: str) -> tuple[Document, ...]:
             if title is not None and not isinstance(title, str):
                 raise RowError("field", f"{where}`title` is {kind_of(title)}; expected text")
             name = number if item.get("id") is None else item["id"]
+            if isinstance(name, str) and not name.strip():
+                raise RowError("field", f"{where}`id` is empty")
             whole(title, f"{where}`title`")
             whole(name, f"{where}`id`")
             documents.append(Document(str(name), f"{title}\n{text}" if title else text))
@@ -205,6 +215,10 @@ def _oracles(row: Row, documents: tuple[Document, ...]) -> set[str] | None:
         return None
     names = {str(name) for name in (given if isinstance(given, list) else [given])}
     absent = sorted(names - {document.id for document in documents})
+    numbered = [document.id for document in documents] == [str(n) for n in range(1, len(documents) + 1)]
+    if absent and numbered:
+        count = len(documents)
+        raise RowError("field", f"`oracle` names {', '.join(absent)}; these documents are numbered from 1 to {count}")
     # With the oracle left out on purpose (RAFT's 1 - p) none of them is there; some of them is a mistake.
     if absent and len(absent) < len(names):
         raise RowError("field", f"`oracle` names {', '.join(absent)}, which is not among the documents")

@@ -13,6 +13,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     "format": ("error", "the row has the keys of no known format, or of more than one"),
     "field": ("error", "a field is missing, empty or of another type"),
     "roles": ("error", "the turns of a conversation are out of order"),
+    "template": ("error", "the model's chat template leaves out a tool, a call, a thought or a turn"),
     "duplicate-id": ("error", "two rows have the same id"),
     "too-long": ("error", "the answer does not fit data.max_length"),
     "untrainable": ("error", "no token of the row can be trained on"),

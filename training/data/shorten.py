@@ -13,6 +13,7 @@ from training.data.samples import Document, Sample, Tokens
 from training.data.template import Chat
 
 ROUNDS = 8
+SLACK = 16  # tokens by which a document's own count and its share of a row may differ: its id and what joins them
 SHORTEST = 16  # tokens of a document; with fewer it says nothing
 
 
@@ -55,13 +56,18 @@ def known_oracles(sample: Sample) -> set[str] | None:
 def _without_distractors(sample: Sample, chat: Chat, max_length: int, oracles: set[str]) -> tuple[Sample, int]:
     """The row without as many distractors as need be, but with one document at least, and how many went."""
     kept, dropped = list(sample.documents), 0
+    # Tokens of parts do not add up exactly: the whole row is only counted again where the sum says that it may fit.
+    left = len(chat.encode(sample).ids)
     for document in reversed(sample.documents):
         if document.id in oracles or len(kept) == 1:
             continue
         kept.remove(document)
         dropped += 1
-        if len(chat.encode(replace(sample, documents=tuple(kept))).ids) <= max_length:
-            break
+        left -= len(chat.encoder.encode(document.text))
+        if left <= max_length + SLACK * dropped:
+            left = len(chat.encode(replace(sample, documents=tuple(kept))).ids)
+            if left <= max_length:
+                break
     return replace(sample, documents=tuple(kept)), dropped
 
 

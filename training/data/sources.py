@@ -9,6 +9,7 @@ import glob
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,32 +111,61 @@ def not_read(source: str) -> list[str]:
 
 
 def rows_of(file: str) -> Iterator[RawRow]:
-    """The raw rows of one file or hub id. Raises DataError when it cannot be read at all."""
+    """The raw rows of one file or hub id. Raises DataError for a hub id that cannot be loaded."""
     if not Path(file).exists():
         yield from _hub(file)
         return
-    form = _form(file)
+    line = 0
     try:
         with _opened(file) as stream:
-            yield from _READERS[form](file, stream)
+            for row in _READERS[_form(file)](file, stream):
+                line = row.line
+                yield row
     except (OSError, EOFError) as error:
-        raise _wrong(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}; the rows after it are not read"
+        yield RawRow(file, line + 1, error=RowError("unreadable", reason), last=True)
 
 
 def parse_json(text: bytes) -> Any:
     """One JSON value. Raises RowError with the column."""
     try:
-        return json.loads(text.decode("utf-8"))
+        _twice.clear()
+        value = _DECODER.decode(text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError("unreadable", f"is not UTF-8 text: {error.reason}", error.start + 1) from None
     except json.JSONDecodeError as error:
         raise RowError("unreadable", f"not JSON: {error.msg}", error.colno) from None
     except (ValueError, RecursionError):  # a number with more digits than Python reads; nesting without end
         raise RowError("unreadable", "not JSON that can be read: a number or a nesting without end") from None
+    if _twice:
+        raise _twofold()
+    return value
+
+
+_twice: list[str] = []
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, and a note of a key that it has twice: json itself would pass over the first."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        _twice.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _twofold() -> RowError:
+    return RowError("field", f"has `{_twice[0]}` twice; only one could be read")
 
 
 def _json_lines(file: str, stream: BinaryIO) -> Iterator[RawRow]:
     for number, line in enumerate(stream, start=1):
+        if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            reason = "is UTF-16 text: save it as UTF-8; no row is read"
+            yield RawRow(file, 1, error=RowError("unreadable", reason), last=True)
+            return
         text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if text.strip():
             yield RawRow(file, number, text=text.rstrip(b"\r\n"))
@@ -174,7 +204,7 @@ def _objects(file: str, content: bytes) -> Iterator[RawRow]:
 
 
 def _array(file: str, text: str) -> Iterator[RawRow]:
-    decoder, position, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    position, line, counted = text.index("[") + 1, 1, 0
     number = 0
 
     def skip(position: int) -> int:
@@ -187,9 +217,10 @@ def _array(file: str, text: str) -> Iterator[RawRow]:
         line += text.count("\n", counted, position)
         counted = position
         try:
-            value, position = decoder.raw_decode(text, position)
+            _twice.clear()
+            value, position = _DECODER.raw_decode(text, position)
             number += 1
-            yield RawRow(file, line, value=value, number=number)
+            yield RawRow(file, line, value=value, number=number, error=_twofold() if _twice else None)
             position, first = skip(position), False
             if text[position : position + 1] == "]":
                 break

@@ -16,6 +16,7 @@ import numpy as np
 
 from launch.errors import DataError, Mistake
 from launch.spec import DataSpec
+from launch.wording import printable
 from training.data.duplicates import PERMUTATIONS, Fingerprints, repeated
 from training.data.examine import Chunk, Examined, Settings, Split
 from training.data.parallel import CHUNK, examine
@@ -197,7 +198,7 @@ def _chunks(sources: dict[Split, str]) -> Iterator[Chunk]:
 def refuse(report: Report, data: DataSpec) -> None:
     """Raises DataError, with the first errors, for rows that `data` does not let a run train on."""
     errors = [
-        Mistake(problem.file, problem.line, problem.column, f"{problem.message} [{problem.kind}]")
+        Mistake(problem.file, problem.line, problem.column, printable(f"{problem.message} [{problem.kind}]"))
         for problem in report.first_errors
     ]
     # How many rows a file that broke off has lost, nobody could count.

@@ -7,6 +7,7 @@ write itself (`<think>`, `<tool_call>`) may, its turn's end may not.
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,9 @@ class Chat:
         """The template asked about this one conversation."""
         conversation, tools, mark = self._protected(conversation, tools)
         text = self._render(conversation, tools)
+        for part, content in _parts(conversation, tools):
+            if content.strip() not in text:
+                raise RowError("template", f"the model's chat template leaves out {part}: it would not be learnt")
         return self._tokens(text, self._answers(text, conversation, tools), mark)
 
     def _is_plain(self, content: str) -> bool:
@@ -207,6 +211,22 @@ class Chat:
         if not chunk:
             return [], 0
         return self.encoder.encode_at(chunk.replace(mark, ""), position - chunk.count(mark, 0, position))
+
+
+def _parts(conversation: list[Message], tools: Tools) -> Iterator[tuple[str, str]]:
+    """What must stand in a conversation's text as it is. Answers of tools may be written as JSON, thoughts before the
+    last turn are left out by design (Qwen3)."""
+    for tool in tools or ():
+        yield "the tools", str(tool.get("function", {}).get("name", ""))
+    for number, message in enumerate(conversation, start=1):
+        for call in message.get("tool_calls", ()):
+            yield f"the call in turn {number}", str(call["function"]["name"])
+        if message["role"] in ("system", "user"):
+            yield f"turn {number}", message["content"]
+        if message["role"] == "assistant":
+            yield f"turn {number}", message["content"].rsplit("</think>", 1)[-1]
+    if conversation[-1].get("reasoning_content"):
+        yield "reasoning_content", conversation[-1]["reasoning_content"]
 
 
 def load_chat_files(variant: str) -> ChatFiles:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launch.errors import DataError, HostError, MusterError, UsageError
+from launch.errors import DataError, MusterError, UsageError
 from tests.conftest import command, read_rows
 from tests.training.chat_templates import tokenizer_of
 from tests.training.data_files import written
@@ -257,9 +257,9 @@ def test_documents_without_a_word_to_search_for_are_no_crash(folder: Path) -> No
 @pytest.mark.parametrize("name", ["out", "eval_out"])
 def test_a_place_that_cannot_be_written_to(name: str, folder: Path) -> None:
     path = folder / "none" / "rows.jsonl"
-    with pytest.raises(HostError) as caught:
+    with pytest.raises(UsageError) as caught:
         made(folder, **{name: path})
-    assert str(caught.value) == f"{path}: cannot be written: No such file or directory"
+    assert str(caught.value) == f"{path}: no such folder: {path.parent}"
 
 
 def test_each_line_is_one_row(folder: Path) -> None:

@@ -61,7 +61,8 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     passages: list[Passage] = []
     counts: Counter[str] = Counter()
     seen, documents = set(), set()
-    for document, title, sections in _documents(Path(folder)):
+    for document, title, sections in _documents(Path(folder), counts):
+        counts["documents without a text below their headings"] += not any(section.text.strip() for section in sections)
         if document in documents:
             raise _wrong(folder, f"two documents are called {document!r}; their names must differ")
         documents.add(document)
@@ -77,12 +78,13 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     return passages, Counter(documents=len(documents)) + counts
 
 
-def _documents(root: Path) -> Iterator[tuple[str, str, list[_Section]]]:
+def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, str, list[_Section]]]:
     """(id, title, sections) of each document."""
     if not root.exists():
         raise _wrong(str(root), "no such folder or file")
     below = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
     files = [path for path in below if path.suffix.lower() in ENDINGS]
+    counts[f"files that are none of {', '.join(ENDINGS)}, not read"] += len(below) - len(files)
     if not files:
         raise _wrong(str(root), f"no documents; expected {', '.join(ENDINGS)}")
     for path in files:

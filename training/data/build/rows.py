@@ -154,14 +154,18 @@ def build(questions: Sequence[Question], index: Index, recipe: Recipe) -> Built:
     """A row for each question, in their order."""
     built = Built()
     for question in questions:
-        built.rows.append(_row(question, index, recipe, built.counts))
+        distractors = index.distractors(question.question, question.oracles, recipe.distractors)
+        if question.oracles or distractors:
+            built.rows.append(_row(question, distractors, recipe, built.counts))
+        else:
+            built.counts["questions left out, with no passage to show"] += 1
     return built
 
 
-def _row(question: Question, index: Index, recipe: Recipe, counts: Counter[str]) -> dict[str, Any]:
+def _row(question: Question, distractors: list[Passage], recipe: Recipe, counts: Counter[str]) -> dict[str, Any]:
     draw = random.Random(f"{recipe.seed}:{question.id}")  # noqa: S311 - a seeded choice, no secret
-    held_back = bool(question.oracles) and draw.random() >= recipe.oracle_share
-    distractors = index.distractors(question.question, question.oracles, recipe.distractors)
+    # Without a distractor there would be nothing to say "not in these documents" about.
+    held_back = bool(question.oracles) and bool(distractors) and draw.random() >= recipe.oracle_share
     if len(distractors) < recipe.distractors:
         counts["rows with fewer distractors than asked for"] += 1
     shown = [*([] if held_back else question.oracles), *distractors]

@@ -39,10 +39,12 @@ def build_files(
     _check_places(documents, questions, out, eval_out)
     passages, counts = read_passages(str(documents), passage_words)
     counts["passages"] = len(passages)
-    leaking = sum(any(secrets(passage.id, passage.text)) for passage in passages)
-    counts["passages that hold what looks like a secret: muster data validate tells which"] = leaking
+    harmless = [passage for passage in passages if not any(secrets(passage.id, passage.text))]
+    counts["passages with what looks like a secret, shown only where a question names them"] = len(passages) - len(
+        harmless
+    )
     if questions is None:
-        asked, done = from_headings(passages)
+        asked, done = from_headings(harmless)
     else:
         asked, done = read_questions(questions, Index(passages), find_oracles)
     counts += done
@@ -62,10 +64,10 @@ def build_files(
             f" ({', '.join(sorted(held_out)[:5])}); {what} --eval-share, choose another --seed, or leave --eval-out"
             " away"
         )
-    seen = [passage for passage in passages if passage.document not in held_out]
+    seen = [passage for passage in harmless if passage.document not in held_out]
     rows = {out: _rows(sides["train"], seen, recipe, counts, "to train on")}
     if eval_out is not None:
-        unseen = [passage for passage in passages if passage.document in held_out]
+        unseen = [passage for passage in harmless if passage.document in held_out]
         rows[eval_out] = _rows(sides["eval"], unseen, recipe, counts, "to evaluate on")
     for path, made in rows.items():  # once all are there: half a result would take the place of a whole one
         _write(path, made)
