@@ -5,6 +5,7 @@ from typing import NamedTuple
 from launch.errors import DataError
 from launch.plan import Plan
 from launch.preflight.result import Result
+from launch.wording import plural
 
 
 class RowsCheck(NamedTuple):
@@ -29,7 +30,8 @@ def rows(plan: Plan, spec_file: str) -> RowsCheck:
         others = len(error.mistakes) - 1 + error.hidden
         evidence = f"{error.mistakes[0]}{f', and {others} more' if others else ''}"
         return RowsCheck(Result(name="data", family="data", status="fail", evidence=evidence, fix=fix), error, {})
-    evidence = ", ".join(f"{count:,} rows to {split}" for split, count in report.rows.items())
+    purposes = {"train": "train on", "eval": "evaluate on"}
+    evidence = ", ".join(f"{plural(count, 'row')} to {purposes[split]}" for split, count in report.rows.items())
     checked = {} if report.errors else {str(split): found for split, found in fingerprints.items()}
     if not report.kinds:
         return RowsCheck(Result(name="data", family="data", status="pass", evidence=evidence), None, checked)
