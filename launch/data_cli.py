@@ -184,10 +184,10 @@ def _data(
     if form not in allowed:
         raise UsageError(f"--format {form}: allowed: {', '.join(allowed)}")
     data = DataSpec.model_construct(
-        train=source, eval=evaluation, format=cast(Any, form), columns={}, packing=True,
-        max_length=max_length or DataSpec.model_fields["max_length"].default,
-        on_bad_row="fail", accept=_accepted(accept),
+        train=source, eval=evaluation, format=cast(Any, form), accept=_accepted(accept)
     )  # fmt: skip
+    if max_length is not None:
+        data = data.model_copy(update={"max_length": max_length})
     return data, _chat(model, required=True) if model else None
 
 

@@ -141,6 +141,19 @@ def test_build_refuses_numbers_that_make_no_sense(option: str, value: Any, folde
     assert f"Invalid value for '{option}'" in plain(done.err)
 
 
+@pytest.mark.parametrize("oracle", ["a-copy", "ssh", "ssh#ports", "a-copy#ports"])
+def test_an_oracle_may_be_named_by_any_document_that_holds_its_words(oracle: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("ssh", "a-copy"):
+        text = "# Secure shell\n\n## Ports\n\nThe daemon of the secure shell listens on port twenty-two.\n"
+        (tmp_path / f"docs/{name}.md").write_text(text)
+    question = {"question": "Which port?", "answer": "Port 22.", "oracle": oracle}
+    questions = written(tmp_path / "q.jsonl", question)
+    out = tmp_path / "rows.jsonl"
+    done = call(capsys, "build", str(tmp_path / "docs"), "--questions", str(questions), "--out", str(out))
+    assert (done.code, json.loads(out.read_text())["oracle"]) == (0, ["a-copy#ports"])
+
+
 def test_what_is_not_read_is_counted(folder: Path, capsys: Any) -> None:
     (folder / "docs/guide.pdf").write_bytes(b"%PDF")
     (folder / "docs/empty.md").write_text("# Only a heading\n")

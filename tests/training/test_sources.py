@@ -288,6 +288,15 @@ def test_a_key_that_stands_twice_is_told(text: str, tmp_path: Path) -> None:
     assert second.read() == {"a": 1}
 
 
+def test_keys_that_parquet_adds_to_nested_objects_are_not_there(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"calls": [{"arguments": {"city": "Rome"}}]}, {"calls": [{"arguments": {"n": 3}}]}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert [row.read() for row in rows_of(str(tmp_path / "a.parquet"))] == rows
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_is_named(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(("\ufeff" + '{"a": 1}\n').encode(encoding))

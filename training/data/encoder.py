@@ -102,7 +102,7 @@ class Encoder:
             text = unicodedata.normalize("NFC", text)
         try:
             return self._fast.encode_ordinary(text)
-        except BaseException as error:
+        except BaseException as error:  # its Rust code panics on a text that is too much for its regular expressions
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             return self._slow(text)

@@ -284,10 +284,17 @@ def _parquet(file: str, stream: BinaryIO) -> Iterator[RawRow]:
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=BATCH):
             for row in batch.to_pylist():
                 number += 1
-                yield RawRow(file, number, value={key: value for key, value in row.items() if value is not None})
+                yield RawRow(file, number, value=_without_nulls(row))
     except (pyarrow.ArrowException, ValueError, UnicodeDecodeError) as error:
         reason = f"not Parquet that can be read: {first_line(error)}; the rows after it are not read"
         yield RawRow(file, number + 1, error=RowError("unreadable", reason), last=True)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Arrow gives every object of a column the keys of all of them: the null ones were not there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 _READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
@@ -309,7 +316,7 @@ def hub_rows(source: str) -> Any:
 
 def _hub(source: str) -> Iterator[RawRow]:
     for number, row in enumerate(hub_rows(source), start=1):
-        yield RawRow(source, number, value={key: value for key, value in row.items() if value is not None})
+        yield RawRow(source, number, value=_without_nulls(row))
 
 
 @contextmanager

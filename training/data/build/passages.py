@@ -39,6 +39,8 @@ class Passage:
     heading: str
     text: str
     parents: str = ""
+    also: tuple[str, ...] = ()
+    """Ids of other places that hold the same words."""
 
     @property
     def section(self) -> tuple[str, str, str]:
@@ -60,7 +62,8 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     """
     passages: list[Passage] = []
     counts: Counter[str] = Counter()
-    seen, documents = set(), set()
+    seen: dict[str, int] = {}
+    documents: set[str] = set()
     for document, title, sections in _documents(Path(folder), counts):
         counts["documents without a text below their headings"] += not any(section.text.strip() for section in sections)
         if document in documents:
@@ -70,8 +73,10 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
             words = " ".join(passage.text.split())
             if words in seen:
                 counts["passages left out that another already has word for word"] += 1
+                first = passages[seen[words]]
+                passages[seen[words]] = replace(first, also=(*first.also, passage.id))
             else:
-                seen.add(words)
+                seen[words] = len(passages)
                 passages.append(passage)
     if not passages:
         raise _wrong(folder, "no text in its documents")

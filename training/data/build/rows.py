@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import DataError, Mistake, UsageError
-from training.data.build.passages import Passage, slug
+from training.data.build.passages import ENDINGS, Passage, slug
 from training.data.build.prose import opening
 from training.data.build.retrieval import Index
 from training.data.checks import cited
@@ -105,19 +105,19 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
 
 
 def _oracle(name: str, query: str, index: Index, counts: Counter[str]) -> Passage:
-    by_id = {passage.id: passage for passage in index.passages}
+    by_id = {own: passage for passage in index.passages for own in (passage.id, *passage.also)}
     if name in by_id:
         return by_id[name]
-    documents = {passage.document for passage in index.passages}
-    stem = re.sub(r"(?i)\.(?:md|markdown|txt|html?|jsonl)$", "", name)
+    documents = {own.partition("#")[0] for own in by_id}
+    stem = name.rpartition(".")[0] if name.lower().endswith(ENDINGS) else name
     document = next((slug(form) for form in (name, stem) if slug(form) in documents), None)
     if document is None:
         near = difflib.get_close_matches(name, [*by_id, *sorted(documents)], n=1, cutoff=0.4)
         hint = f"; near: {near[0]}" if near else ""
         raise RowError("field", f"`oracle` names {name!r}: no passage and no document{hint}")
-    own = sum(passage.document == document for passage in index.passages)
-    counts["oracles given as a document, of which the best passage was taken"] += own > 1
-    return next(passage for passage in index.ranked(query) if passage.document == document)
+    own = {passage.id for other, passage in by_id.items() if other.partition("#")[0] == document}
+    counts["oracles given as a document, of which the best passage was taken"] += len(own) > 1
+    return next(passage for passage in index.ranked(query) if passage.id in own)
 
 
 def from_headings(passages: Sequence[Passage]) -> tuple[list[Question], Counter[str]]:
