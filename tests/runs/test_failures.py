@@ -116,7 +116,7 @@ def test_a_run_directory_that_cannot_be_written(workspace: Workspace) -> None:
 
 def test_data_without_a_trainable_token_ends_with_5(workspace: Workspace) -> None:
     path = workspace.root / "long.jsonl"
-    path.write_text(json.dumps({"question": "Why? " * 300, "documents": [], "answer": "So."}) + "\n")
+    path.write_text(json.dumps({"question": "Why? " * 300, "documents": ["A text."], "answer": "So."}) + "\n")
     done = muster("run", workspace.spec(data={"train": "long.jsonl"}), "--run-dir", workspace.root / "long")
     assert done.code == 5
     assert f"error: rank 0: {path}:1:1: the answer lies beyond data.max_length 320: the row has " in done.err
