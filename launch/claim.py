@@ -1,6 +1,7 @@
 """Whose run directory this is: a new run's, this run's own, or another's."""
 
 import fcntl
+import json
 import os
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from launch.journal import write_text
 from launch.plan import Plan
 from launch.redact import secret_values
 from launch.render import rendered
-from launch.rundir import RunDir
+from launch.rundir import MANIFEST, RunDir
 from launch.secrets import SECRET
 from launch.spec import strings, training_identity
 
@@ -108,8 +109,22 @@ def different(earlier: Plan, plan: Plan) -> list[str]:
 
 
 def finished(run: RunDir) -> bool:
-    """Whether the run's adapter is there; it gets its name when it is complete."""
-    return run.adapter.is_dir()
+    """Whether the run's adapter is there; it gets its name when it is complete.
+
+    Raises HostError for one that was changed since: a file is missing, or has another size than its manifest says.
+    """
+    if not run.adapter.is_dir():
+        return False
+    try:
+        files = json.loads((run.adapter / MANIFEST).read_text(encoding="utf-8"))["files"]
+        damaged = [name for name, known in files.items() if (run.adapter / name).stat().st_size != known["bytes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        damaged = [MANIFEST]
+    if damaged:
+        raise HostError(
+            f"{run.adapter}: {damaged[0]} is not as it was written; restore it, or train again with --resume never"
+        )
+    return True
 
 
 def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
@@ -118,17 +133,7 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
     spec.yaml holds what the spec gave and no defaults, so that it can be run again. Raises HostError when the directory
     cannot be written.
     """
-    secrets = secret_values(os.environ)
-    if SECRET.search(str(run.root)) or any(secret in str(run.root) for secret in secrets):
-        raise UsageError(
-            "--run-dir: holds what looks like a secret; it would be copied into the rendered files: choose another"
-        )
-    for path, text in strings(plan.spec.model_dump()):
-        if any(secret in text for secret in secrets):
-            raise UsageError(
-                f"{'.'.join(path)}: holds the value of a secret environment variable; it would be copied into the run"
-                " directory"
-            )
+    refuse_secrets(run, plan)
     try:
         if resume == "never" and run.plan.exists():
             _set_aside(run)
@@ -144,6 +149,21 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
             f"{run.root}: the run directory cannot be written: {error.strerror or error}; free space or choose another"
             " with --run-dir"
         ) from None
+
+
+def refuse_secrets(run: RunDir, plan: Plan) -> None:
+    """Raises UsageError for a spec or a directory whose own text would take a secret into every file."""
+    secrets = secret_values(os.environ)
+    if SECRET.search(str(run.root)) or any(secret in str(run.root) for secret in secrets):
+        raise UsageError(
+            "--run-dir: holds what looks like a secret; it would be copied into the rendered files: choose another"
+        )
+    for path, text in strings(plan.spec.model_dump()):
+        if any(secret in text for secret in secrets):
+            raise UsageError(
+                f"{'.'.join(path)}: holds the value of a secret environment variable; it would be copied into the run"
+                " directory"
+            )
 
 
 def _set_aside(run: RunDir) -> None:

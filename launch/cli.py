@@ -115,7 +115,7 @@ def run(
     ] = "auto",
 ) -> None:
     """Plan, check and train on this machine."""
-    from launch.claim import claim, finished
+    from launch.claim import claim, finished, refuse_secrets
     from launch.rundir import MANIFEST
     from launch.screen import console, plan_view
 
@@ -129,13 +129,14 @@ def run(
             f" start accelerate launch with accelerate_configs/{resolved.strategy}_multi_node.yaml on every node,"
             " or use -s cluster.nodes=1"
         )
+    refuse_secrets(place, resolved)
     claim(place, resolved, resume)
     if dry_run:
         _dry_run(resolved, spec, place, resume)
         return
     screen = console()
     screen.print(plan_view(resolved))
-    if finished(place) and resume != "never":
+    if resume != "never" and finished(place):
         say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
         _check_and_train(resolved, spec, place, resume, screen)

@@ -127,8 +127,9 @@ def set_aside_newer(run: RunDir, chosen: Path | None) -> None:
 
     They are damaged, or of steps that will be trained again; counted among the newest they would push out good ones.
     """
+    reached = 0 if chosen is None else read_progress(chosen)["step"]  # whatever its directory is called
     for path in run.complete_checkpoints():
-        if chosen is not None and int(path.name.split("-")[1]) <= int(chosen.name.split("-")[1]):
+        if chosen is not None and int(path.name.split("-")[1]) <= reached:
             break
         target = path.with_name(f"{path.name}.set-aside")
         shutil.rmtree(target, ignore_errors=True)
@@ -140,7 +141,7 @@ def bring_ledger(run: RunDir, chosen: Path | None) -> None:
 
     Without them the ledger would not show what its steps were trained on.
     """
-    if chosen is None or chosen.parent == run.checkpoints:
+    if chosen is None or chosen.resolve().parent == run.checkpoints.resolve():
         return
     step, other = read_progress(chosen)["step"], RunDir(chosen.parent.parent)
     for theirs, ours in ((other.samples, run.samples), (other.metrics, run.metrics)):
@@ -149,9 +150,8 @@ def bring_ledger(run: RunDir, chosen: Path | None) -> None:
                 f"--resume {chosen}: there is no {theirs.name} beside its checkpoints, so what it was trained on cannot"
                 " be shown; give a checkpoint inside its run directory"
             )
-        if not ours.exists():
-            shutil.copyfile(theirs, ours)
-            keep_rows(ours, lambda row: row["step"] <= step)
+        shutil.copyfile(theirs, ours)  # also over rows of steps that are not those of this checkpoint
+        keep_rows(ours, lambda row: row["step"] <= step)
 
 
 def adapter_files(

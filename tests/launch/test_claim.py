@@ -97,7 +97,27 @@ def test_a_run_is_finished_when_its_adapter_has_its_name(run: RunDir) -> None:
     prepare_run(run, PLAN)
     assert not finished(run)
     run.adapter.mkdir()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"1234")
+    files = {"adapter_model.safetensors": {"bytes": 4, "sha256": ""}}
+    (run.adapter / "manifest.json").write_text(json.dumps({"files": files}))
     assert finished(run)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
+def test_a_finished_run_whose_adapter_was_damaged_is_told(damage: str, run: RunDir) -> None:
+    test_a_run_is_finished_when_its_adapter_has_its_name(run)
+    name = "manifest.json" if damage != "cut" else "adapter_model.safetensors"
+    if damage == "cut":
+        (run.adapter / name).write_bytes(b"")
+    if damage == "gone":
+        (run.adapter / "adapter_model.safetensors").unlink()
+    if damage == "manifest":
+        (run.adapter / name).write_text("{")
+    with pytest.raises(HostError) as caught:
+        finished(run)
+    assert str(caught.value) == (
+        f"{run.adapter}: {name} is not as it was written; restore it, or train again with --resume never"
+    )
 
 
 def test_a_prepared_run_holds_its_spec_its_plan_and_what_was_rendered(run: RunDir) -> None:

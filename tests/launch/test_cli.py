@@ -352,6 +352,16 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tiny: Path, capsys: pytest.
     assert done.err == f"error: {tiny}/train.jsonl:1:1: is a list, not an object [field]\n"
 
 
+def test_a_dry_run_shows_no_secret_that_the_run_would_refuse(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "zzTopSecretValue99")
+    for more in (("-s", "name=zzTopSecretValue99"), ("--run-dir", "zzTopSecretValue99/x")):
+        done = call(capsys, "run", "tiny.yaml", "--dry-run", *more)
+        assert (done.code, done.out) == (2, "")
+        assert "zzTopSecretValue99" not in done.err
+
+
 def test_a_dry_run_ends_as_the_run_would_where_a_check_fails(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tiny / "base/tokenizer.json").unlink()
     done = call(capsys, "run", "tiny.yaml", "--dry-run")

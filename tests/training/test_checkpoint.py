@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from launch.errors import DamagedCheckpoint, NumericalError, UsageError
+from launch.journal import rows
 from launch.rundir import RunDir
 from tests.conftest import command
-from training.checkpoint import adapter_files, check_directory, choose, keep_newest, write_directory
+from training.checkpoint import (
+    adapter_files,
+    bring_ledger,
+    check_directory,
+    choose,
+    keep_newest,
+    set_aside_newer,
+    write_directory,
+)
 
 TENSORS = {"a.safetensors": {"x": torch.arange(6.0)}}
 TEXTS = {"progress.json": "{}"}
@@ -149,3 +158,31 @@ def test_a_manifest_lists_sizes_and_digests(tmp_path: Path) -> None:
     files = json.loads((run.checkpoint(5) / "manifest.json").read_text())["files"]
     content = (run.checkpoint(5) / "a.safetensors").read_bytes()
     assert files["a.safetensors"] == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def continued(folder: Path, step: int, *rows: int) -> Path:
+    """A checkpoint of a run whose ledger has these rows."""
+    run = RunDir(folder)
+    write_directory(run.checkpoint(step), TENSORS, {"progress.json": json.dumps({"step": step})})
+    for path in (run.samples, run.metrics):
+        path.write_text("".join(json.dumps({"step": row}) + "\n" for row in rows))
+    return run.checkpoint(step)
+
+
+def test_the_ledger_of_another_run_s_checkpoint_takes_the_place_of_an_abandoned_one(tmp_path: Path) -> None:
+    chosen = continued(tmp_path / "other", 3, 1, 2, 3, 4)
+    run = RunDir(tmp_path / "mine")
+    continued(tmp_path / "mine", 9, 1, 2)
+    bring_ledger(run, chosen)
+    assert [row["step"] for row in rows(run.samples)] == [row["step"] for row in rows(run.metrics)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["step-000003.set-aside", "good"])
+def test_a_checkpoint_by_any_name_sets_those_beyond_its_step_aside(name: str, tmp_path: Path) -> None:
+    run = run_with(tmp_path, 2, 5)
+    chosen = continued(tmp_path, 3, 1, 2, 3)
+    chosen.rename(run.checkpoints / name)
+    set_aside_newer(run, run.checkpoints / name)
+    assert [path.name for path in run.complete_checkpoints()] == ["step-000002"]
+    bring_ledger(run, Path(run.root, "checkpoints", "..", "checkpoints", name))
+    assert [row["step"] for row in rows(run.samples)] == [1, 2, 3]

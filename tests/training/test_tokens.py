@@ -149,6 +149,13 @@ def test_rows_that_were_checked_are_not_searched_again_and_changed_ones_are(tmp_
         prepared(tmp_path, [{**row, "more": 1} for row in rows], accept=["citation"])
 
 
+def test_quarantine_beside_the_tokens_holds_no_secret(tmp_path: Path) -> None:
+    prepared(tmp_path, [*ROWS, turns("Key?", KEY)], on_bad_row="quarantine")
+    (file,) = (tmp_path / "cache").glob("*/quarantine.jsonl")
+    assert "Key?" in file.read_text()
+    assert KEY not in file.read_text()
+
+
 def test_without_quarantine_one_bad_row_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [*ROWS, '{"text": '])

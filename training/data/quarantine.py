@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from launch.errors import HostError, UsageError
+from launch.journal import scrub
 from training.data.problems import Problem
 from training.data.sources import RawRow, is_quarantine, rows_of
 
@@ -18,13 +19,13 @@ class Quarantine:
     appears whole when the pass is over; one that is there already, perhaps mended by hand, is kept beside it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, hide_secrets: bool = False):
         """Raises UsageError where the file cannot be written, or would take the place of something else."""
         if path.exists() and not is_quarantine(path):
             raise UsageError(f"{path}: is there and no file of quarantined rows; choose another place for these")
         if not path.parent.is_dir():
             raise UsageError(f"{path}: rows with errors cannot be written there: no such folder")
-        self.path, self.rows = path, 0
+        self.path, self.rows, self.hide_secrets = path, 0, hide_secrets
         self._file: IO[str] | None = None
         self._late: dict[str, dict[int, list[Reason]]] = {}
 
@@ -62,7 +63,7 @@ class Quarantine:
             except OSError as error:
                 raise HostError(f"{self.path}: rows with errors cannot be written there: {error.strerror}") from None
         entry = {"file": row.file, "line": row.line, "reasons": reasons, "row": _readable(row)}
-        self._file.write(json.dumps(entry, default=str) + "\n")
+        self._file.write(json.dumps(scrub(entry) if self.hide_secrets else entry, default=str) + "\n")
         self.rows += 1
 
 

@@ -195,7 +195,7 @@ def _write(data: DataSpec, how: Settings, folder: Path, prints: dict[Split, str]
         writers = {split: _Writer(temporary / split) for split in sources(data)}
         report = Survey(
             sources(data), how, kept=lambda chunk: writers[chunk.split].add(chunk),
-            quarantine=Quarantine(temporary / "quarantine.jsonl"),
+            quarantine=Quarantine(temporary / "quarantine.jsonl", hide_secrets=True),
         ).run()  # fmt: skip
         refuse(report, data)
         for split, writer in writers.items():
