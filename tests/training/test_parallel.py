@@ -18,7 +18,7 @@ from tests.training.chat_templates import tokenizer_of
 from training.data import parallel
 from training.data.examine import Chunk, Examined, Examiner, Settings
 from training.data.parallel import examine
-from training.data.sources import RawRow
+from training.data.raw import RawRow
 from training.data.template import ChatFiles
 
 FILES = ChatFiles.of(tokenizer_of("chatml"))

@@ -12,7 +12,8 @@ from launch.errors import DataError, ExitCode
 from tests.training.data_files import ENDINGS, compressed, content, written
 from training.data.formats import to_sample
 from training.data.problems import KINDS, RowError
-from training.data.sources import RawRow, files_of, rows_of
+from training.data.raw import RawRow
+from training.data.sources import files_of, rows_of
 
 ROWS = [{"id": "a", "text": 'One, "two"\nthree é'}, {"id": "b", "text": "Four"}]
 

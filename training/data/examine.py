@@ -13,9 +13,9 @@ from training.data.checks import check
 from training.data.duplicates import fingerprint
 from training.data.formats import to_sample
 from training.data.problems import Problem, RowError
+from training.data.raw import RawRow
 from training.data.samples import Sample, Tokens
 from training.data.shorten import fit
-from training.data.sources import RawRow
 from training.data.template import Chat, ChatFiles
 
 Split = Literal["train", "eval"]
