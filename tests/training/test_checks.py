@@ -427,7 +427,8 @@ def test_each_of_several_citations_is_one(answer: str) -> None:
 ORDINARY = [
     "https://a.b/c?key=apartment_number", "https://a.b/c?x=1&key=programming", "http://localhost:8080?email=bob@corp.com",
     "svn+ssh://developer-account-name@svn.corp.com/x", "?signature=hmac_sha256(secret,body)", "?token=%TOKEN_VALUE%",
-    "?token=TOKEN_FROM_EMAIL_HERE", "?key=#{params[:key]}", "sk-learn-like-package-names-are-long",
+    "?token=TOKEN_FROM_EMAIL_HERE", "?password=forgotten", "&pwd=none", "?key=#{params[:key]}",
+    "sk-learn-like-package-names-are-long",
     "class=sk-spinner-circle-bounce-delay",
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIn0.SflKxwRJSMeKKF2QT4fwpM",
 ]  # fmt: skip
@@ -440,7 +441,7 @@ def test_ordinary_words_in_urls_and_names_are_no_secrets(text: str) -> None:
 
 MORE_SECRETS = [
     "ya29." + "a0AfH6SMBx7Yk2QwErTyUiOpLkJhGfDsAzXc", "glsa_" + "Ab3" * 10 + "Zz" + "_0a1b2c3d", "gsk_" + "Ab3d" * 13,
-    "postgres://svc:ab/cd9ZqW@db.corp.internal/x", "jdbc:mysql://db/x?user=root&password=Winter2024xxQ9rt7",
+    "postgres://svc:ab/cd9ZqW@db.corp.internal/x", "jdbc:mysql://db/x?user=root&password=Winter2024x", "https://a.b/login?password=Winter2024xx",
     "xai-" + "Ab3d" * 16, "https://a.b/c?token=be93f0c1d2e3a4b5c6d7",
 ]  # fmt: skip
 

@@ -164,9 +164,8 @@ _TOKEN_SIGNS = (
     "dop_v1_", "dapi", "dckr_pat_", "nvapi-", "ATATT3", "shp", ".atlasv1.", "ya29.", "glsa_", "gsk_", "r8_", "pplx-",
     "xai-", "lin_api_", "PMAK-", "dp.pt.", "AGE-SECRET-KEY-1", "NRAK-", "sntrys_", "figd_", "ntn_", "sq0atp-",
 )  # fmt: skip
-# jwt.io's sample, John Doe's, is in every text about such tokens.
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}")
-# What documentation writes where a secret would stand.
+# What documentation writes where a secret would stand. The last one is jwt.io's sample, John Doe's.
 _PLACEHOLDER = re.compile(
     r"(?i)example|\byour|placeholder|changeme|redacted|dummy|\bsample\b|x{4,}|\*{3,}|<[^<>]{0,60}>|\{\{?\w+\}?\}|\$\{?[a-z]{4,}\b|\[secret\]"
     r"|://[^:/\s]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|key)@|eyJzdWIiOiIxMjM0NTY3ODkw"
@@ -206,13 +205,21 @@ def secrets(name: str, text: str) -> Iterator[Finding]:
             yield "secret", f"{name} holds what looks like a token", masked(match[0])
 
 
+# A log hides these to be safe; in prose they are often words. What a token in them has at least: characters, a digit.
+_PORT = re.compile(r"[\w+.-]+://[^:/?#\s]*:\d{1,5}[/?#]")  # and an @ further on
+_USER = re.compile(r"[\w+.-]+://[^:]*$")
+SHORTEST_TOKEN, SHORTEST_PASSWORD = 16, 8
+
+
 def _ordinary(text: str) -> bool:
-    """Whether what a log hides to be safe is an ordinary word in prose: short, without a digit, or code."""
-    value = text.partition("=")[2] if text[0] in "?&;" else text
-    worded = text[0] in "?&;" or text.startswith("sk-") or re.match(r"[\w+.-]+://[^:]*$", text)
-    if re.match(r"[\w+.-]+://[^:/?#\s]*:\d{1,5}[/?#]", text):  # a port, and an @ further on
+    """Whether what a log hides is an ordinary word: short, without a digit, or code."""
+    if _PORT.match(text):
         return True
-    return bool(worded) and (len(value) < 16 or not re.search(r"\d", value) or bool(re.search(r"[%{}()#]", value)))
+    name, _, value = text[1:].partition("=") if text[0] in "?&;" else ("", "", text)
+    if not (name or text.startswith("sk-") or _USER.match(text)):
+        return False
+    shortest = SHORTEST_PASSWORD if name.lower().startswith("p") else SHORTEST_TOKEN
+    return len(value) < shortest or not re.search(r"\d", value) or bool(re.search(r"[%{}()#]", value))
 
 
 def _overlaps(match: "re.Match[str]", seen: list[tuple[int, int]]) -> bool:
