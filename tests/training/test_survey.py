@@ -241,6 +241,16 @@ def test_a_damaged_file_hides_nothing_of_the_others(tmp_path: Path) -> None:
     assert (told, report.unread, quarantine.rows) == (["unreadable", "unreadable", "secret"], 1, 3)
 
 
+def test_a_pass_that_breaks_off_leaves_an_earlier_quarantine_as_it_is(tmp_path: Path) -> None:
+    Surveyed(tmp_path, ["nonsense"])
+    path = tmp_path / "quarantine.jsonl"
+    earlier = path.read_text()
+    with pytest.raises(DataError, match="has no rows"):
+        Surveyed(tmp_path, [turns("Key?", KEY)], [])
+    assert path.read_text() == earlier
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["eval.jsonl", "quarantine.jsonl", "train.jsonl"]
+
+
 def test_all_that_is_wrong_with_a_row_is_told(tmp_path: Path) -> None:
     found = Surveyed(tmp_path, [turns("Why?", f"{LONG} {KEY}")], max_length=120, chat=FILES)
     assert [problem.kind for problem in found.problems] == ["secret", "too-long"]
@@ -472,6 +482,6 @@ def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path) -> None
     (tmp_path / "notes.tsv").write_text("x")
     report = Survey({"train": str(tmp_path)}, Settings(), processes=1).run()
     assert (report.rows["train"], dict(report.counts["train"])) == (
-        1, {"files of the folder that are not read": 1}
+        1, {"files that are not read": 1}
     )  # fmt: skip
     assert report.not_read == {"train": [str(tmp_path / "notes.tsv")]}

@@ -7,7 +7,8 @@ from typing import IO, Any
 from launch.errors import HostError, UsageError
 from launch.journal import scrub
 from training.data.problems import Problem
-from training.data.sources import RawRow, is_quarantine, rows_of
+from training.data.raw import RawRow
+from training.data.sources import is_quarantine, rows_of
 
 Reason = dict[str, str]
 
@@ -47,6 +48,12 @@ class Quarantine:
         if self._file is not None:
             self._file.close()
             self._partial.rename(self.path)
+
+    def give_up(self) -> None:
+        """The pass broke off: an earlier file stays as it is, and nothing half-written beside it."""
+        if self._file is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
 
     @property
     def previous(self) -> Path:

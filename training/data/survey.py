@@ -22,7 +22,8 @@ from training.data.examine import Chunk, Examined, Settings, Split
 from training.data.parallel import CHUNK, examine
 from training.data.problems import Level, Problem
 from training.data.quarantine import Quarantine
-from training.data.sources import LINE_BITS, files_of, not_read, rows_of
+from training.data.raw import LINE_BITS
+from training.data.sources import files_of, not_read, rows_of
 
 # A source can be wrong in every row; so many are kept for a message, the rest are counted.
 SHOWN = 20
@@ -86,9 +87,20 @@ class Survey:
         self._starts = [0]
 
     def run(self) -> Report:
+        try:
+            self._pass()
+        except BaseException:
+            if self.quarantine is not None:
+                self.quarantine.give_up()
+            raise
+        if self.quarantine is not None:
+            self.quarantine.close()
+        return self.report
+
+    def _pass(self) -> None:
         for split, source in self.sources.items():
             skipped = self.report.not_read[split] = not_read(source)
-            self.report.counts[split] = Counter({"files of the folder that are not read": len(skipped)})
+            self.report.counts[split] = Counter({"files that are not read": len(skipped)})
         for chunk in examine(_chunks(self.sources), self.settings, self.processes):
             self._take(chunk)
         empty = [source for split, source in self.sources.items() if not self.report.rows[split]]
@@ -97,9 +109,6 @@ class Survey:
             raise DataError([Mistake(source, 0, 0, reason) for source in empty])
         self._repeated_names()
         self._duplicates()
-        if self.quarantine is not None:
-            self.quarantine.close()
-        return self.report
 
     def _take(self, chunk: Examined) -> None:
         split = chunk.split
@@ -198,7 +207,7 @@ def _chunks(sources: dict[Split, str]) -> Iterator[Chunk]:
 def refuse(report: Report, data: DataSpec) -> None:
     """Raises DataError, with the first errors, for rows that `data` does not let a run train on."""
     errors = [
-        Mistake(problem.file, problem.line, problem.column, printable(f"{problem.message} [{problem.kind}]"))
+        Mistake(printable(problem.file), problem.line, problem.column, printable(f"{problem.message} [{problem.kind}]"))
         for problem in report.first_errors
     ]
     # How many rows a file that broke off has lost, nobody could count.
