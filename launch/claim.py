@@ -47,11 +47,17 @@ def claim(run: RunDir, plan: Plan, resume: str) -> None:
             " directory aside"
         ) from None
     differing = different(earlier, plan)
-    if differing:
+    if differing and has_trained(run):
         raise UsageError(
             f"{run.root}: holds a run of another spec; choose another name or --run-dir, or --resume never to move it"
             " aside\n" + "\n".join(f"  {line}" for line in differing)
         )
+
+
+def has_trained(run: RunDir) -> bool:
+    """Whether a step was made: an attempt that failed before has nothing that a corrected spec could spoil."""
+    steps = run.samples.exists() and run.samples.stat().st_size > 0
+    return steps or run.adapter.exists() or (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
 
 
 def trained_by(run: RunDir) -> str | None:

@@ -47,8 +47,18 @@ def test_a_run_may_move_to_other_devices_with_its_global_batch(run: RunDir) -> N
     claim(run, moved, "auto")
 
 
+def test_an_attempt_that_failed_before_its_first_step_does_not_hold_up_a_corrected_spec(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    run.samples.touch()
+    corrected = plan_of("1xH200-141GB", 1, spec_of(data={"max_length": 2048}))
+    claim(run, corrected, "auto")
+    run.checkpoint(4).mkdir()
+    assert "holds a run of another spec" in refused(run, corrected)
+
+
 def test_a_run_of_another_spec_under_the_same_name(run: RunDir) -> None:
     prepare_run(run, PLAN)
+    run.samples.write_text('{"step": 1}\n')
     other = plan_of("1xH200-141GB", 1, spec_of(training={"learning_rate": 1e-4}, data={"max_length": 2048}))
     assert refused(run, other) == (
         f"{run.root}: holds a run of another spec; choose another name or --run-dir,"
