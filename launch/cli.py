@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -87,15 +87,15 @@ def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory =
     from launch.screen import checks_view, console
 
     resolved = _resolve(spec, overrides)
-    results, broken, _ = _checks(resolved, spec, _run_dir(resolved, run_dir))
+    checked = _checks(resolved, spec, _run_dir(resolved, run_dir))
     if as_json:
-        print_json(document(results))
+        print_json(document(checked.results))
     else:
-        console(stderr=False).print(checks_view(results))
-    if isinstance(broken, DataError):
-        raise broken
-    if broken is not None:
-        raise typer.Exit(broken.exit_code)
+        console(stderr=False).print(checks_view(checked.results))
+    if isinstance(checked.problem, DataError):
+        raise checked.problem
+    if checked.problem is not None:
+        raise typer.Exit(checked.problem.exit_code)
 
 
 @app.command()
@@ -206,13 +206,13 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     from launch.screen import checks_view
     from training.data.tokens import note_checked
 
-    results, broken, checked = _checks(resolved, spec_file, place)
-    screen.print(checks_view(results))
-    if broken is not None:
-        raise broken
+    checked = _checks(resolved, spec_file, place)
+    screen.print(checks_view(checked.results))
+    if checked.problem is not None:
+        raise checked.problem
     prepare_run(place, resolved, resume)
-    write_json(place.preflight, document(results))
-    note_checked(checked, place.tokens)
+    write_json(place.preflight, document(checked.results))
+    note_checked(checked.rows, place.tokens)
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
@@ -221,15 +221,20 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     say(f"done: run directory {place.root}")
 
 
-def _checks(
-    resolved: "Plan", spec_file: Path, place: "RunDir"
-) -> "tuple[list[Result], MusterError | None, dict[str, str]]":
-    """Every check's result; what stops a run, rows that cannot be used before all else; which rows have no error."""
+class _Checked(NamedTuple):
+    results: "list[Result]"
+    problem: MusterError | None
+    """What stops a run: rows that cannot be used, told in full, before all else."""
+    rows: dict[str, str]
+    """Fingerprints of rows without an error."""
+
+
+def _checks(resolved: "Plan", spec_file: Path, place: "RunDir") -> _Checked:
     from launch.preflight import CHECKS, Context, problem, rows, run_checks
 
     results = run_checks(Context(plan=resolved, run=place), CHECKS)
     data = rows(resolved, str(spec_file))
-    return [*results, data.result], data.error or problem(results), data.checked
+    return _Checked([*results, data.result], data.error or problem(results), data.checked)
 
 
 def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) -> None:
@@ -239,9 +244,9 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) ->
     files = rendered(resolved, place.deepspeed)
     argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
     print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
-    _, broken, _ = _checks(resolved, spec_file, place)
-    if broken is not None:
-        raise broken
+    problem = _checks(resolved, spec_file, place).problem
+    if problem is not None:
+        raise problem
 
 
 def main() -> None:

@@ -235,7 +235,7 @@ class _Teller:
                 if count:
                     show(f"{split}: {count:,} {name}")
             for file in report.not_read.get(split, []):
-                show(f"not read: {file}")
+                show(printable(f"not read: {file}"))
         if kept.rows:
             show(f"{kept.rows:,} rows with errors, and why: {kept.path}")
         if not lengths:

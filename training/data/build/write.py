@@ -40,30 +40,18 @@ def build_files(
     passages, counts = read_passages(str(documents), passage_words)
     counts["passages"] = len(passages)
     harmless = [passage for passage in passages if not any(secrets(passage.id, passage.text))]
-    counts["passages with what looks like a secret, shown only where a question names them"] = len(passages) - len(
-        harmless
-    )
+    harmful = len(passages) - len(harmless)
+    counts["passages with what looks like a secret, shown only where a question names them"] = harmful
     if questions is None:
         asked, done = from_headings(harmless)
     else:
         asked, done = read_questions(questions, Index(passages), find_oracles)
     counts += done
-    held_out = split_by_document(passages, eval_share, recipe.seed) if eval_out is not None else set()
-    sides: dict[str, list[Question]] = {"train": [], "eval": [], "both": []}
-    for side, question in divided(asked, held_out):
-        sides[side].append(question)
-    counts["questions left out, with oracles both held out and not"] += len(sides["both"])
     if not asked:
-        raise DataError(
-            [Mistake(questions or str(documents), 0, 0, "no question has an answer: there would be no rows")]
-        )
-    if eval_out is not None and not (sides["eval"] and sides["train"]):
-        which, what = ("every one", "lower") if sides["eval"] else ("none", "raise")
-        raise UsageError(
-            f"--eval-out: {which} of the {len(asked)} questions is about the documents held out"
-            f" ({', '.join(sorted(held_out)[:5])}); {what} --eval-share, choose another --seed, or leave --eval-out"
-            " away"
-        )
+        source = questions or str(documents)
+        raise DataError([Mistake(source, 0, 0, "no question has an answer: there would be no rows")])
+    held_out = split_by_document(passages, eval_share, recipe.seed) if eval_out is not None else set()
+    sides = _sides(asked, held_out, counts)
     seen = [passage for passage in harmless if passage.document not in held_out]
     rows = {out: _rows(sides["train"], seen, recipe, counts, "to train on")}
     if eval_out is not None:
@@ -72,6 +60,22 @@ def build_files(
     for path, made in rows.items():  # once all are there: half a result would take the place of a whole one
         _write(path, made)
     return +counts
+
+
+def _sides(asked: list[Question], held_out: set[str], counts: Counter[str]) -> dict[str, list[Question]]:
+    """The questions to train and to evaluate on. Raises UsageError when, with documents held out, one side is empty."""
+    sides: dict[str, list[Question]] = {"train": [], "eval": [], "both": []}
+    for side, question in divided(asked, held_out):
+        sides[side].append(question)
+    counts["questions left out, with oracles both held out and not"] += len(sides["both"])
+    if held_out and not (sides["eval"] and sides["train"]):
+        which, what = ("every one", "lower") if sides["eval"] else ("none", "raise")
+        raise UsageError(
+            f"--eval-out: {which} of the {len(asked)} questions is about the documents held out"
+            f" ({', '.join(sorted(held_out)[:5])}); {what} --eval-share, choose another --seed, or leave --eval-out"
+            " away"
+        )
+    return sides
 
 
 def _check_places(documents: Path, questions: str | None, out: Path | None, eval_out: Path | None) -> None:
