@@ -26,8 +26,11 @@ LOCK_SECONDS = 1.0
 def claim(run: RunDir, plan: Plan, resume: str) -> None:
     """Makes sure that this plan may use this directory; changes nothing in it.
 
-    Raises UsageError when it holds something else, or when somebody trains in it now.
+    Raises UsageError when it holds something else, when somebody trains in it now, or for a `resume` that is no
+    checkpoint.
     """
+    if resume not in ("auto", "never") and not Path(resume, MANIFEST).is_file():
+        raise UsageError(f"--resume {resume}: not a checkpoint directory; allowed: auto, never, or the path of one")
     if run.root.exists() and not run.root.is_dir():
         raise UsageError(f"{run.root}: is a file; choose another place with --run-dir")
     if not run.root.exists() or not any(run.root.iterdir()):

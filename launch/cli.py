@@ -116,11 +116,8 @@ def run(
 ) -> None:
     """Plan, check and train on this machine."""
     from launch.claim import claim, finished, refuse_secrets
-    from launch.rundir import MANIFEST
     from launch.screen import console, plan_view
 
-    if resume not in ("auto", "never") and not Path(resume, MANIFEST).is_file():
-        raise UsageError(f"--resume {resume}: not a checkpoint directory; allowed: auto, never, or the path of one")
     resolved = _resolve(spec, overrides)
     place = _run_dir(resolved, run_dir)
     if resolved.topology.nodes > 1:

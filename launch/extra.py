@@ -5,7 +5,6 @@ brings is looked at before anybody can set it in vain.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -130,15 +129,34 @@ READ: dict[str, Any] = {
 }  # fmt: skip
 
 
-def conflicts(extra: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
+# What transformers' schedules take beside the warm-up and the number of steps.
+SCHEDULER_KWARGS: dict[str, dict[str, Any]] = {"cosine": {"num_cycles": Positive}}
+
+
+def conflicts(extra: Mapping[str, Any], scheduler: str, evaluates: bool) -> list[tuple[tuple[str, ...], str]]:
     """The fields of training.extra that something else decides or that nothing would read, each with the reason."""
     found: list[tuple[tuple[str, ...], str]] = []
     for key in extra:
         reason, beside = refused(key), ONLY_WITH.get(key)
-        if beside and not extra.get(beside):
+        if beside and extra.get(beside) in (None, False, [], "none", ["none"]):
             reason = f"nothing reads this without training.extra.{beside}"
+        if key == "eval_delay" and not evaluates:
+            reason = "nothing reads this: there is no data.eval; set data.eval or remove it"
         if reason:
             found.append((("training", "extra", key), reason))
+    return found + _scheduler_conflicts(extra.get("lr_scheduler_kwargs"), scheduler)
+
+
+def _scheduler_conflicts(given: Any, scheduler: str) -> list[tuple[tuple[str, ...], str]]:
+    taken = SCHEDULER_KWARGS.get(scheduler, {})
+    found: list[tuple[tuple[str, ...], str]] = []
+    for key, value in given.items() if isinstance(given, dict) else []:
+        path = ("training", "extra", "lr_scheduler_kwargs", key)
+        if key not in taken:
+            allowed = f"takes only {', '.join(taken)}" if taken else "takes none"
+            found.append((path, f"nothing reads this: training.lr_scheduler {scheduler} {allowed}; remove it"))
+        elif _wrong(taken[key], value):
+            found.append((path, f"{value!r} is not allowed; expected a number above 0"))
     return found
 
 
@@ -155,15 +173,16 @@ def refused(key: str) -> str:
 
 def not_allowed(key: str, value: Any) -> dict[str, Any]:
     """The JSON Schema of a field that cannot be this value; empty where it can, or where the field is not known."""
-    if key not in READ:
-        return {}
+    return _adapter(READ[key]).json_schema() if key in READ and _wrong(READ[key], value) else {}
+
+
+def _wrong(kind: Any, value: Any) -> bool:
     try:
-        _adapter(key).validate_python(value)
+        _adapter(kind).validate_python(value)
     except ValidationError:
-        return _adapter(key).json_schema()
-    return {}
+        return True
+    return False
 
 
-@cache
-def _adapter(key: str) -> TypeAdapter[Any]:
-    return TypeAdapter(READ[key], config=ConfigDict(strict=True, allow_inf_nan=False))
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))

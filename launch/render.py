@@ -146,13 +146,16 @@ def shipped() -> dict[str, str]:
     files = {single: accelerate_text(accelerate_config("single", 1, 1), _by_hand(single), note)}
     for strategy in SHARED:
         name = f"accelerate_configs/{strategy}.yaml"
-        note = "Add --num_processes N for another number of devices."
+        zero = strategy.startswith("zero")
+        where = " Start it in the folder that holds ds_configs/." if zero else ""
+        note = f"Add --num_processes N for another number of devices.{where}"
         files[name] = accelerate_text(accelerate_config(strategy, 1, 8), _by_hand(name), note)
         several = f"accelerate_configs/{strategy}_multi_node.yaml"
         command = _by_hand(several, "--machine_rank RANK --main_process_ip HOST")
-        note = "On each node, RANK 0 on HOST. --num_machines and --num_processes (over all nodes) for another size."
+        size = "--num_machines and --num_processes (over all nodes) for another size."
+        note = f"On each node, RANK 0 on HOST. {size}{where}"
         files[several] = accelerate_text(accelerate_config(strategy, 2, 8), command, note)
-        if strategy.startswith("zero"):
+        if zero:
             config = {"comment": _by_hand(name), **deepspeed_config(strategy)}
             files[f"ds_configs/{strategy}.json"] = deepspeed_text(config)
     return files

@@ -179,7 +179,7 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
     return [
         *_unread(spec),
         *batch_contradictions(spec.training),
-        *extra_conflicts(spec.training.extra),
+        *extra_conflicts(spec.training.extra, spec.training.lr_scheduler, spec.data.eval is not None),
         *_secrets(spec),
     ]
 

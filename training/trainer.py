@@ -43,6 +43,12 @@ def total_steps(plan: Plan, sequences: int) -> int:
     return training.max_steps or math.ceil(training.epochs * steps_per_epoch(sequences, plan.global_batch_size))
 
 
+def warmup_steps(plan: Plan, sequences: int) -> int:
+    """Optimizer steps over which the learning rate rises from 0: never all of them, or nothing is learnt."""
+    steps = total_steps(plan, sequences)
+    return min(math.ceil(plan.spec.training.warmup_ratio * steps), steps - 1)
+
+
 def training_arguments(
     plan: Plan, run: RunDir, rows: int, has_eval: bool, deepspeed: dict[str, Any] | None, resuming: bool
 ) -> TrainingArguments:
@@ -56,7 +62,7 @@ def training_arguments(
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=plan.lr_scheduler,
-        warmup_steps=math.ceil(training.warmup_ratio * total_steps(plan, rows)),
+        warmup_steps=warmup_steps(plan, rows),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim=plan.optimizer,

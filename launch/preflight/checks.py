@@ -14,7 +14,7 @@ from launch.wording import amount
 # Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since
 # DeepSpeed 0.19.5.
 MINIMUM = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.15", "peft": "0.20", "datasets": "4.0"}
-DEEPSPEED, BITSANDBYTES = ("deepspeed", "0.19.5"), ("bitsandbytes", "0.50")
+DEEPSPEED, BITSANDBYTES, LIGER = ("deepspeed", "0.19.5"), ("bitsandbytes", "0.50"), ("liger-kernel", "0.3")
 
 
 def packages(context: Context) -> Result:
@@ -24,6 +24,8 @@ def packages(context: Context) -> Result:
         needed.update([DEEPSPEED])
     if context.plan.optimizer.startswith("paged") or context.plan.spec.model.quantization != "none":
         needed.update([BITSANDBYTES])
+    if context.plan.spec.training.extra.get("use_liger_kernel"):
+        needed.update([LIGER])
     found, wrong = [], []
     for name, minimum in needed.items():
         try:

@@ -418,6 +418,7 @@ def test_every_field_of_the_installed_training_arguments_is_refused_or_known_to_
     ("name", "value", "message"),
     [
         ("run_name", "x", "nothing reads this without training.extra.report_to"),
+        ("eval_delay", "5", "nothing reads this: there is no data.eval; set data.eval or remove it"),
         ("liger_kernel_config", "{rope: true}", "nothing reads this without training.extra.use_liger_kernel"),
         ("hub_model_id", "a/b", "nothing reads this: muster never uploads; after looking at the adapter: hf upload"),
         ("label_smoothing_factor", "0.1", "cannot be set: it is decided by the loss, a mean over the global batch"),
@@ -427,6 +428,27 @@ def test_a_training_argument_that_nothing_reads(name: str, value: str, message: 
     assert mistake("training:", "  extra:", f"    {name}: {value}") == (
         f"spec.yaml:8:{7 + len(name)}: training.extra.{name}: {message}"
     )
+
+
+def test_a_reporter_that_is_none_reads_nothing() -> None:
+    assert mistake("training:", "  extra: {report_to: none, run_name: x}") == (
+        "spec.yaml:7:38: training.extra.run_name: nothing reads this without training.extra.report_to"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "given", "message"),
+    [
+        ("constant", "num_cycles: 2", "nothing reads this: training.lr_scheduler constant takes none; remove it"),
+        ("cosine", "cycles: 2", "nothing reads this: training.lr_scheduler cosine takes only num_cycles; remove it"),
+        ("cosine", "num_cycles: no", "False is not allowed; expected a number above 0"),
+    ],
+)
+def test_an_argument_that_the_schedule_cannot_use(scheduler: str, given: str, message: str) -> None:
+    key = given.partition(":")[0]
+    assert mistake(
+        "training:", f"  lr_scheduler: {scheduler}", "  extra:", f"    lr_scheduler_kwargs: {{{given}}}"
+    ) == (f"spec.yaml:9:{29 + len(key)}: training.extra.lr_scheduler_kwargs.{key}: {message}")
 
 
 @pytest.mark.parametrize(
