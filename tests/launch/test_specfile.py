@@ -441,7 +441,7 @@ def test_a_reporter_that_is_none_reads_nothing() -> None:
     [
         ("constant", "num_cycles: 2", "nothing reads this: training.lr_scheduler constant takes none; remove it"),
         ("cosine", "cycles: 2", "nothing reads this: training.lr_scheduler cosine takes only num_cycles; remove it"),
-        ("cosine", "num_cycles: no", "False is not allowed; expected a number above 0"),
+        ("cosine", "num_cycles: no", "'no' is not allowed; expected a number above 0"),
     ],
 )
 def test_an_argument_that_the_schedule_cannot_use(scheduler: str, given: str, message: str) -> None:
