@@ -6,12 +6,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from launch.errors import UsageError
+from launch.original import count, native_config
 
-SUPPORTED = ("qwen2", "qwen3")
+# Decoder-only transformers with gated MLPs and rotary positions; "qwen" is read as the Qwen2 that it becomes.
+SUPPORTED = ("qwen", "qwen2", "qwen3", "llama", "mistral")
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class Architecture(BaseModel):
-    """Shapes of a decoder-only transformer with gated MLPs (Qwen2, Qwen3). Sizes count elements."""
+    """Shapes of a decoder-only transformer with gated MLPs. Sizes count elements."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,8 +29,13 @@ class Architecture(BaseModel):
     vocab_size: int
     tied_embeddings: bool = False
     qkv_bias: bool = True
+    output_bias: bool = False
+    """Whether the attention's output projection has a bias too."""
+    mlp_bias: bool = False
     qk_norm: bool = False
     max_positions: int = 32768
+    scaled_beyond: bool = False
+    """Whether the original code would scale longer sequences (dynamic NTK, log-n), which Qwen2 cannot express."""
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -39,6 +48,27 @@ class Architecture(BaseModel):
         }  # fmt: skip
 
     @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor of a native checkpoint, by name."""
+        h, vocab = self.hidden_size, (self.vocab_size, self.hidden_size)
+        block: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (h,), "post_attention_layernorm.weight": (h,)}
+        for name, (inputs, outputs) in self.linears.items():
+            part = f"{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+            block[f"{part}.weight"] = (outputs, inputs)
+            if self._biased(name):
+                block[f"{part}.bias"] = (outputs,)
+        if self.qk_norm:
+            block |= {f"self_attn.{name}_norm.weight": (self.head_dim,) for name in ("q", "k")}
+        layers = {f"model.layers.{n}.{name}": shape for n in range(self.layers) for name, shape in block.items()}
+        head = {} if self.tied_embeddings else {"lm_head.weight": vocab}
+        return {"model.embed_tokens.weight": vocab, **layers, "model.norm.weight": (h,), **head}
+
+    def _biased(self, linear: str) -> bool:
+        if linear == "o_proj":
+            return self.output_bias
+        return self.qkv_bias if linear in ATTENTION else self.mlp_bias
+
+    @property
     def linear_parameters(self) -> int:
         """Weights of all blocks' linear layers: what NF4 and int8 quantise."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linears.values())
@@ -46,7 +76,7 @@ class Architecture(BaseModel):
     @property
     def parameters(self) -> int:
         """All parameters. Qwen-7B: 7,721,324,544; Qwen-14B: 14,167,290,880."""
-        bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        bias = sum(outputs for name, (_, outputs) in self.linears.items() if self._biased(name))
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.linear_parameters + self.layers * (bias + norms) + embeddings + self.hidden_size
@@ -60,78 +90,33 @@ class Architecture(BaseModel):
 def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
     """Reads a Hugging Face config.json's keys. Raises UsageError for an architecture that muster does not train."""
     model_type = str(config.get("model_type", "missing"))
-    if model_type == "qwen":
-        raise UsageError(
-            f"{origin}: model_type 'qwen' is the original checkpoint layout, whose code comes with the weights;"
-            " muster never runs such code. Use a successor of the same size:"
-            " qwen1.5-7b-chat, qwen2.5-7b-instruct, qwen1.5-14b-chat, qwen2.5-14b-instruct"
-        )
     if model_type not in SUPPORTED:
         raise UsageError(f"{origin}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED)}")
-
-    def count(key: str, default: int | None = None) -> int:
-        value = config.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{origin}: key {key!r} is missing or not a number")
-        return value
-
-    heads, hidden = count("num_attention_heads"), count("hidden_size")
+    if model_type == "qwen":
+        native = native_config(config, origin)
+        return from_config(native, origin).model_copy(update={"scaled_beyond": True})
+    if config.get("quantization_config"):
+        method = dict(config["quantization_config"]).get("quant_method", "unknown")
+        raise UsageError(
+            f"{origin}: these weights are quantised already ({method}); muster quantises while it loads: use the"
+            " unquantised model with model.quantization: nf4 or int8"
+        )
+    heads, hidden = count(config, "num_attention_heads", origin), count(config, "hidden_size", origin)
+    # Qwen2's biases are part of its code, Mistral has none, the others say so.
+    biased = bool(config.get("attention_bias", False)) and model_type in ("qwen3", "llama")
     return Architecture(
         model_type=model_type,
         hidden_size=hidden,
-        layers=count("num_hidden_layers"),
+        layers=count(config, "num_hidden_layers", origin),
         heads=heads,
-        kv_heads=count("num_key_value_heads", heads),
-        head_dim=count("head_dim", hidden // heads),
-        intermediate_size=count("intermediate_size"),
-        vocab_size=count("vocab_size"),
+        kv_heads=count(config, "num_key_value_heads", origin, heads),
+        head_dim=count(config, "head_dim", origin, hidden // heads),
+        intermediate_size=count(config, "intermediate_size", origin),
+        vocab_size=count(config, "vocab_size", origin),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=model_type == "qwen2",
+        qkv_bias=model_type == "qwen2" or biased,
+        output_bias=biased,
+        mlp_bias=model_type == "llama" and bool(config.get("mlp_bias", False)),
         qk_norm=model_type == "qwen3",
-        max_positions=count("max_position_embeddings", 32768),
+        max_positions=count(config, "max_position_embeddings", origin, 32768),
     )
-
-
-def _qwen(
-    hidden: int, layers: int, heads: int, kv: int, mlp: int, vocab: int, positions: int = 32768, qwen3: bool = False
-) -> Architecture:
-    return Architecture(
-        model_type="qwen3" if qwen3 else "qwen2", hidden_size=hidden, layers=layers, heads=heads, kv_heads=kv,
-        head_dim=128, intermediate_size=mlp, vocab_size=vocab, qkv_bias=not qwen3, qk_norm=qwen3,
-        max_positions=positions,
-    )  # fmt: skip
-
-
-# Shapes of the released models, from the config.json of each hub repository. The originals (Qwen-7B, Qwen-14B) are
-# given in the native Qwen2 layout: their config.json counts both halves of the MLP, 22016 and 27392.
-_ORIGINAL_7B = _qwen(4096, 32, 32, 32, 11008, 151936, positions=8192)
-_ORIGINAL_14B = _qwen(5120, 40, 40, 40, 13696, 152064, positions=8192)
-_QWEN15_7B = _qwen(4096, 32, 32, 32, 11008, 151936)
-_QWEN15_14B = _qwen(5120, 40, 40, 40, 13696, 152064)
-_QWEN2_7B = _qwen(3584, 28, 28, 4, 18944, 152064)
-_QWEN25_14B = _qwen(5120, 48, 40, 8, 13824, 152064)
-_QWEN3_8B = _qwen(4096, 36, 32, 8, 12288, 151936, positions=40960, qwen3=True)
-_QWEN3_14B = _qwen(5120, 40, 40, 8, 17408, 151936, positions=40960, qwen3=True)
-
-VARIANTS: dict[str, tuple[str, Architecture]] = {
-    "qwen-7b": ("Qwen/Qwen-7B", _ORIGINAL_7B),
-    "qwen-7b-chat": ("Qwen/Qwen-7B-Chat", _ORIGINAL_7B),
-    "qwen-14b": ("Qwen/Qwen-14B", _ORIGINAL_14B),
-    "qwen-14b-chat": ("Qwen/Qwen-14B-Chat", _ORIGINAL_14B),
-    "qwen1.5-7b": ("Qwen/Qwen1.5-7B", _QWEN15_7B),
-    "qwen1.5-7b-chat": ("Qwen/Qwen1.5-7B-Chat", _QWEN15_7B),
-    "qwen1.5-14b": ("Qwen/Qwen1.5-14B", _QWEN15_14B),
-    "qwen1.5-14b-chat": ("Qwen/Qwen1.5-14B-Chat", _QWEN15_14B),
-    "qwen2-7b": ("Qwen/Qwen2-7B", _QWEN2_7B),
-    "qwen2-7b-instruct": ("Qwen/Qwen2-7B-Instruct", _QWEN2_7B),
-    "qwen2.5-7b": ("Qwen/Qwen2.5-7B", _QWEN2_7B),
-    "qwen2.5-7b-instruct": ("Qwen/Qwen2.5-7B-Instruct", _QWEN2_7B),
-    "qwen2.5-14b": ("Qwen/Qwen2.5-14B", _QWEN25_14B),
-    "qwen2.5-14b-instruct": ("Qwen/Qwen2.5-14B-Instruct", _QWEN25_14B),
-    "qwen3-8b": ("Qwen/Qwen3-8B", _QWEN3_8B),
-    "qwen3-8b-base": ("Qwen/Qwen3-8B-Base", _QWEN3_8B),
-    "qwen3-14b": ("Qwen/Qwen3-14B", _QWEN3_14B),
-    "qwen3-14b-base": ("Qwen/Qwen3-14B-Base", _QWEN3_14B),
-}
-ORIGINAL_LAYOUT = frozenset({"qwen-7b", "qwen-7b-chat", "qwen-14b", "qwen-14b-chat"})

@@ -8,6 +8,7 @@ import typer
 
 from launch.data_cli import app as data_app
 from launch.errors import DataError, ExitCode, MusterError, PreflightError, UsageError
+from launch.model_cli import app as model_app
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)]
 Overrides = Annotated[

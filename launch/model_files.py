@@ -1,17 +1,20 @@
-"""Where a model's files are, what config.json says, and which files are missing. Opens no weights."""
+"""Where a model's files are, what config.json says, and which of them are missing or wrong. Opens no weights."""
 
 import difflib
 import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-from launch.architecture import ORIGINAL_LAYOUT, VARIANTS, Architecture, from_config
+from launch import weights
+from launch.architecture import Architecture, from_config
 from launch.errors import ConflictError, UsageError
+from launch.original import TOKENS
 from launch.specfile import looks_like_path
+from launch.variants import VARIANTS
 
-INDEX = "model.safetensors.index.json"
-LARGEST_HEADER = 100_000_000  # bytes; safetensors refuses larger ones
+CONFIG = "config.json"
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -22,11 +25,16 @@ def read_architecture(variant: str) -> Architecture:
     train.
     """
     if variant in VARIANTS:
-        return VARIANTS[variant][1]
+        return VARIANTS[variant].architecture
     directory = find(variant)
     if directory is None:
         raise ConflictError([(("model", "variant"), f"model.variant {variant}: {_why_unknown(variant)}")])
-    config = directory / "config.json"
+    return from_config(read_config(directory), str(directory / CONFIG))
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """A model directory's config.json. Raises UsageError when there is none, or no JSON object in it."""
+    config = directory / CONFIG
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -37,7 +45,15 @@ def read_architecture(variant: str) -> Architecture:
         raise UsageError(f"{config}: cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{config}: is not a JSON object")
-    return from_config(values, str(config))
+    return values
+
+
+def is_original(directory: Path) -> bool:
+    """Whether a directory holds a checkpoint in the layout of the original Qwen, which has to be imported."""
+    try:
+        return read_config(directory).get("model_type") == "qwen"
+    except UsageError:
+        return False
 
 
 def _why_unknown(variant: str) -> str:
@@ -55,9 +71,7 @@ def find(variant: str) -> Path | None:
     name = hub_name(variant)
     if os.path.isdir(name):  # a name too long for a path is no directory, where Path.is_dir() raises
         return Path(name)
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-    )
+    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(_hf_home(), "hub")
     snapshots = Path(cache, f"models--{name.replace('/', '--')}", "snapshots")
     found = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True) if "/" in name else []
     return found[0] if found else None
@@ -65,17 +79,11 @@ def find(variant: str) -> Path | None:
 
 def hub_name(variant: str) -> str:
     """A known variant's hub id; a path or a hub id as it is."""
-    return VARIANTS[variant][0] if variant in VARIANTS else variant
+    return VARIANTS[variant].hub if variant in VARIANTS else variant
 
 
 def problems(variant: str) -> list[str]:
     """What is missing or unusable in a variant's files, file by file; empty when it can be loaded."""
-    if variant in ORIGINAL_LAYOUT:
-        successor = variant.replace("qwen-", "qwen1.5-")
-        return [
-            f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code."
-            f" Use its successor {successor}"
-        ]
     name, directory = hub_name(variant), find(variant)
     if not os.path.isdir(name) and not _offline():
         return []  # loading fetches what the cache has not
@@ -84,8 +92,21 @@ def problems(variant: str) -> list[str]:
             f"{name} is not in the Hugging Face cache and HF_HUB_OFFLINE is set;"
             f" on a machine with network: hf download {name}"
         ]
-    found = [f"{directory / 'config.json'} is missing"] if not (directory / "config.json").is_file() else []
-    found += _weights(directory)
+    return directory_problems(directory)
+
+
+def directory_problems(directory: Path) -> list[str]:
+    """As `problems`, for a directory of files."""
+    original = is_original(directory)
+    found = [f"{directory / CONFIG} is missing"] if not (directory / CONFIG).is_file() else []
+    try:
+        architecture = from_config(read_config(directory), str(directory / CONFIG))
+    except UsageError as error:
+        architecture = None
+        found += [] if found else [str(error)]
+    found += weights.problems(directory, architecture, original)
+    if original:
+        return found + ([] if (directory / TOKENS).is_file() else [f"{directory / TOKENS} is missing"])
     if not any((directory / name).is_file() for name in TOKENIZERS):
         found.append(f"{directory}: no tokenizer ({', '.join(TOKENIZERS)})")
     return found + _chat_template(directory)
@@ -95,6 +116,17 @@ def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
+def import_cache(directory: Path) -> Path:
+    """Where the imported form of an original checkpoint is kept: beside the Hugging Face cache, by name and content."""
+    root = directory.resolve()
+    name = root.parent.parent.name.removeprefix("models--") if root.parent.name == "snapshots" else root.name
+    return Path(_hf_home(), "muster", f"{name}-{weights_identity(str(directory))}")
+
+
+def _hf_home() -> str:
+    return os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
+
+
 def weights_identity(variant: str) -> str:
     """A digest that changes with a model's config or weights.
 
@@ -102,50 +134,14 @@ def weights_identity(variant: str) -> str:
     """
     directory = find(variant)
     digest = hashlib.sha256(hub_name(variant).encode() if directory is None else b"")
-    for path in sorted([*directory.glob("*.safetensors"), directory / "config.json"]) if directory else []:
+    patterns = ("*.safetensors", "*.bin", CONFIG)
+    for path in sorted(path for pattern in patterns for path in directory.glob(pattern)) if directory else []:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(f"{path.name} {size}".encode() + file.read(1 << 20))
             file.seek(max(0, size - (1 << 20)))
             digest.update(file.read())
     return digest.hexdigest()[:20]
-
-
-def _weights(directory: Path) -> list[str]:
-    index = directory / INDEX
-    if not index.is_file():
-        single = directory / "model.safetensors"
-        if single.is_file() and single.stat().st_size:
-            return _cut_short(single)
-        others = sorted(path.name for path in directory.glob("*.bin"))
-        hint = f"; {others[0]} is a pickle, which muster does not load: convert it to safetensors" if others else ""
-        return [f"{single} is missing or empty{hint}"]
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return [f"{index} cannot be read; download it again"]
-    found: list[str] = []
-    for path in (directory / shard for shard in shards):
-        if path.is_file() and path.stat().st_size:
-            found += _cut_short(path)
-        else:
-            found.append(f"{path} is missing or empty, but {INDEX} names it")
-    return found
-
-
-def _cut_short(path: Path) -> list[str]:
-    """Whether a safetensors file has the size that its header tells: 8 bytes, the header, then the tensors."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, LARGEST_HEADER)))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            expected, size = 8 + length + max(ends, default=0), os.fstat(file.fileno()).st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return [f"{path} is no safetensors file that can be read; download it again"]
-    if size != expected:
-        return [f"{path} has {size:,} bytes, its header says {expected:,}; download it again"]
-    return []
 
 
 def _chat_template(directory: Path) -> list[str]:

@@ -96,7 +96,12 @@ def conflicts(spec: RunSpec, architecture: Architecture | None, topology: Topolo
     if architecture is not None:
         length, positions = spec.data.max_length, architecture.max_positions
         if length > positions:
-            message = f"data.max_length {length} is beyond the model's {positions} positions; lower it"
+            why = (
+                "; beyond them the original code scales positions and attention (dynamic NTK, log-n), which the Qwen2"
+                " architecture cannot express"
+            )
+            message = f"data.max_length {length} is beyond the model's {positions} positions"
+            message += f"{why if architecture.scaled_beyond else ''}; lower it"
             found.append((("data", "max_length"), message))
         found += _target_conflicts(spec, architecture)
     if topology is not None:

@@ -10,7 +10,6 @@
 Nothing in it is a pickle, so loading runs no code.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from launch.errors import DamagedCheckpoint, HostError, NumericalError, UsageError
 from launch.journal import keep_rows, new_directory
 from launch.rundir import MANIFEST, RunDir
+from training.manifest import described, sha256
 
 
 def write_directory(
@@ -46,9 +46,7 @@ def write_directory(
                 (folder / name).write_text(text, encoding="utf-8")
             if complete:
                 complete(folder)
-            files = {
-                path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())
-            }
+            files = described(folder.iterdir())
             (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2), encoding="utf-8")
     except OSError as error:
         raise HostError(
@@ -72,7 +70,7 @@ def check_directory(directory: Path) -> None:
             raise DamagedCheckpoint(
                 f"{directory.name}: {name} has {path.stat().st_size} bytes, its manifest says {expected['bytes']}"
             )
-        if _digest(path) != expected["sha256"]:
+        if sha256(path) != expected["sha256"]:
             raise DamagedCheckpoint(f"{directory.name}: {name} was changed after it was written (SHA-256 differs)")
 
 
@@ -206,8 +204,3 @@ def read_progress(directory: Path) -> dict[str, Any]:
     progress = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
     assert isinstance(progress, dict)
     return progress
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from launch.model_files import hub_name
 from launch.plan import Plan
 from launch.spec import LoraSpec
 from launch.wording import first_line
+from training.original.importing import native_directory, original_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -39,7 +41,7 @@ def load_base(plan: Plan) -> Any:
         }
     try:
         return AutoModelForCausalLM.from_pretrained(
-            hub_name(variant),
+            loadable(variant),
             dtype=DTYPES[plan.precision],
             attn_implementation=plan.attention,
             use_safetensors=True,
@@ -48,6 +50,15 @@ def load_base(plan: Plan) -> Any:
         )
     except (OSError, ValueError) as error:
         raise UsageError(f"model.variant {variant}: the model could not be loaded: {first_line(error)}") from error
+
+
+def loadable(variant: str, tell: Callable[[str], None] = lambda _: None) -> str:
+    """What transformers loads for a variant: its name, or the directory that an original checkpoint was imported into.
+
+    The import happens once, before the process group exists: others wait for it without a time limit.
+    """
+    original = original_directory(variant, weights=True)
+    return hub_name(variant) if original is None else str(native_directory(original, tell))
 
 
 def _quantization(plan: Plan) -> BitsAndBytesConfig:

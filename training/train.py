@@ -1,6 +1,7 @@
 """One attempt of one run, from its plan to its adapter. Reads top to bottom."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from training import checkpoint
 from training.control import Control
 from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Prepared, Sequences, prepare
-from training.model import load
+from training.model import load, loadable
 from training.monitoring import sampling
 from training.states import gather_adapter, scatter_adapter
 from training.trainer import AdapterTrainer, seed_rank, total_steps, training_arguments
@@ -30,10 +31,15 @@ class Data:
     prepared: Prepared
 
 
-def load_data(plan: Plan, run: RunDir, writer: bool) -> Data:
-    """`writer` is true on rank 0. Comes before the model: a bad row should not cost a model's loading time."""
+def load_data(plan: Plan, run: RunDir, writer: bool, tell: Callable[[str], None]) -> Data:
+    """Rows as tokens, and a model that can be loaded: an original checkpoint is imported at its first use.
+
+    `writer` is true on rank 0. Comes before the model: a bad row should not cost a model's loading time.
+    """
     tokenizer = load_tokenizer(plan.spec.model.variant)
-    return Data(tokenizer, prepare(plan.spec.data, ChatFiles.of(tokenizer), run.tokens, writer))
+    prepared = prepare(plan.spec.data, ChatFiles.of(tokenizer), run.tokens, writer)
+    loadable(plan.spec.model.variant, tell)
+    return Data(tokenizer, prepared)
 
 
 def train(

@@ -103,7 +103,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     done = arguments.resume != "never" and finished(run)
     _lock = hold(run) if place.rank == 0 else None  # kept until this process ends
     # Before the process group: while rank 0 tokenises, the others wait on the file system, where nothing times out.
-    data = None if done else load_data(plan, run, writer=place.rank == 0)
+    data = None if done else load_data(plan, run, place.rank == 0, worker.say)
     connect(plan, place)
     from training.control import Control
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from launch import discover
 from launch.hardware import GIB
-from launch.model_files import find, hub_name, problems
+from launch.model_files import find, hub_name, import_cache, is_original, problems
 from launch.preflight.result import Check, Context, Result, Status
+from launch.rundir import MANIFEST
+from launch.weights import weight_files
 from launch.wording import amount
 
 # Floors that the code relies on: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO-3 with LoRA since
@@ -115,7 +117,26 @@ def model_files(context: Context) -> Result:
             evidence=f"{variant} is not on this machine and will be downloaded",
             fix=f"download it before the job waits for it: hf download {hub_name(variant)}",
         )
+    if is_original(directory):
+        return _to_import(directory)
     return Result(name="model-files", family="model", status="pass", evidence=str(directory))
+
+
+def _to_import(directory: Path) -> Result:
+    """An original checkpoint is imported at its first use, which needs its size once more."""
+    out = import_cache(directory)
+    if (out / MANIFEST).is_file():
+        return Result(name="model-files", family="model", status="pass", evidence=f"{directory}, imported into {out}")
+    parent = next(path for path in out.parents if path.is_dir())
+    needed = sum(path.stat().st_size for path in weight_files(directory, original=True))
+    free = shutil.disk_usage(parent).free
+    evidence = (
+        f"{directory}, in the original layout, will be imported into {out}: {amount(needed)}, {amount(free)} free"
+    )
+    fix = f"free space, or: muster model import {directory} --out DIR, and model.variant: DIR" if free < needed else ""
+    return Result(
+        name="model-files", family="model", status="fail" if free < needed else "pass", evidence=evidence, fix=fix
+    )
 
 
 def storage(context: Context) -> Result:

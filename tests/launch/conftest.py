@@ -1,6 +1,7 @@
 """Specs, plans and model folders as values: no torch, no process."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 
 from launch import cli
-from launch.architecture import VARIANTS, Architecture
+from launch.architecture import Architecture, from_config
 from launch.hardware import Topology, parse_gpus
 from launch.plan import Plan, resolve
 from launch.spec import RunSpec
+from launch.variants import VARIANTS
+from launch.weights import expected
 from tests.conftest import Finished
 
 CPU = Topology(
@@ -45,28 +48,36 @@ def plan_of(gpus: str | Topology = "8xA100-80GB", nodes: int = 1, spec: RunSpec 
 
 
 def architecture_of(spec: RunSpec) -> Architecture:
-    return VARIANTS[spec.model.variant][1]
+    return VARIANTS[spec.model.variant].architecture
 
 
 def write_model(directory: Path, shards: tuple[str, ...] = (), **changes: Any) -> Path:
-    """A model folder whose files are all there: config, tokenizer, and weights that nothing opens."""
+    """A model folder whose files are all there: config, tokenizer, and weights of the right shapes, one byte each."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps({**TINY_CONFIG, **changes}))
+    config = {**TINY_CONFIG, **changes}
+    (directory / "config.json").write_text(json.dumps(config))
     (directory / "tokenizer.json").write_text("{}")
     (directory / "chat_template.jinja").write_text("{{ messages }}")
+    shapes = list(expected(from_config(config, "config.json"), config["model_type"] == "qwen").items())
+    names = shards or ("model.safetensors",)
+    parts = {name: dict(shapes[number :: len(names)]) for number, name in enumerate(names)}
     if shards:
-        index = {"weight_map": {f"layer.{number}": name for number, name in enumerate(shards)}}
+        index = {"weight_map": {tensor: name for name, part in parts.items() for tensor in part}}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    for name in shards or ("model.safetensors",):
-        (directory / name).write_bytes(weights())
+    for name, part in parts.items():
+        (directory / name).write_bytes(weights(part))
     return directory
 
 
-def weights(size: int = 4) -> bytes:
-    """A safetensors file of one tensor."""
-    entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
-    header = json.dumps({"__metadata__": {"format": "pt"}, "a": entry}).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(size)
+def weights(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A safetensors file of bytes that are all 0."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape)
+        header[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)
 
 
 def in_process(capsys: pytest.CaptureFixture[str], *argv: object) -> Finished:

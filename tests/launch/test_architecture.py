@@ -1,9 +1,12 @@
 """What a config.json says about a model."""
 
+import math
+
 import pytest
 
-from launch.architecture import ORIGINAL_LAYOUT, VARIANTS, Architecture, from_config
+from launch.architecture import Architecture, from_config
 from launch.errors import UsageError
+from launch.variants import VARIANTS
 from tests.launch.conftest import TINY_CONFIG
 
 # Parameters as the hub's safetensors metadata count them.
@@ -22,26 +25,27 @@ RELEASED = {
 
 @pytest.mark.parametrize(("variant", "parameters"), RELEASED.items())
 def test_parameters_of_the_released_models(variant: str, parameters: int) -> None:
-    assert VARIANTS[variant][1].parameters == parameters
+    assert VARIANTS[variant].architecture.parameters == parameters
 
 
 def test_each_variant_is_a_known_size_and_its_hub_id_names_it() -> None:
-    for name, (hub_id, architecture) in VARIANTS.items():
-        assert architecture.parameters in RELEASED.values()
-        assert hub_id.lower() == f"qwen/{name}"
+    for name, variant in VARIANTS.items():
+        assert variant.architecture.parameters in RELEASED.values()
+        assert variant.hub.lower() == f"qwen/{name}"
 
 
-def test_the_original_layouts_are_variants() -> None:
-    assert set(VARIANTS) >= ORIGINAL_LAYOUT == {"qwen-7b", "qwen-7b-chat", "qwen-14b", "qwen-14b-chat"}
+def test_the_originals_are_variants_with_the_lengths_that_they_were_trained_on() -> None:
+    lengths = {name: v.architecture.max_positions for name, v in VARIANTS.items() if v.original}
+    assert lengths == {"qwen-7b": 8192, "qwen-7b-chat": 8192, "qwen-14b": 2048, "qwen-14b-chat": 2048}
 
 
 def test_lora_parameters_of_the_recipe() -> None:
     # Qwen2.5-14B: 48 layers x rank 8 x (2 x 10240 + 2 x 6144 + 3 x 18944).
-    assert VARIANTS["qwen2.5-14b"][1].lora_parameters(8, "all-linear") == 48 * 8 * 89_600 == 34_406_400
+    assert VARIANTS["qwen2.5-14b"].architecture.lora_parameters(8, "all-linear") == 48 * 8 * 89_600 == 34_406_400
 
 
 def test_lora_parameters_of_two_targets() -> None:
-    architecture = VARIANTS["qwen2.5-14b"][1]
+    architecture = VARIANTS["qwen2.5-14b"].architecture
     assert architecture.lora_parameters(8, ["q_proj", "v_proj"]) == 48 * 8 * (10_240 + 6_144)
     assert architecture.lora_parameters(16, "all-linear") == 2 * architecture.lora_parameters(8, "all-linear")
 
@@ -59,15 +63,35 @@ def real_parameters(config: dict[str, object]) -> tuple[int, int]:
     return parameters, sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"model_type": "qwen3", "head_dim": 32}, {"tie_word_embeddings": True}],
-    ids=["qwen2", "qwen3", "tied"],
-)
+def real_tensors(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what transformers saves of its own model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    tied = getattr(model, "all_tied_weights_keys", {})
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+
+
+ARCHITECTURES: dict[str, dict[str, object]] = {
+    "qwen2": {},
+    "tied": {"tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "head_dim": 32},
+    "qwen3 with biases": {"model_type": "qwen3", "head_dim": 16, "attention_bias": True},
+    "llama": {"model_type": "llama"},
+    "llama with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "mistral": {"model_type": "mistral"},
+}
+
+
+@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_the_counts_are_those_of_the_real_model(changes: dict[str, object]) -> None:
     config = {**TINY_CONFIG, **changes}
     architecture = from_config(config, "config.json")
     assert real_parameters(config) == (architecture.parameters, architecture.lora_parameters(4, "all-linear"))
+    assert real_tensors(config) == architecture.tensors
+    assert sum(math.prod(shape) for shape in architecture.tensors.values()) == architecture.parameters
 
 
 def test_a_config_is_read() -> None:
@@ -96,20 +120,17 @@ def refused(**changes: object) -> str:
     return str(caught.value)
 
 
-def test_the_original_layout_is_refused() -> None:
-    assert refused(model_type="qwen") == (
-        "base/config.json: model_type 'qwen' is the original checkpoint layout, whose code comes with the weights;"
-        " muster never runs such code. Use a successor of the same size: qwen1.5-7b-chat, qwen2.5-7b-instruct,"
-        " qwen1.5-14b-chat, qwen2.5-14b-instruct"
-    )
-
-
 def test_another_architecture_is_refused() -> None:
-    assert refused(model_type="llama") == (
-        "base/config.json: model_type 'llama' is not supported; allowed: qwen2, qwen3"
+    assert refused(model_type="gemma") == (
+        "base/config.json: model_type 'gemma' is not supported; allowed: qwen, qwen2, qwen3, llama, mistral"
     )
-    assert refused(model_type=None) == (
-        "base/config.json: model_type 'missing' is not supported; allowed: qwen2, qwen3"
+    assert refused(model_type=None).startswith("base/config.json: model_type 'missing' is not supported")
+
+
+def test_weights_that_are_quantised_already_are_refused() -> None:
+    assert refused(quantization_config={"quant_method": "gptq", "bits": 4}) == (
+        "base/config.json: these weights are quantised already (gptq); muster quantises while it loads: use the"
+        " unquantised model with model.quantization: nf4 or int8"
     )
 
 

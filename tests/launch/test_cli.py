@@ -56,7 +56,7 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "data"]
+    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "data", "model"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from launch.architecture import VARIANTS
 from launch.memory import NF4_BYTES, Setting, components
 from launch.spec import Strategy
+from launch.variants import VARIANTS
 
-QWEN = VARIANTS["qwen2.5-14b"][1]
+QWEN = VARIANTS["qwen2.5-14b"].architecture
 ADAPTER = 34_406_400
 BASE = 2 * QWEN.parameters
 """Bytes of the whole base in bf16."""

@@ -1,14 +1,16 @@
 """A model's files: where they are, what they say, and which are missing."""
 
+import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from launch.architecture import VARIANTS
 from launch.errors import UsageError
 from launch.model_files import find, problems, read_architecture
-from tests.launch.conftest import write_model
+from launch.variants import VARIANTS
+from tests.launch.conftest import TINY_CONFIG, write_model
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def refused(variant: object) -> str:
 
 
 def test_a_known_variant_needs_no_files() -> None:
-    assert read_architecture("qwen2.5-14b-instruct") is VARIANTS["qwen2.5-14b-instruct"][1]
+    assert read_architecture("qwen2.5-14b-instruct") is VARIANTS["qwen2.5-14b-instruct"].architecture
 
 
 def test_a_folder_is_read(tmp_path: Path) -> None:
@@ -198,14 +200,60 @@ def test_online_a_cached_config_alone_is_no_problem(cache: Path) -> None:
     assert problems("qwen3-8b") == []
 
 
-@pytest.mark.parametrize("variant", ["qwen-7b-chat", "qwen-14b-chat"])
-def test_the_original_layout_is_a_problem(variant: str) -> None:
-    successor = variant.replace("qwen-", "qwen1.5-")
-    assert problems(variant) == [
-        f"{variant} is in the original layout, whose code comes with the weights; muster never runs such code."
-        f" Use its successor {successor}"
+# Weights that are not those of config.json
+
+
+def test_weights_of_another_shape_are_told_from_their_headers(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY_CONFIG, "vocab_size": 300}))
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}: the weights are not those of its config.json: model.embed_tokens.weight has [320, 64],"
+        " config.json says [300, 64] (2 tensors)"
     ]
 
 
-def test_the_successor_of_a_base_model_is_a_base_model() -> None:
-    assert problems("qwen-7b")[0].endswith("Use its successor qwen1.5-7b")
+def test_layers_that_the_weights_have_not(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY_CONFIG, "num_hidden_layers": 3}))
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}: 12 tensors missing from the weights, model.layers.2.input_layernorm.weight first"
+    ]
+
+
+# The original layout
+
+
+ORIGINAL = {
+    "model_type": "qwen", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 320, "seq_length": 512, "max_position_embeddings": 2048, "kv_channels": 16,
+}  # fmt: skip
+
+
+def test_an_original_checkpoint_needs_its_tokens(tmp_path: Path) -> None:
+    write_model(tmp_path, **ORIGINAL)
+    assert problems(str(tmp_path)) == [f"{tmp_path}/qwen.tiktoken is missing"]
+    (tmp_path / "qwen.tiktoken").touch()
+    assert problems(str(tmp_path)) == []
+
+
+def test_the_shapes_of_an_original_checkpoint_are_compared_too(tmp_path: Path) -> None:
+    write_model(tmp_path, **ORIGINAL)
+    (tmp_path / "qwen.tiktoken").touch()
+    (tmp_path / "config.json").write_text(json.dumps({**TINY_CONFIG, **ORIGINAL, "intermediate_size": 96}))
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}: the weights are not those of its config.json: transformer.h.0.mlp.w1.weight has [96, 64],"
+        " config.json says [48, 64] (6 tensors)"
+    ]
+
+
+def test_an_original_checkpoint_may_be_pickled(tmp_path: Path) -> None:
+    write_model(tmp_path, **ORIGINAL)
+    (tmp_path / "qwen.tiktoken").touch()
+    (tmp_path / "model.safetensors").unlink()
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("data.pkl", b"")
+    assert problems(str(tmp_path)) == []
+    (tmp_path / "pytorch_model.bin").write_bytes(b"<html>")
+    assert problems(str(tmp_path)) == [
+        f"{tmp_path}/pytorch_model.bin is no torch file that can be read; download it again"
+    ]

@@ -2,8 +2,9 @@
 
 import pytest
 
-from launch.architecture import VARIANTS, from_config
+from launch.architecture import from_config
 from launch.throughput import flops_per_token
+from launch.variants import VARIANTS
 from tests.launch.conftest import TINY_CONFIG
 
 
@@ -16,7 +17,7 @@ def test_flops_of_a_tiny_model_by_hand() -> None:
 
 
 def test_a_14b_model_costs_four_flops_a_token_for_each_weight_that_is_multiplied() -> None:
-    architecture = VARIANTS["qwen2.5-14b"][1]
+    architecture = VARIANTS["qwen2.5-14b"].architecture
     multiplied = (
         architecture.parameters - architecture.vocab_size * architecture.hidden_size
     )  # embeddings are looked up
@@ -25,6 +26,6 @@ def test_a_14b_model_costs_four_flops_a_token_for_each_weight_that_is_multiplied
 
 
 def test_attention_grows_with_the_length() -> None:
-    architecture = VARIANTS["qwen2.5-14b"][1]
+    architecture = VARIANTS["qwen2.5-14b"].architecture
     short, long = (flops_per_token(architecture, 34_406_400, length) for length in (1024, 4096))
     assert long - short == 6 * (4096 - 1024) * 5120 * 48

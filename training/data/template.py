@@ -238,9 +238,15 @@ def load_tokenizer(variant: str) -> Any:
     from transformers import AutoTokenizer
 
     from launch.model_files import hub_name
+    from training.original.importing import is_chat, original_directory
+    from training.original.tokenizer import original_tokenizer
 
+    original = original_directory(variant, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
+        if original is not None:
+            tokenizer = original_tokenizer(original, is_chat(original))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"model.variant {variant}: no tokenizer could be loaded: {first_line(error)}") from None
     if not tokenizer.chat_template:

@@ -1,0 +1,158 @@
+"""An original Qwen checkpoint becomes a directory that transformers, vLLM and PEFT read as Qwen2."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launch.architecture import from_config
+from launch.errors import HostError, UsageError
+from launch.journal import new_directory
+from launch.model_files import (
+    CONFIG,
+    directory_problems,
+    find,
+    hub_name,
+    import_cache,
+    is_original,
+    read_config,
+)
+from launch.original import TOKENS, native_config
+from launch.rundir import MANIFEST
+from launch.variants import VARIANTS
+from launch.weights import weight_files
+from launch.wording import amount, first_line
+from training.manifest import described
+from training.original.tokenizer import END_OF_TEXT, TURN_ENDS, original_tokenizer
+
+GENERATION = "generation_config.json"
+# What the original says in the same words as transformers.
+SAMPLING = ("do_sample", "top_p", "top_k", "temperature", "repetition_penalty", "max_new_tokens")
+
+
+def import_model(source: Path, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Makes `out`, whole or not at all, from an original checkpoint. `tell` hears of each shard.
+
+    manifest.json records SHA-256 and size of what was read and of what was written. Raises UsageError for a checkpoint
+    that is incomplete or not an original one, HostError when the disk is too small.
+    """
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such directory; expected the files of an original Qwen checkpoint")
+    if not is_original(source):
+        found = read_config(source).get("model_type", "missing")
+        raise UsageError(f"{source / CONFIG}: model_type is {found!r}; only 'qwen', the original layout, is imported")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists already; choose another place")
+    problems = directory_problems(source)
+    if problems:
+        raise UsageError("\n".join(problems))
+    files = weight_files(source, original=True)
+    _check_space(out, sum(path.stat().st_size for path in files))
+    try:
+        with new_directory(out) as folder:
+            _write(source, files, folder, tell)
+    except OSError as error:
+        raise HostError(f"{out} could not be written: {error.strerror or error}; nothing is left of it") from error
+
+
+def native_directory(source: Path, tell: Callable[[str], None] = lambda _: None) -> Path:
+    """The imported form of an original checkpoint, made in the cache at first use. Processes wait for one another."""
+    out = import_cache(source)
+    if not (out / MANIFEST).is_file():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out.with_name(f"{out.name}.lock"), "a", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (out / MANIFEST).is_file():
+                tell(f"importing {source} into {out}, once")
+                import_model(source, out, tell)
+    return out
+
+
+def original_directory(variant: str, weights: bool) -> Path | None:
+    """Where an original checkpoint's files are, fetched from the hub where the cache has them not; None for others.
+
+    Python files are not among them. Raises UsageError when nothing can be fetched.
+    """
+    found, name = find(variant), hub_name(variant)
+    original = is_original(found) if found else variant in VARIANTS and VARIANTS[variant].original
+    if not original:
+        return None
+    if found is None or (found != Path(name) and (directory_problems(found) if weights else not _has_tokens(found))):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        patterns = ["*.json", TOKENS, "LICENSE*", "NOTICE*", *(["*.safetensors"] if weights else [])]
+        try:
+            found = Path(snapshot_download(name, allow_patterns=patterns))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = f"model.variant {variant}: could not be fetched: {first_line(error)}"
+            raise UsageError(f"{reason}; on a machine with network: hf download {name}") from None
+    return found
+
+
+def _has_tokens(directory: Path) -> bool:
+    return (directory / TOKENS).is_file()
+
+
+def is_chat(source: Path) -> bool:
+    """Whether an original checkpoint was taught to answer: its generation config then names the format of its turns."""
+    return _generation(source).get("chat_format") == "chatml"
+
+
+def _write(source: Path, files: list[Path], folder: Path, tell: Callable[[str], None]) -> None:
+    from training.original.weights import convert
+
+    config = native_config(read_config(source), str(source / CONFIG))
+    chat = is_chat(source)
+    tokenizer = original_tokenizer(source, chat)
+    if len(tokenizer) > config["vocab_size"]:
+        raise UsageError(
+            f"{source / CONFIG}: vocab_size is {config['vocab_size']:,}, its tokenizer has {len(tokenizer):,} tokens"
+        )
+    tokenizer.save_pretrained(folder)
+    dtype = convert(files, folder, from_config(config, str(source / CONFIG)), tell)
+    config |= {"dtype": str(dtype).removeprefix("torch."), "eos_token_id": tokenizer.eos_token_id}
+    config["pad_token_id"] = tokenizer.pad_token_id
+    _write_json(folder / CONFIG, config)
+    _write_json(folder / GENERATION, _native_generation(source, chat, tokenizer))
+    for path in [*source.glob("LICENSE*"), *source.glob("NOTICE*")]:
+        shutil.copyfile(path, folder / path.name)
+    wrong = directory_problems(folder)
+    if wrong:
+        raise HostError("what was written is not whole: " + "; ".join(wrong))
+    read = [*files, source / CONFIG, source / TOKENS]
+    manifest = {"files": described(folder.iterdir()), "source": {"directory": str(source), "files": described(read)}}
+    _write_json(folder / MANIFEST, manifest)
+
+
+def _native_generation(source: Path, chat: bool, tokenizer: Any) -> dict[str, Any]:
+    ends = (TURN_ENDS, END_OF_TEXT) if chat else (END_OF_TEXT,)
+    given = _generation(source)
+    return {
+        "eos_token_id": [tokenizer.convert_tokens_to_ids(token) for token in ends],
+        "pad_token_id": tokenizer.pad_token_id,
+        **{key: given[key] for key in SAMPLING if key in given},
+    }
+
+
+def _generation(source: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((source / GENERATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _check_space(out: Path, needed: int) -> None:
+    parent = next(path for path in out.resolve().parents if path.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise HostError(
+            f"{parent}: {amount(free)} free, the imported model needs {amount(needed)}; choose another --out"
+        )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
