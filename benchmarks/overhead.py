@@ -31,6 +31,7 @@ from launch.model_files import read_architecture
 from launch.plan import Plan, resolve
 from launch.rundir import RunDir
 from launch.specfile import parse_spec
+from training.arguments import training_arguments
 from training.control import Control
 from training.data.collate import Collator
 from training.data.order import MicroBatches
@@ -38,7 +39,7 @@ from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Sequences, prepare
 from training.engine import connect, launched
 from training.model import load
-from training.trainer import AdapterTrainer, training_arguments
+from training.trainer import AdapterTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3

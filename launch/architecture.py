@@ -12,6 +12,11 @@ from launch.original import count, native_config
 SUPPORTED = ("qwen", "qwen2", "qwen3", "llama", "mistral")
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+LINEARS = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+
+
+def _place(linear: str) -> str:
+    return f"self_attn.{linear}" if linear in ATTENTION else f"mlp.{linear}"
 
 
 class Architecture(BaseModel):
@@ -53,7 +58,7 @@ class Architecture(BaseModel):
         h, vocab = self.hidden_size, (self.vocab_size, self.hidden_size)
         block: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (h,), "post_attention_layernorm.weight": (h,)}
         for name, (inputs, outputs) in self.linears.items():
-            part = f"{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+            part = _place(name)
             block[f"{part}.weight"] = (outputs, inputs)
             if self._biased(name):
                 block[f"{part}.bias"] = (outputs,)
@@ -62,6 +67,15 @@ class Architecture(BaseModel):
         layers = {f"model.layers.{n}.{name}": shape for n in range(self.layers) for name, shape in block.items()}
         head = {} if self.tied_embeddings else {"lm_head.weight": vocab}
         return {"model.embed_tokens.weight": vocab, **layers, "model.norm.weight": (h,), **head}
+
+    @property
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of each linear layer of all blocks, by full module name."""
+        return {
+            f"model.layers.{number}.{_place(name)}": sizes
+            for number in range(self.layers)
+            for name, sizes in self.linears.items()
+        }
 
     def _biased(self, linear: str) -> bool:
         if linear == "o_proj":
@@ -80,11 +94,6 @@ class Architecture(BaseModel):
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.linear_parameters + self.layers * (bias + norms) + embeddings + self.hidden_size
-
-    def lora_parameters(self, rank: int, targets: str | list[str]) -> int:
-        """Trainable parameters of a LoRA adapter: rank x (inputs + outputs) for each target of each block."""
-        adapted = self.linears if targets == "all-linear" else set(targets) & set(self.linears)
-        return self.layers * rank * sum(sum(self.linears[name]) for name in adapted)
 
 
 def from_config(config: Mapping[str, Any], origin: str) -> Architecture:

@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +38,8 @@ def claim(run: RunDir, plan: Plan, resume: str) -> None:
     if not run.root.exists() or not any(run.root.iterdir()):
         return
     if not run.plan.exists():
+        if _half_prepared(run):
+            return
         raise UsageError(f"{run.root}: is not a run directory and not empty; choose another with --run-dir")
     holder = trained_by(run)
     if holder:
@@ -57,6 +61,41 @@ def claim(run: RunDir, plan: Plan, resume: str) -> None:
         )
 
 
+def _half_prepared(run: RunDir) -> bool:
+    """Whether a full disk or a kill broke `prepare_run` off: then nothing else is there, and nothing was trained."""
+    ours = {path.name for path in (run.spec, run.rendered, run.checkpoints, run.lock, run.claimed)}
+    there = {path.name for path in run.root.iterdir() if not path.name.startswith(".")}
+    return there <= ours and not (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
+
+
+def take(run: RunDir, plan: Plan, resume: str) -> IO[str]:
+    """Claims the directory, prepares it, and returns the lock by which it is this process's until it ends.
+
+    In one go: of two runs that start together, the second finds the first one's plan, not an empty place. Raises as
+    `claim` and `prepare_run` do.
+    """
+    try:
+        run.root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(run, error) from None
+    with _alone_in(run.root.parent):
+        claim(run, plan, resume)
+        prepare_run(run, plan, resume)
+        return hold(run, run.claimed)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time; on storage without locks all at once, as if this were not here."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def has_trained(run: RunDir) -> bool:
     """Whether a step was made: an attempt that failed before has nothing that a corrected spec could spoil."""
     steps = run.samples.exists() and run.samples.stat().st_size > 0
@@ -64,24 +103,24 @@ def has_trained(run: RunDir) -> bool:
 
 
 def trained_by(run: RunDir) -> str | None:
-    """Who holds the run directory's lock; None when nobody does."""
-    try:
-        with open(run.lock, encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with open(run.lock, encoding="utf-8") as lock:
-            return _holder(lock)
-    except OSError:  # no lock file yet, or storage without locks: `hold` will say
-        pass
+    """Who holds one of the run directory's locks, to prepare it or to train; None when nobody does."""
+    for path in (run.claimed, run.lock):
+        try:
+            with open(path, encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(path)
+        except OSError:  # no lock file yet, or storage without locks: `hold` will say
+            pass
     return None
 
 
-def hold(run: RunDir) -> IO[str]:
-    """Takes the lock, which this process then holds until it ends, however it ends.
+def hold(run: RunDir, path: Path) -> IO[str]:
+    """Takes a lock of the run directory, which this process then holds until it ends, however it ends.
 
     Raises UsageError when somebody else has it.
     """
-    lock = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
+    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -89,19 +128,18 @@ def hold(run: RunDir) -> IO[str]:
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
-                lock.seek(0)
-                raise _busy(run, _holder(lock)) from None
+                raise _busy(run, _holder(path)) from None
             time.sleep(0.05)
         except OSError as error:
-            raise HostError(f"{run.lock}: cannot be locked: {error.strerror}; use another --run-dir") from None
+            raise HostError(f"{path}: cannot be locked: {error.strerror}; use another --run-dir") from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()
     return lock
 
 
-def _holder(lock: IO[str]) -> str:
-    return lock.read().strip() or "another process"
+def _holder(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() or "another process"
 
 
 def _busy(run: RunDir, holder: str) -> UsageError:
@@ -154,10 +192,12 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
             write_text(run.rendered / name, text)
         write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
     except OSError as error:
-        raise HostError(
-            f"{run.root}: the run directory cannot be written: {error.strerror or error}; free space or choose another"
-            " with --run-dir"
-        ) from None
+        raise _unwritable(run, error) from None
+
+
+def _unwritable(run: RunDir, error: OSError) -> HostError:
+    reason = f"{run.root}: the run directory cannot be written: {error.strerror or error}"
+    return HostError(f"{reason}; free space or choose another with --run-dir")
 
 
 def refuse_secrets(run: RunDir, plan: Plan) -> None:
@@ -168,10 +208,10 @@ def refuse_secrets(run: RunDir, plan: Plan) -> None:
             "--run-dir: holds what looks like a secret; it would be copied into the rendered files: choose another"
         )
     for path, text in strings(plan.spec.model_dump()):
-        if any(secret in text for secret in secrets):
+        if SECRET.search(text) or any(secret in text for secret in secrets):
             raise UsageError(
-                f"{'.'.join(path)}: holds the value of a secret environment variable; it would be copied into the run"
-                " directory"
+                f"{'.'.join(path)}: holds what looks like a secret, or a secret environment variable's value; it would"
+                " be copied into the run directory: use another path, or pass it through the environment"
             )
 
 

@@ -198,7 +198,7 @@ def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
 
 def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console") -> None:
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
-    from launch.claim import prepare_run
+    from launch.claim import take
     from launch.journal import write_json
     from launch.local import run_attempt
     from launch.preflight import document
@@ -209,7 +209,7 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     screen.print(checks_view(checked.results))
     if checked.problem is not None:
         raise checked.problem
-    prepare_run(place, resolved, resume)
+    _claimed = take(place, resolved, resume)  # kept until this process ends
     write_json(place.preflight, document(checked.results))
     note_checked(checked.rows, place.tokens)
     code, reason = run_attempt(resolved, place, resume, screen)

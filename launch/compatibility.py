@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.spec import OFFLOADS, SHARDS_BASE, RunSpec, Strategy
+from launch.spec import OFFLOADS, RunSpec, Strategy
+from launch.versions import Versions, older
 
 
 class Refusal(BaseModel):
@@ -16,42 +17,79 @@ class Refusal(BaseModel):
         return f"{self.combination}: {self.reason}; {self.fix}"
 
 
-def refusals(spec: RunSpec, strategy: Strategy, world_size: int) -> list[Refusal]:
-    """Why this spec cannot run under this strategy on this many devices; empty when it can."""
-    found = []
+# From which versions on a packed base was seen to train as it does unsharded (tests/runs/test_models.py). Before,
+# packed weights were replicated or cast by value (accelerate#3987, DeepSpeed#5637).
+QUANTISED_SHARDED: dict[str, Versions] = {
+    "zero3": {"transformers": "5.17", "deepspeed": "0.19.8", "bitsandbytes": "0.50"},
+    "fsdp2": {"torch": "2.13", "accelerate": "1.15", "bitsandbytes": "0.50"},
+}
 
-    def refuse(combination: str, reason: str, fix: str) -> None:
-        found.append(Refusal(combination=combination, reason=reason, fix=fix))
 
-    quantization, training = spec.model.quantization, spec.training
+def refusals(spec: RunSpec, strategy: Strategy, world_size: int, versions: Versions) -> list[Refusal]:
+    """Why this spec cannot run under this strategy on this many devices; empty when it can.
+
+    `versions` are those of the installed packages; what is not installed is judged as the newest.
+    """
+    return [
+        *_devices(strategy, world_size),
+        *_quantised(spec, strategy, versions),
+        *_optimizer(spec, strategy),
+        *_adapter(spec, strategy),
+    ]
+
+
+def _devices(strategy: Strategy, world_size: int) -> list[Refusal]:
     if strategy == "single" and world_size > 1:
-        refuse(f"single on {world_size} devices", "single trains on one device", "use ddp, or ask for one device")
+        fix = "use ddp, or ask for one device"
+        return [_refusal(f"single on {world_size} devices", "single trains on one device", fix)]
     if strategy in ("ddp", "fsdp2") and world_size == 1:
-        refuse(f"{strategy} on one device", "there is nothing to share", "use single")
-    if quantization != "none" and strategy in SHARDS_BASE:
-        refuse(
-            f"{quantization} with {strategy}",
-            "sharding packed weights value-casts or replicates them unless the storage type matches the engine's"
-            " (accelerate#3987, DeepSpeed#5637)",
-            "use ddp or zero2: a quantised base is small enough to be held whole",
-        )
-    if "optimizer" in training.model_fields_set and training.optimizer == "paged_adamw_32bit":
-        if strategy in OFFLOADS:
-            refuse(
-                f"paged_adamw_32bit with {strategy}",
-                "both would move the optimizer states to the host",
-                "use training.optimizer: adamw_torch",
-            )
-        if strategy == "fsdp2":
-            refuse(
-                "paged_adamw_32bit with fsdp2",
-                "bitsandbytes cannot update sharded (DTensor) parameters",
-                "use training.optimizer: adamw_torch",
-            )
-    if spec.lora.bias != "none" and strategy in SHARDS_BASE:
-        refuse(
-            f"lora.bias {spec.lora.bias} with {strategy}",
-            "biases of the sharded base are not saved with the adapter",
-            "use lora.bias: none, or ddp",
-        )
+        return [_refusal(f"{strategy} on one device", "there is nothing to share", "use single")]
+    return []
+
+
+def _quantised(spec: RunSpec, strategy: Strategy, versions: Versions) -> list[Refusal]:
+    quantization = spec.model.quantization
+    if quantization == "none":
+        return []
+    found, combination = [], f"{quantization} with {strategy}"
+    if quantization == "int8" and strategy == "fsdp2":
+        reason = "FSDP2 replaces the weight on which bitsandbytes keeps its int8 state (AttributeError: CB)"
+        found.append(_refusal(combination, reason, "use model.quantization: nf4, or zero3 or ddp"))
+    elif strategy == "zero3_offload":
+        reason = "packed weights would travel between host and GPU, which nobody has shown to keep them whole"
+        found.append(_refusal(combination, reason, "use zero3, zero2_offload or ddp: a quantised base is small"))
+    elif below := older(versions, QUANTISED_SHARDED.get(strategy, {})):
+        reason = f"packed weights were not seen to survive sharding with {', '.join(below)}"
+        found.append(_refusal(combination, reason, "upgrade, or use ddp or zero2"))
+    if spec.model.upcast_unquantized and strategy not in ("single", "ddp"):
+        reason = "the engine holds all that is not packed in one type"
+        found.append(_refusal(f"model.upcast_unquantized with {strategy}", reason, "remove it, or use ddp"))
     return found
+
+
+def _optimizer(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
+    training = spec.training
+    if "optimizer" not in training.model_fields_set or training.optimizer != "paged_adamw_32bit":
+        return []
+    combination, fix = f"paged_adamw_32bit with {strategy}", "use training.optimizer: adamw_torch"
+    if strategy in OFFLOADS:
+        return [_refusal(combination, "both would move the optimizer states to the host", fix)]
+    if strategy == "fsdp2":
+        return [_refusal(combination, "bitsandbytes cannot update sharded (DTensor) parameters", fix)]
+    return []
+
+
+def _adapter(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
+    lora, found = spec.lora, []
+    if lora.use_dora and spec.model.quantization != "none" and strategy == "zero3":
+        combination = f"lora.use_dora and {spec.model.quantization} with {strategy}"
+        reason = "peft takes DoRA's magnitudes from a packed base that ZeRO-3 has not divided yet (no attribute ds_id)"
+        found.append(_refusal(combination, reason, "use fsdp2, zero2 or ddp"))
+    if lora.init_lora_weights == "pissa" and strategy in ("zero3", "zero3_offload"):
+        reason = "the principal part is taken out of whole weights, and ZeRO-3 never holds one while it loads"
+        found.append(_refusal(f"lora.init_lora_weights pissa with {strategy}", reason, "use fsdp2, zero2 or ddp"))
+    return found
+
+
+def _refusal(combination: str, reason: str, fix: str) -> Refusal:
+    return Refusal(combination=combination, reason=reason, fix=fix)

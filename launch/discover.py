@@ -1,6 +1,7 @@
 """This machine -> Topology: NVML for GPUs, the kernel for CPUs and memory."""
 
 import contextlib
+import importlib.metadata
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from launch.errors import DeviceError
 from launch.hardware import CATALOGUE, GIB, Topology
 from launch.spec import ClusterSpec
+from launch.versions import PACKAGES
 from launch.wording import plural
 
 
@@ -167,3 +169,12 @@ def _flops(gpu: FoundGpu) -> float | None:
     matches = [known for known in CATALOGUE.values() if known.name.split("-")[0].upper() in words]
     nearest = min(matches, key=lambda known: abs(known.memory_bytes - gpu.memory_bytes), default=None)
     return nearest.flops if nearest and abs(nearest.memory_bytes - gpu.memory_bytes) < 8 * GIB else None
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that decide what can be combined, from their metadata: importing them takes seconds."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import time
@@ -105,7 +106,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def scrub(value: Any) -> Any:
-    """A copy of nested dicts and lists with the secrets taken out of every text.
+    """A copy of nested dicts and lists as JSON can hold it, with the secrets taken out of every text.
 
     Done on the values: in their JSON a secret's quotes are escaped, and a secret of digits would break a number.
     """
@@ -114,6 +115,8 @@ def scrub(value: Any) -> Any:
     def clean(item: Any) -> Any:
         if isinstance(item, str):
             return redact(item, secrets)
+        if isinstance(item, float) and not math.isfinite(item):
+            return None  # JSON has no such number
         if isinstance(item, dict):
             return {clean(key): clean(inner) for key, inner in item.items()}
         return [clean(inner) for inner in item] if isinstance(item, list | tuple) else item

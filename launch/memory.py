@@ -33,6 +33,7 @@ class Setting:
     element_bytes: int
     """Bytes of a base weight and of an activation: 2 for bf16 and fp16, 4 for fp32."""
     gpu: bool
+    upcast_unquantized: bool = False
 
 
 def components(architecture: Architecture, adapter_parameters: int, setting: Setting) -> dict[str, int]:
@@ -53,8 +54,9 @@ def components(architecture: Architecture, adapter_parameters: int, setting: Set
 def _base(architecture: Architecture, setting: Setting) -> int:
     linear, rest = architecture.linear_parameters, architecture.parameters - architecture.linear_parameters
     per_weight = {"none": float(setting.element_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
-    held = int(linear * per_weight) + rest * setting.element_bytes
-    if setting.strategy not in SHARDS_BASE:
+    held = int(linear * per_weight) + rest * (4 if setting.upcast_unquantized else setting.element_bytes)
+    # A packed base lands whole on each device before it is sharded (DeepSpeed#5637), and loading may be the peak.
+    if setting.strategy not in SHARDS_BASE or setting.quantization != "none":
         return held
     # One layer gathered, the next one prefetched, and the gathered output head.
     gathered = 2 * linear // architecture.layers + architecture.vocab_size * architecture.hidden_size

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
 from launch.errors import NoPlanError
 from launch.hardware import CATALOGUE, gpu_topology
 from launch.model_files import find, hub_name, is_original, read_architecture
 from launch.plan import resolve
-from launch.spec import Quantization, RunSpec
+from launch.spec import LoraSpec, Quantization, RunSpec
 from launch.variants import VARIANTS
 
 # The ways to hold the base and the numbers of GPUs that a model is shown with.
@@ -31,7 +32,7 @@ def described(name: str) -> dict[str, Any]:
         **_card(name),
         "architecture": {"model_type": architecture.model_type, **shapes},
         "lora_targets": list(architecture.linears),
-        "adapter_parameters": architecture.lora_parameters(8, "all-linear"),
+        "adapter_parameters": adapter_parameters(architecture, LoraSpec()),
         "max_length": fitting_length(architecture),
         "fits": [fit for gpu in CATALOGUE for fit in _fits(name, architecture, gpu)],
     }

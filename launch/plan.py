@@ -8,12 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from launch import adapter
+from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
-from launch.errors import ConflictError, NoPlanError, UsageError
+from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
 from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
+from launch.versions import NEWEST, Versions
 from launch.wording import amount
 
 # What `micro_batch_size: auto` means without a global batch to divide: the recipe's value.
@@ -57,20 +60,21 @@ class Plan(BaseModel):
 
     @property
     def adapter_parameters(self) -> int:
-        """Weights of the LoRA pairs; trained biases are not counted."""
-        return self.architecture.lora_parameters(self.spec.lora.rank, self.spec.lora.target_modules)
+        """What is trained; biases are not counted."""
+        return adapter_parameters(self.architecture, self.spec.lora)
 
 
-def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Plan:
-    """The fastest way that fits, with the reason.
+def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versions: Versions = NEWEST) -> Plan:
+    """The fastest way that fits, with the reason. `versions` are those of the packages that it will run with.
 
     Raises UsageError when the spec asks for what cannot be combined, NoPlanError when nothing fits.
     """
-    problems = conflicts(spec, architecture, topology)
+    problems = conflicts(spec, architecture, topology, versions)
     if problems:
         raise ConflictError(problems)
     precision, warnings = _precision(spec, topology)
-    found, refused = candidates(spec, architecture, topology, precision, _micro_batch_sizes(spec, topology.world_size))
+    sizes = _micro_batch_sizes(spec, topology.world_size)
+    found, refused = candidates(spec, architecture, topology, precision, sizes, versions)
     chosen = choose(found)
     if chosen is None:
         raise NoPlanError(_too_large(spec, topology, found))
@@ -87,7 +91,9 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology) -> Pl
     )  # fmt: skip
 
 
-def conflicts(spec: RunSpec, architecture: Architecture | None, topology: Topology | None) -> list[tuple[Path, str]]:
+def conflicts(
+    spec: RunSpec, architecture: Architecture | None, topology: Topology | None, versions: Versions = NEWEST
+) -> list[tuple[Path, str]]:
     """Everything in the spec that rules a plan out, whatever fits: told together, before memory is looked at.
 
     What cannot be judged without the architecture or the topology is left out where there is none.
@@ -103,13 +109,13 @@ def conflicts(spec: RunSpec, architecture: Architecture | None, topology: Topolo
             message = f"data.max_length {length} is beyond the model's {positions} positions"
             message += f"{why if architecture.scaled_beyond else ''}; lower it"
             found.append((("data", "max_length"), message))
-        found += _target_conflicts(spec, architecture)
+        found += adapter.conflicts(architecture, spec.lora)
     if topology is not None:
-        found += _device_conflicts(spec, topology)
+        found += _device_conflicts(spec, topology, versions)
     return found
 
 
-def _device_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str]]:
+def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> list[tuple[Path, str]]:
     found = _ddp_conflicts(spec, topology)
     decisions: list[Callable[[], object]] = [lambda: _precision(spec, topology)]
     if not batch_contradictions(spec.training):  # told already, without the devices
@@ -122,7 +128,8 @@ def _device_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str
             found += conflict.problems
     asked = spec.cluster.strategy
     if asked != "auto":
-        found += [(("cluster", "strategy"), str(refusal)) for refusal in refusals(spec, asked, topology.world_size)]
+        refused = refusals(spec, asked, topology.world_size, versions)
+        found += [(("cluster", "strategy"), str(refusal)) for refusal in refused]
     return found
 
 
@@ -172,7 +179,7 @@ def as_launched(
     elif "nodes" in cluster.model_fields_set and cluster.nodes != nodes:
         differing.append(f"cluster.nodes: the spec says {cluster.nodes}, this launch has {nodes}")
     if differing and not fallback:
-        raise UsageError("\n".join([*differing, "launch what the spec says, or change it with -s"]))
+        raise PlanMismatch("\n".join([*differing, "launch what the spec says, or change it with -s"]))
     update = {}
     if fallback and asked_devices and asked_devices > 1 and training.global_batch_size is None:
         micro = AUTO_MICRO_BATCH if training.micro_batch_size == "auto" else training.micro_batch_size
@@ -242,20 +249,6 @@ def _scheduler(spec: RunSpec) -> str:
     if spec.training.lr_scheduler == "constant" and spec.training.warmup_ratio > 0:
         return "constant_with_warmup"
     return spec.training.lr_scheduler
-
-
-def _target_conflicts(spec: RunSpec, architecture: Architecture) -> list[tuple[Path, str]]:
-    targets = spec.lora.target_modules
-    if isinstance(targets, str):
-        return []
-    unknown = [name for name in targets if name not in architecture.linears]
-    if targets and not unknown:
-        return []
-    message = (
-        f"lora.target_modules: {', '.join(unknown) or 'empty'}: not a linear layer of this model;"
-        f" allowed: all-linear or {', '.join(architecture.linears)}"
-    )
-    return [(("lora", "target_modules"), message)]
 
 
 def _ddp_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str]]:

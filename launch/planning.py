@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.architecture import Architecture
+from launch.discover import installed
 from launch.errors import ConflictError, DataError, DeviceError, NoPlanError, PreflightError, SpecError, UsageError
 from launch.hardware import Topology
 from launch.model_files import read_architecture
@@ -29,10 +30,11 @@ def planned(
         raise SpecError(found.mistakes)
     spec = adjust(found.spec)
     mistakes = list(found.mistakes)
-    architecture, wrong = _architecture(spec)
+    architecture, wrong = (None, []) if ("model", "variant") in found.dropped else _architecture(spec)
     mistakes += found.placed(wrong)
     topology, lacking = _devices(spec, devices)
-    mistakes += found.placed(conflicts(spec, architecture, topology))
+    versions = installed()
+    mistakes += found.placed(conflicts(spec, architecture, topology, versions))
     absent = missing_data(found, spec) if data else []
     short = found.placed(lacking)
     if mistakes:
@@ -44,7 +46,7 @@ def planned(
     assert architecture is not None
     assert topology is not None
     try:
-        return resolve(spec, architecture, topology)
+        return resolve(spec, architecture, topology, versions)
     except NoPlanError as error:
         raise NoPlanError(f"{path}: {error}") from None
 

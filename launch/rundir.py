@@ -82,6 +82,11 @@ class RunDir:
         return self.root / "lock"
 
     @property
+    def claimed(self) -> Path:
+        """Held by the process that prepared this directory, until its attempt has ended."""
+        return self.root / "claimed"
+
+    @property
     def stop(self) -> Path:
         """Exists while somebody asks the run to save and stop."""
         return self.root / "stop"

@@ -46,6 +46,9 @@ class ModelSpec(Section):
     """A known name (`qwen2.5-14b-instruct`), a local directory, or a hub id (`Qwen/Qwen2.5-14B-Instruct`)."""
     quantization: Quantization = "none"
     """How the frozen base is held: `none` (the run's precision), `nf4` (QLoRA) or `int8`."""
+    upcast_unquantized: bool = False
+    """Hold what is not quantised (embeddings, output head, norms) in fp32, as peft's prepare_model_for_kbit_training
+    does: 2.2 GB more for 7B, 3.1 GB for 14B."""
 
 
 class LoraSpec(Section):
@@ -57,10 +60,27 @@ class LoraSpec(Section):
     """The adapter's output is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """`all-linear` (every linear layer but the output head) or a list of module names such as `q_proj`."""
+    target_modules: Text | list[Text] = "all-linear"
+    """`all-linear` (every linear layer but the output head), a list of module names such as `q_proj`, or a regular
+    expression that whole names such as `model.layers.0.mlp.up_proj` match."""
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = None
+    """Only these blocks are adapted, counted from 0; by default all. Not with a regular expression."""
+    modules_to_save: list[Literal["embed_tokens", "lm_head"]] = Field(default_factory=list)
+    """Trained whole and saved with the adapter: a base model learns the tokens of turns so."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias terms are trained."""
+    use_rslora: bool = False
+    """Scale the adapter's output by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    use_dora: bool = False
+    """Train the magnitudes of the adapted weights beside their directions (DoRA, arXiv 2402.09353)."""
+    init_lora_weights: Literal["default", "pissa", "loftq"] = "default"
+    """How the adapter begins: `default` changes nothing, `pissa` with the principal part of each weight
+    (arXiv 2404.02948), `loftq` with what nf4 lost of it (arXiv 2310.08659)."""
+    loraplus_lr_ratio: Annotated[float, Field(ge=1)] | None = None
+    """Learning rate of each pair's B over that of its A (LoRA+, arXiv 2402.12354); the paper advises 16."""
+    adapter: Text | None = None
+    """A directory with an adapter to go on from, of the same rank and modules. Relative paths start at the spec's
+    folder."""
 
 
 class DataSpec(Section):
@@ -195,6 +215,8 @@ def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
         message = "nothing reads this: there is no data.eval; set data.eval or remove it"
         keys = [key for key in ("eval_steps", "early_stopping_patience") if _given(training, key)]
         found += [(("training", key), message) for key in keys]
+        if "leakage" in spec.data.accept:
+            found.append((("data", "accept"), f"leakage: {message}"))
     named = list(spec.data.columns.values())
     for ours, theirs in spec.data.columns.items():
         if named.count(theirs) > 1:
@@ -202,10 +224,39 @@ def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
     if _given(training, "max_steps") and _given(training, "epochs"):
         message = f"nothing reads this: training.max_steps = {training.max_steps} ends the run; remove one of the two"
         found.append((("training", "epochs"), message))
+    found += _unread_lora(spec)
     if spec.slurm.spares and spec.cluster.nodes == 1:
         message = "nothing reads this with cluster.nodes = 1; remove it or ask for more nodes"
         found.append((("slurm", "spares"), message))
     return found
+
+
+def _unread_lora(spec: RunSpec) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    model, lora = spec.model, spec.lora
+    if model.upcast_unquantized and model.quantization == "none":
+        message = "nothing reads this with model.quantization: none, where all is held in the run's precision"
+        found.append((("model", "upcast_unquantized"), message))
+    if lora.layers_to_transform is not None and is_pattern(lora.target_modules):
+        message = "nothing reads this: the regular expression of lora.target_modules names the layers itself"
+        found.append((("lora", "layers_to_transform"), message))
+    start, path = lora.init_lora_weights, ("lora", "init_lora_weights")
+    if start == "pissa" and model.quantization != "none":
+        message = "pissa takes the principal part out of each weight, and a quantised one cannot give it: use loftq"
+        found.append((path, f"{message} with nf4, or model.quantization: none"))
+    if start == "loftq" and model.quantization != "nf4":
+        message = f"loftq begins with what nf4 lost, and model.quantization is {model.quantization}: use nf4 or default"
+        found.append((path, message))
+    if start != "default" and lora.use_dora:
+        found.append((path, f"{start} with lora.use_dora: each sets the weights' sizes by itself; use one of them"))
+    if start != "default" and lora.adapter is not None:
+        found.append((path, "nothing reads this: lora.adapter says how the adapter begins; remove one of the two"))
+    return found
+
+
+def is_pattern(targets: str | list[str]) -> bool:
+    """Whether lora.target_modules is a regular expression."""
+    return isinstance(targets, str) and targets != "all-linear"
 
 
 def batch_contradictions(training: TrainingSpec) -> list[tuple[Path, str]]:

@@ -34,7 +34,8 @@ class Draft:
     def placed(self, problems: list[tuple[Path, str]]) -> list[Mistake]:
         """Problems with their places, but for those about a dropped value: they would be about its default."""
         hidden = {".".join(path) for path in self.dropped}
-        names = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?![\w.])" for name in hidden) or "(?!)")
+        dotted = [re.escape(name) for name in hidden if "." in name]
+        names = re.compile("|".join(rf"(?<![\w.]){name}(?![\w.])" for name in dotted) or "(?!)")
         return [
             Mistake(*self.located.at(path), message)
             for path, message in problems
@@ -128,7 +129,7 @@ def _validate(located: Located) -> tuple[RunSpec | None, set[Path], list[Mistake
         if paths <= dropped:
             return None, dropped, mistakes
         dropped |= paths
-        values = _without(values, dropped)
+        values = _with_stand_ins(_without(values, dropped), dropped)
 
 
 def _contradictions(found: Draft) -> list[Mistake]:
@@ -170,6 +171,28 @@ def _without(values: Any, dropped: set[Path], path: Path = ()) -> Any:
     return {key: _without(value, dropped, (*path, key)) for key, value in kept.items()}
 
 
+# For what a spec must give: judged with these in their places, one that is missing hides no other mistake.
+_STAND_INS: dict[Path, str] = {
+    ("name",): "unnamed",
+    ("model", "variant"): "qwen2.5-7b-instruct",
+    ("data", "train"): "train.jsonl",
+}
+
+
+def _with_stand_ins(values: Any, dropped: set[Path]) -> Any:
+    if not isinstance(values, dict):
+        return values
+    filled = dict(values)
+    for path, value in _STAND_INS.items():
+        if path in dropped or path[:1] in dropped:
+            dropped.add(path)
+            if len(path) == 1:
+                filled[path[0]] = value
+            else:
+                filled[path[0]] = {**(filled.get(path[0]) or {}), path[1]: value}
+    return filled
+
+
 def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
     """Relative paths start at the spec's folder, so that a spec means the same wherever it is run from."""
 
@@ -177,15 +200,19 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
         return os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
 
     def source(value: str) -> str:
-        return value if is_hub_data(value) and not os.path.exists(folder / value) else absolute(value)
+        there = os.path.exists(folder / value) or os.path.isdir((folder / value).parent)  # mistyped is no hub id
+        return absolute(value) if there or not is_hub_data(value) else value
 
     data = spec.data.model_copy(
         update={"train": source(spec.data.train), "eval": source(spec.data.eval) if spec.data.eval else None}
     )
     model = spec.model
+    lora = spec.lora
+    if lora.adapter is not None:
+        lora = lora.model_copy(update={"adapter": absolute(lora.adapter)})
     if looks_like_path(model.variant) or os.path.isdir(folder / model.variant):
         model = model.model_copy(update={"variant": absolute(model.variant)})
-    return spec.model_copy(update={"data": data, "model": model})
+    return spec.model_copy(update={"data": data, "model": model, "lora": lora})
 
 
 def looks_like_path(variant: str) -> bool:

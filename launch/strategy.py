@@ -2,11 +2,13 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Setting, components
 from launch.spec import OFFLOADS, Precision, RunSpec, Strategy
+from launch.versions import NEWEST, Versions
 
 # No run planned under 80 % of a GPU's memory ever failed
 # (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
@@ -31,7 +33,12 @@ class Candidate(BaseModel):
 
 
 def candidates(
-    spec: RunSpec, architecture: Architecture, topology: Topology, precision: Precision, micro_batch_sizes: list[int]
+    spec: RunSpec,
+    architecture: Architecture,
+    topology: Topology,
+    precision: Precision,
+    micro_batch_sizes: list[int],
+    versions: Versions = NEWEST,
 ) -> tuple[list[Candidate], list[Refusal]]:
     """Every allowed way, best first, and the refused ones.
 
@@ -41,7 +48,7 @@ def candidates(
     checkpointing = spec.training.gradient_checkpointing
     found, refused = [], []
     for strategy in ORDER if asked == "auto" else (asked,):
-        reasons = refusals(spec, strategy, topology.world_size)
+        reasons = refusals(spec, strategy, topology.world_size, versions)
         refused += reasons
         if reasons or (asked == "auto" and _pointless(strategy, topology)):
             continue
@@ -50,7 +57,8 @@ def candidates(
                 setting = Setting(
                     strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro,
                     world_size=topology.world_size, max_length=spec.data.max_length,
-                    quantization=spec.model.quantization, element_bytes=4 if precision == "fp32" else 2,
+                    quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
+                    element_bytes=4 if precision == "fp32" else 2,
                     gpu=topology.device == "gpu",
                 )  # fmt: skip
                 found.append(_candidate(spec, architecture, topology, setting))
@@ -58,8 +66,7 @@ def candidates(
 
 
 def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
-    adapter = architecture.lora_parameters(spec.lora.rank, spec.lora.target_modules)
-    parts = components(architecture, adapter, setting)
+    parts = components(architecture, adapter_parameters(architecture, spec.lora), setting)
     peak = sum(parts.values())
     return Candidate(
         strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,

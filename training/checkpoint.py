@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from launch.errors import DamagedCheckpoint, HostError, NumericalError, UsageError
+from launch.errors import DamagedCheckpoint, HostError, UsageError
 from launch.journal import keep_rows, new_directory
 from launch.rundir import MANIFEST, RunDir
 from training.manifest import described, sha256
@@ -104,14 +103,18 @@ def check_identity(directory: Path, identity: dict[str, Any]) -> None:
     before = read_progress(directory)
     theirs = before.get("spec", {})
     differing = [
-        f"  {key}: there {theirs.get(key)!r}, here {value!r}"
+        f"  {key}: there {theirs[key]!r}, here {value!r}"
         for key, value in identity["spec"].items()
-        if theirs.get(key) != value
+        if key in theirs and theirs[key] != value  # one that an older muster did not know had its default
     ]
     if differing:
         raise UsageError("\n".join([f"{directory}: is a checkpoint of another spec", *differing]))
-    names = {"data": "the rows of data.train, their tokens or their order", "base": "the base model's files"}
-    changed = [names[key] for key in names if before.get(key) != identity[key]]
+    names = {
+        "data": "the rows of data.train, their tokens or their order",
+        "base": "the base model's files",
+        "adapter": "the adapter that lora.adapter names",
+    }
+    changed = [what for key, what in names.items() if before.get(key) != identity.get(key)]
     if changed:
         raise UsageError(
             f"{directory}: {' and '.join(changed)} changed since this checkpoint was written, so going on would"
@@ -150,43 +153,6 @@ def bring_ledger(run: RunDir, chosen: Path | None) -> None:
             )
         shutil.copyfile(theirs, ours)  # also over rows of steps that are not those of this checkpoint
         keep_rows(ours, lambda row: row["step"] <= step)
-
-
-def adapter_files(
-    model: PeftModel, tensors: dict[str, torch.Tensor]
-) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, str]]:
-    """PEFT's two files, from whole tensors by parameter name.
-
-    Raises NumericalError rather than save what is not finite.
-    """
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise NumericalError(
-            f"{len(broken)} adapter tensors are not finite, {broken[0]} first; not saved. Lower"
-            " training.learning_rate or look at the rows of the last step in samples.jsonl"
-        )
-    state = get_peft_model_state_dict(model, state_dict=dict(tensors))
-    config = model.peft_config["default"].to_dict()
-    config["inference_mode"] = True
-    text = json.dumps(
-        config, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
-    )
-    return {"adapter_model.safetensors": state}, {"adapter_config.json": text}
-
-
-def read_adapter(directory: Path, parameters: list[tuple[str, torch.nn.Parameter]]) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by the model's parameter names. Raises UsageError when names or shapes are others."""
-    saved = load_file(directory / "adapter_model.safetensors")
-    # A ZeRO-3 parameter is empty between its uses; ds_shape is its own.
-    shapes = {name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in parameters}
-    stripped = {name.replace(".default.", "."): name for name in shapes}
-    odd = sorted(set(saved) ^ set(stripped))
-    odd += [
-        name for name, tensor in saved.items() if name in stripped and tuple(tensor.shape) != shapes[stripped[name]]
-    ]
-    if odd:
-        raise UsageError(f"{directory}: its adapter is not this run's: {len(odd)} tensors differ, {odd[0]} first")
-    return {stripped[name]: tensor for name, tensor in saved.items()}
 
 
 def keep_newest(run: RunDir, limit: int, best: Path | None) -> list[Path]:

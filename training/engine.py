@@ -7,6 +7,7 @@ there and `launch.plan.differences` compares.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -67,6 +68,23 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
         deepspeed_file=deepspeed_file,
         by_hand=not any(name.startswith("ACCELERATE_") or name == "RANK" for name in environment),
     )
+
+
+def check_processes(started: int) -> None:
+    """Raises PlanMismatch when accelerate was asked for more processes than it started.
+
+    `accelerate launch --cpu --num_processes 2` starts one and says nothing; only its own command line tells.
+    """
+    try:
+        argv = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")
+    except (OSError, ValueError):
+        return
+    joined = re.search(r"(?:^| )--num[_-]processes[= ](\d+)(?= |$)", " ".join(argv))
+    if joined and int(joined[1]) > started:
+        raise PlanMismatch(
+            f"processes: accelerate was asked for {joined[1]}, it started {started}: --cpu makes it one. For several on"
+            " the CPU: ACCELERATE_USE_CPU=1 accelerate launch --config_file accelerate_configs/ddp.yaml"
+        )
 
 
 def _zero_strategy(file: str | None) -> Strategy:

@@ -1,55 +1,70 @@
 """The frozen base and its adapter. No code that comes with a checkpoint is ever run."""
 
-import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from launch.errors import UsageError
+from launch.architecture import LINEARS
+from launch.errors import MusterError, UsageError
 from launch.model_files import hub_name
 from launch.plan import Plan
 from launch.spec import LoraSpec
 from launch.wording import first_line
+from training.initial import initialise
 from training.original.importing import native_directory, original_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def load(plan: Plan) -> PeftModel:
-    """The base in the plan's precision or quantised, with a fresh adapter."""
+def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
+    """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
     base = load_base(plan)
     base.config.use_cache = False
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = get_peft_model(base, lora_config(plan.spec.lora))
-    seed_adapter(model, plan.spec.training.seed)
+    initialise(model, plan, resumed)
     return model
 
 
 def load_base(plan: Plan) -> Any:
     variant = plan.spec.model.variant
     options: dict[str, Any] = {}
-    if plan.spec.model.quantization != "none":
+    quantised = plan.spec.model.quantization != "none"
+    if quantised:
         options["quantization_config"] = _quantization(plan)
+    if quantised and plan.zero_stage != 3:  # under ZeRO-3 transformers chooses the rank's device itself
         # Packed weights are quantised on the device they stay on; the launcher owns which one that is.
         options["device_map"] = {
             "": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"
         }
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        base, loaded = AutoModelForCausalLM.from_pretrained(
             loadable(variant),
             dtype=DTYPES[plan.precision],
             attn_implementation=plan.attention,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (torch.OutOfMemoryError, MemoryError, MusterError):
+        raise
+    except Exception as error:
         raise UsageError(f"model.variant {variant}: the model could not be loaded: {first_line(error)}") from error
+    lacking = sorted(loaded["missing_keys"])
+    if lacking:
+        raise UsageError(
+            f"model.variant {variant}: {len(lacking)} tensors are in none of its files, {lacking[0]} first"
+        )
+    if plan.spec.model.upcast_unquantized:
+        prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    return base
 
 
 def loadable(variant: str, tell: Callable[[str], None] = lambda _: None) -> str:
@@ -75,28 +90,11 @@ def _quantization(plan: Plan) -> BitsAndBytesConfig:
 
 
 def lora_config(lora: LoraSpec) -> LoraConfig:
-    targets = lora.target_modules
+    targets, layers = lora.target_modules, lora.layers_to_transform
+    if layers is not None and targets == "all-linear":  # which peft takes for a pattern, that has no layers beside it
+        targets = list(LINEARS)
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias=lora.bias,
-        target_modules=targets if targets == "all-linear" else list(targets),
+        target_modules=targets, layers_to_transform=layers, layers_pattern=None if layers is None else "layers",
+        modules_to_save=list(lora.modules_to_save) or None, use_rslora=lora.use_rslora, use_dora=lora.use_dora,
     )  # fmt: skip
-
-
-def seed_adapter(model: PeftModel, seed: int) -> None:
-    """LoRA's own initialisation (A uniform by Kaiming with a = sqrt(5), B zero), drawn on the CPU in the order of the
-    modules.
-
-    PEFT draws on whatever device and after whatever else used the generator, so the adapter would depend on the
-    strategy.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(adapter_parameters(model)):
-        if "lora_A" in name:
-            bound = math.sqrt(6 / ((1 + 5) * parameter.shape[1]))
-            with torch.no_grad():
-                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-
-
-def adapter_parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    """The trainable parameters by name, in the model's order."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

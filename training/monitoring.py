@@ -66,6 +66,8 @@ class Recorder(TrainerCallback):
             ids = [name for index in agreed.indices for name in self.train.names(index)]
             epoch = (state.global_step - 1) // self.steps_per_epoch
             append(self.run.samples, {"step": state.global_step, "epoch": epoch, "ids": ids})
+        if state.global_step == state.max_steps:
+            control.should_log = True  # a run that is shorter than log_steps tells its loss too
         if agreed.stop and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 

@@ -39,6 +39,7 @@ def scatter_adapter(parameters: Named, tensors: Tensors) -> None:
 
 def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
     """Both Adam moments of each parameter, and the number of updates they have seen."""
+    _link_states(optimizer)
     inner = innermost(optimizer)
     keys = _keys(inner)
     tensors = {}
@@ -53,9 +54,7 @@ def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updat
     inner = innermost(optimizer)
     keys = _keys(inner)
     _create_states(optimizer, inner, updates)
-    zero = _zero_optimizer(optimizer)
-    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
-        zero._lazy_init_hp_params_optimizer_state()
+    _link_states(optimizer)
     for name, parameter in parameters:
         for moment in MOMENTS:
             value = tensors[f"{name}.{moment}"]
@@ -66,6 +65,17 @@ def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updat
             else:
                 state = inner.state[parameter]
                 state[keys[moment]].copy_(_like(state[keys[moment]], value))
+
+
+def _link_states(optimizer: Any) -> None:
+    """Lets each parameter of ZeRO-2 find its moments.
+
+    DeepSpeed does so once, after the step of its first parameter group, when the others have none yet.
+    """
+    zero = _zero_optimizer(optimizer)
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
 
 def _create_states(optimizer: Any, inner: Any, updates: int) -> None:

@@ -14,13 +14,16 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.spec import training_identity
 from training import checkpoint
+from training.adapter import WEIGHTS, adapter_files, read_adapter
+from training.arguments import total_steps, training_arguments
 from training.control import Control
 from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Prepared, Sequences, prepare
+from training.manifest import sha256
 from training.model import load, loadable
 from training.monitoring import sampling
 from training.states import gather_adapter, scatter_adapter
-from training.trainer import AdapterTrainer, seed_rank, total_steps, training_arguments
+from training.trainer import AdapterTrainer, seed_rank
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def train(
 
     # What a checkpoint's steps were trained on; going on with anything else would not be the same run.
     identity = {
-        "data": rows.fingerprint, "base": weights_identity(spec.model.variant),
+        "data": rows.fingerprint, "base": weights_identity(spec.model.variant), "adapter": _start(spec.lora.adapter),
         "spec": {**training_identity(spec), "global batch size": plan.global_batch_size},
     }  # fmt: skip
     directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
@@ -61,7 +64,7 @@ def train(
         checkpoint.set_aside_newer(run, directory)
         checkpoint.bring_ledger(run, directory)
     args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
-    trainer = AdapterTrainer(plan, run, control, load(plan), tokenizer, args, rows, evaluation, identity)
+    trainer = AdapterTrainer(plan, run, control, load(plan, directory), tokenizer, args, rows, evaluation, identity)
     _tell_the_start(trainer, rows, attempt, directory, refused)
     if directory is None:
         trainer.recorder.forget_after(-1)
@@ -79,6 +82,11 @@ def train(
         save_adapter(trainer, tokenizer)
         seconds = round(time.monotonic() - began, 1)
         trainer.recorder.event("finished", step=step, seconds=seconds, tokens=trainer.recorder.tokens)
+
+
+def _start(adapter: str | None) -> str | None:
+    """Identifies the adapter that training goes on from."""
+    return sha256(Path(adapter, WEIGHTS)) if adapter and Path(adapter, WEIGHTS).is_file() else None
 
 
 def _tell_the_start(
@@ -105,7 +113,7 @@ def _load_best(trainer: AdapterTrainer) -> None:
     if best is not None and best != trainer.run_dir.checkpoint(trainer.state.global_step):
         checkpoint.check_directory(best)
         parameters = trainer.adapter_parameters()
-        scatter_adapter(parameters, checkpoint.read_adapter(best, parameters))
+        scatter_adapter(parameters, read_adapter(best, trainer.peft_model, parameters))
         trainer.recorder.last_evaluation = None
         trainer.recorder.event("best_loaded", checkpoint=best.name, eval_loss=trainer.state.best_metric)
 
@@ -120,7 +128,7 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
     if trainer.ranks.rank == 0:
 
         def complete(directory: Path) -> None:
-            saved = checkpoint.read_adapter(directory, parameters)
+            saved = read_adapter(directory, trainer.peft_model, parameters)
             differing = [name for name, tensor in live.items() if not torch.equal(tensor, saved[name])]
             if differing:
                 raise WorkerError(
@@ -129,6 +137,6 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
                 )
             tokenizer.save_pretrained(directory)
 
-        tensors, texts = checkpoint.adapter_files(trainer.accelerator.unwrap_model(trainer.model), live)
+        tensors, texts = adapter_files(trainer.peft_model, live)
         checkpoint.write_directory(trainer.run_dir.adapter, tensors, texts, complete)
     trainer.ranks.share(None)

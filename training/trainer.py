@@ -2,31 +2,31 @@
 
 import dataclasses
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from launch.errors import UsageError
 from launch.plan import Plan
 from launch.rundir import RunDir
-from launch.wording import first_line
 from training import checkpoint
+from training.adapter import adapter_files, adapter_parameters, read_adapter
+from training.arguments import loraplus
 from training.control import Control
 from training.data.collate import Collator
 from training.data.labels import IGNORED
 from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
-from training.model import adapter_parameters
+from training.initial import leaves_base_unchanged
 from training.monitoring import Recorder
+from training.soundness import check_model, evaluating
 from training.states import (
     gather_adapter,
     gather_optimizer,
@@ -35,69 +35,6 @@ from training.states import (
     scatter_optimizer,
     write_loss_scale,
 )  # fmt: skip
-
-
-def total_steps(plan: Plan, sequences: int) -> int:
-    """Optimizer steps of the whole run."""
-    training = plan.spec.training
-    return training.max_steps or math.ceil(training.epochs * steps_per_epoch(sequences, plan.global_batch_size))
-
-
-def warmup_steps(plan: Plan, sequences: int) -> int:
-    """Optimizer steps over which the learning rate rises from 0: never all of them, or nothing is learnt."""
-    steps = total_steps(plan, sequences)
-    return min(math.ceil(plan.spec.training.warmup_ratio * steps), steps - 1)
-
-
-def training_arguments(
-    plan: Plan, run: RunDir, rows: int, has_eval: bool, deepspeed: dict[str, Any] | None, resuming: bool
-) -> TrainingArguments:
-    """The plan in transformers' words."""
-    training = plan.spec.training
-    options: dict[str, Any] = dict(
-        output_dir=str(run.root),
-        per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps or -1,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=plan.lr_scheduler,
-        warmup_steps=warmup_steps(plan, rows),
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        optim=plan.optimizer,
-        bf16=plan.precision == "bf16",
-        fp16=plan.precision == "fp16",
-        seed=training.seed,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        logging_steps=training.log_steps,
-        logging_nan_inf_filter=False,
-        # Once an epoch, in steps: an epoch's own evaluation comes after the last step's save, where a kill loses it.
-        eval_strategy="steps" if has_eval else "no",
-        eval_steps=training.eval_steps or steps_per_epoch(rows, plan.global_batch_size),
-        eval_on_start=has_eval and not resuming,
-        metric_for_best_model="eval_loss" if training.early_stopping_patience else None,
-        greater_is_better=False if training.early_stopping_patience else None,
-        restore_callback_states_from_checkpoint=True,
-        average_tokens_across_devices=True,
-        ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=plan.topology.device == "cpu" and plan.strategy in ("single", "ddp"),
-        deepspeed=deepspeed,
-        accelerator_config={"use_configured_state": True},
-        **{"report_to": [], **training.extra},
-    )
-    try:
-        arguments = TrainingArguments(**options)
-        for callback in get_reporting_integration_callbacks(arguments.report_to):
-            callback()
-    except (TypeError, ValueError, ImportError, RuntimeError) as error:
-        if not training.extra:
-            raise
-        raise UsageError(f"training.extra: transformers refuses it: {first_line(error)}") from error
-    return arguments
 
 
 class AdapterTrainer(Trainer):
@@ -120,6 +57,7 @@ class AdapterTrainer(Trainer):
     ):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
+        self.vocabulary = tokenizer
         self.recorder = Recorder(plan, run, control, train, per_epoch)
         self.batches = MicroBatches(
             len(train),
@@ -143,6 +81,11 @@ class AdapterTrainer(Trainer):
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
 
+    @property
+    def peft_model(self) -> Any:
+        """The model without the engine's wrappers."""
+        return self.accelerator.unwrap_model(self.model)
+
     # Order
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -161,6 +104,15 @@ class AdapterTrainer(Trainer):
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
+    def create_optimizer(self, *positional: Any, **named: Any) -> Any:
+        """transformers' own, but with LoRA+ in groups of different learning rates."""
+        ratio = self.plan.spec.lora.loraplus_lr_ratio
+        if ratio is None or self.__dict__.get("optimizer") is not None:
+            return super().create_optimizer(*positional, **named)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = loraplus(self.peft_model, kind, ratio, {**options, "weight_decay": self.args.weight_decay})
+        return self.optimizer
+
     # Evaluation
 
     def evaluate(
@@ -173,24 +125,17 @@ class AdapterTrainer(Trainer):
         began = time.monotonic()
         rows: Sequences = eval_dataset or self.eval_dataset
         model, size = self.model_wrapped, self.plan.micro_batch_size
-        model.eval()
-        for module in model.modules():
-            # On CPU bitsandbytes repacks NF4 weights for inference at the first forward pass of a layer in evaluation,
-            # for good: training would then fail. The layer itself does the same in both modes.
-            if type(module).__name__ == "Linear4bit":
-                module.training = True
         total = torch.zeros(2, dtype=torch.float64)
-        for start in range(0, len(rows), size * self.plan.world_size):
-            batch = list(range(start, min(len(rows), start + size * self.plan.world_size)))
-            mine = micro_batches(batch, self.ranks.rank, self.plan.world_size, size, 1)[0]
-            inputs = self._prepare_inputs(self.data_collator([rows[index] for index in mine]))
-            inputs.pop("indices")
-            with torch.no_grad():
+        with evaluating(model):
+            for start in range(0, len(rows), size * self.plan.world_size):
+                batch = list(range(start, min(len(rows), start + size * self.plan.world_size)))
+                mine = micro_batches(batch, self.ranks.rank, self.plan.world_size, size, 1)[0]
+                inputs = self._prepare_inputs(self.data_collator([rows[index] for index in mine]))
+                inputs.pop("indices")
                 # Divided by one item, transformers' loss is the sum over the tokens.
                 loss = model(**inputs, num_items_in_batch=torch.ones((), device=self.args.device)).loss
-            total += torch.tensor([float(loss), int((inputs["labels"][:, 1:] != IGNORED).sum())])
+                total += torch.tensor([float(loss), int((inputs["labels"][:, 1:] != IGNORED).sum())])
         summed = torch.stack(self.ranks.gather(total)).sum(0)
-        model.train()
         metrics = {f"{metric_key_prefix}_loss": float(summed[0] / summed[1])}
         self.log(metrics)
         control: Any = self.__dict__["control"]
@@ -201,7 +146,14 @@ class AdapterTrainer(Trainer):
     # Checkpoints
 
     def adapter_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return adapter_parameters(self.accelerator.unwrap_model(self.model))
+        """As the engine holds them between steps. Every rank calls this.
+
+        FSDP2 leaves its outermost module whole after a forward pass, under parameters that the optimizer does not know.
+        """
+        for module in self.model_wrapped.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return adapter_parameters(self.peft_model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         began = time.monotonic()
@@ -210,7 +162,7 @@ class AdapterTrainer(Trainer):
         moments, updates = gather_optimizer(self.optimizer, parameters)
         generators = self._generators()
         if self.ranks.rank == 0:
-            tensors, texts = checkpoint.adapter_files(self.accelerator.unwrap_model(self.model), adapter)
+            tensors, texts = adapter_files(self.peft_model, adapter)
             progress = {
                 "step": step,
                 "updates": updates,
@@ -249,11 +201,13 @@ class AdapterTrainer(Trainer):
         if resume_from_checkpoint is not None:
             self._restore(Path(resume_from_checkpoint))
         self.recorder.event("verified", **verify(self.plan, self))
+        unchanged = resume_from_checkpoint is None and leaves_base_unchanged(self.plan.spec.lora)
+        check_model(self.model_wrapped, self.peft_model, self.vocabulary, self.args.device, unchanged)
         return prepared
 
     def _restore(self, directory: Path) -> None:
         parameters = self.adapter_parameters()
-        scatter_adapter(parameters, checkpoint.read_adapter(directory, parameters))
+        scatter_adapter(parameters, read_adapter(directory, self.peft_model, parameters))
         progress = checkpoint.read_progress(directory)
         scatter_optimizer(
             self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"]

@@ -9,9 +9,9 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
-from launch.claim import claim, finished, hold, prepare_run
+from launch.claim import claim, finished, hold, take
 from launch.diagnose import classify
 from launch.discover import topology
 from launch.errors import ExitCode, MusterError, Stopped, UsageError
@@ -24,7 +24,7 @@ from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
-from training.engine import Launched, connect, launched, read_deepspeed
+from training.engine import Launched, check_processes, connect, launched, read_deepspeed
 
 # A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
 SPEAK_SECONDS = 5.0
@@ -39,6 +39,8 @@ class Worker:
     local_rank: int = 0
     run: RunDir | None = None
     attempt: Attempt | None = None
+    claimed: IO[str] | None = None
+    """The lock of a run directory that this process made; open until it ends."""
 
     def say(self, text: str) -> None:
         """To rank 0's terminal. Until there is a log, the first rank of every other node speaks as well."""
@@ -101,7 +103,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
 
     # `never` is for another run: rank 0 moves the finished one aside, perhaps a moment after we look.
     done = arguments.resume != "never" and finished(run)
-    _lock = hold(run) if place.rank == 0 else None  # kept until this process ends
+    _lock = hold(run, run.lock) if place.rank == 0 else None  # kept until this process ends
     # Before the process group: while rank 0 tokenises, the others wait on the file system, where nothing times out.
     data = None if done else load_data(plan, run, place.rank == 0, worker.say)
     connect(plan, place)
@@ -133,11 +135,7 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
     target = Path(arguments.target)
     if target.is_dir():
         run = RunDir(target.resolve())
-        if not run.plan.exists():
-            raise UsageError(
-                f"{target}: no plan.json in this directory; give a spec, or a run directory that `muster run` has made"
-            )
-        return Plan.model_validate_json(run.plan.read_text(encoding="utf-8")), run
+        return _made_plan(run, arguments), run
     nodes = max(1, place.world_size // place.local_world_size)
     warnings: list[str] = []
 
@@ -147,6 +145,8 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
         return launched_spec
 
     plan = planned(target, arguments.set, topology, adjust)
+    if not place.by_hand and place.world_size == 1:
+        check_processes(1)
     for warning in [*warnings, *plan.warnings]:
         worker.say(f"warning: {warning}")
     run = RunDir(Path(arguments.run_dir or f"runs/{plan.name}").resolve())
@@ -154,9 +154,27 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
         claim(run, plan, arguments.resume)
         results = run_checks(Context(plan=plan, run=run), CHECKS)
         require(results)
-        prepare_run(run, plan, arguments.resume)
+        worker.claimed = take(run, plan, arguments.resume)
         write_json(run.preflight, document(results))
     return plan, run
+
+
+def _made_plan(run: RunDir, arguments: argparse.Namespace) -> Plan:
+    """The plan of a run directory, which nothing on the command line can change any more."""
+    if not run.plan.exists():
+        raise UsageError(
+            f"{arguments.target}: no plan.json in this directory; give a spec, or a run directory that `muster run` has"
+            " made"
+        )
+    if arguments.set or arguments.run_dir:
+        raise UsageError(
+            f"{arguments.target}: its plan is made, and nothing would read -s or --run-dir; give the spec instead"
+        )
+    try:
+        return Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = f"{run.plan}: cannot be read ({type(error).__name__})"
+        raise UsageError(f"{reason}; start from the spec, with --resume never to move this run aside") from None
 
 
 def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from launch.hardware import GIB
 from launch.model_files import find, hub_name, import_cache, is_original, problems
 from launch.preflight.result import Check, Context, Result, Status
 from launch.rundir import MANIFEST
+from launch.versions import release
 from launch.weights import weight_files
 from launch.wording import amount
 
@@ -36,7 +37,7 @@ def packages(context: Context) -> Result:
             wrong.append(f"{name} is not installed (needs {minimum})")
             continue
         found.append(f"{name} {version}")
-        if _release(version) < _release(minimum):
+        if release(version) < release(minimum):
             wrong.append(f"{name} {version} is older than {minimum}")
     fix = "pip install -U " + " ".join(f"'{line.split()[0]}>={needed[line.split()[0]]}'" for line in wrong)
     return Result(
@@ -175,15 +176,6 @@ def _write_probe(probe: Path) -> None:
     except OSError:
         probe.unlink(missing_ok=True)
         raise
-
-
-def _release(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split("+")[0].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
 
 
 CHECKS: tuple[Check, ...] = (packages, devices, memory, model_files, storage)

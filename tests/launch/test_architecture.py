@@ -4,8 +4,10 @@ import math
 
 import pytest
 
+from launch.adapter import adapter_parameters
 from launch.architecture import Architecture, from_config
 from launch.errors import UsageError
+from launch.spec import LoraSpec
 from launch.variants import VARIANTS
 from tests.launch.conftest import TINY_CONFIG
 
@@ -41,13 +43,7 @@ def test_the_originals_are_variants_with_the_lengths_that_they_were_trained_on()
 
 def test_lora_parameters_of_the_recipe() -> None:
     # Qwen2.5-14B: 48 layers x rank 8 x (2 x 10240 + 2 x 6144 + 3 x 18944).
-    assert VARIANTS["qwen2.5-14b"].architecture.lora_parameters(8, "all-linear") == 48 * 8 * 89_600 == 34_406_400
-
-
-def test_lora_parameters_of_two_targets() -> None:
-    architecture = VARIANTS["qwen2.5-14b"].architecture
-    assert architecture.lora_parameters(8, ["q_proj", "v_proj"]) == 48 * 8 * (10_240 + 6_144)
-    assert architecture.lora_parameters(16, "all-linear") == 2 * architecture.lora_parameters(8, "all-linear")
+    assert adapter_parameters(VARIANTS["qwen2.5-14b"].architecture, LoraSpec()) == 48 * 8 * 89_600 == 34_406_400
 
 
 def real_parameters(config: dict[str, object]) -> tuple[int, int]:
@@ -89,7 +85,7 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 def test_the_counts_are_those_of_the_real_model(changes: dict[str, object]) -> None:
     config = {**TINY_CONFIG, **changes}
     architecture = from_config(config, "config.json")
-    assert real_parameters(config) == (architecture.parameters, architecture.lora_parameters(4, "all-linear"))
+    assert real_parameters(config) == (architecture.parameters, adapter_parameters(architecture, LoraSpec(rank=4)))
     assert real_tensors(config) == architecture.tensors
     assert sum(math.prod(shape) for shape in architecture.tensors.values()) == architecture.parameters
 

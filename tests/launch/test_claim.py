@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.claim import claim, different, finished, prepare_run
+from launch.claim import claim, different, finished, hold, prepare_run, take
 from launch.errors import HostError, UsageError
 from launch.plan import Plan
 from launch.render import rendered
@@ -81,6 +81,36 @@ def test_a_directory_that_is_no_run(run: RunDir) -> None:
             f"{run.root}: is not a run directory and not empty; choose another with --run-dir"
         )
     assert (run.root / "thesis.tex").exists()
+
+
+def test_a_directory_that_a_full_disk_left_half_prepared_is_prepared_again(run: RunDir) -> None:
+    prepare_run(run, PLAN)
+    run.plan.unlink()
+    (run.root / ".plan.json.123").touch()
+    claim(run, PLAN, "auto")
+    with take(run, PLAN, "never"):
+        assert run.plan.exists()
+    run.plan.unlink()
+    run.checkpoint(4).mkdir()
+    assert "is not a run directory and not empty" in refused(run)
+
+
+def test_of_two_runs_that_start_together_the_second_finds_the_first_one_s_plan(run: RunDir) -> None:
+    other = plan_of("1xH200-141GB", 1, spec_of(training={"learning_rate": 1e-4}))
+    claim(run, PLAN, "auto")
+    claim(run, other, "auto")
+    with take(run, other, "auto"):
+        with pytest.raises(UsageError, match=r"process \d+ on .* is training in this run directory; wait for it"):
+            take(run, PLAN, "auto")
+        assert Plan.model_validate_json(run.plan.read_text()) == other
+    with take(run, PLAN, "auto"):  # nothing was trained, and the first has ended
+        assert Plan.model_validate_json(run.plan.read_text()) == PLAN
+
+
+def test_a_worker_trains_in_the_directory_that_its_own_launcher_holds(run: RunDir) -> None:
+    with take(run, PLAN, "auto"), hold(run, run.lock):
+        assert "is training in this run directory" in refused(run)
+    claim(run, PLAN, "auto")
 
 
 def test_a_run_whose_plan_cannot_be_read(run: RunDir) -> None:

@@ -4,14 +4,15 @@ import pytest
 
 from launch.compatibility import refusals
 from launch.spec import RunSpec, Strategy
+from launch.versions import NEWEST, Versions
 from tests.launch.conftest import spec_of
 
 STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 SHARDED: tuple[Strategy, ...] = ("zero3", "zero3_offload", "fsdp2")
 
 
-def told(spec: RunSpec, strategy: Strategy, world_size: int = 8) -> list[str]:
-    return [str(refusal) for refusal in refusals(spec, strategy, world_size)]
+def told(spec: RunSpec, strategy: Strategy, world_size: int = 8, versions: Versions = NEWEST) -> list[str]:
+    return [str(refusal) for refusal in refusals(spec, strategy, world_size, versions)]
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in STRATEGIES if strategy != "single"])
@@ -35,27 +36,76 @@ def test_sharing_on_one_device(strategy: Strategy) -> None:
     assert told(spec_of(), strategy, 1) == [f"{strategy} on one device: there is nothing to share; use single"]
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_quantised_base_is_never_sharded(quantization: str, strategy: Strategy) -> None:
-    expected = (
-        f"{quantization} with {strategy}: sharding packed weights value-casts or replicates them unless the storage"
-        " type matches the engine's (accelerate#3987, DeepSpeed#5637);"
-        " use ddp or zero2: a quantised base is small enough to be held whole"
-    )
+# Those that tests/runs/test_models.py runs, each against a single process.
+QUANTISED = {
+    "nf4": {"single", "ddp", "zero2", "zero3", "zero2_offload", "fsdp2"},
+    "int8": {"single", "ddp", "zero2", "zero3", "zero2_offload"},
+}
+
+
+@pytest.mark.parametrize("quantization", QUANTISED)
+def test_a_quantised_base_runs_where_it_was_seen_to_train_as_on_one_device(quantization: str) -> None:
     spec = spec_of(model={"quantization": quantization})
-    assert told(spec, strategy, 1 if strategy == "single" else 8) == ([expected] if strategy in SHARDED else [])
+    allowed = {strategy for strategy in STRATEGIES if not told(spec, strategy, 1 if strategy == "single" else 8)}
+    assert allowed == QUANTISED[quantization]
 
 
-@pytest.mark.parametrize("bias", ["all", "lora_only"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_biases_are_not_trained_on_a_sharded_base(bias: str, strategy: Strategy) -> None:
-    expected = (
-        f"lora.bias {bias} with {strategy}: biases of the sharded base are not saved with the adapter;"
-        " use lora.bias: none, or ddp"
+def test_int8_does_not_know_fsdp2() -> None:
+    assert told(spec_of(model={"quantization": "int8"}), "fsdp2") == [
+        "int8 with fsdp2: FSDP2 replaces the weight on which bitsandbytes keeps its int8 state (AttributeError: CB);"
+        " use model.quantization: nf4, or zero3 or ddp"
+    ]
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_packed_base_is_not_moved_to_the_host(quantization: str) -> None:
+    assert told(spec_of(model={"quantization": quantization}), "zero3_offload") == [
+        f"{quantization} with zero3_offload: packed weights would travel between host and GPU, which nobody has shown"
+        " to keep them whole; use zero3, zero2_offload or ddp: a quantised base is small"
+    ]
+
+
+def test_a_packed_base_is_sharded_only_with_versions_that_keep_it() -> None:
+    versions = {"transformers": "5.17.0", "deepspeed": "0.19.5", "bitsandbytes": "0.50.2", "torch": "2.13.0+cpu"}
+    spec = spec_of(model={"quantization": "nf4"})
+    assert told(spec, "zero3", versions=versions) == [
+        "nf4 with zero3: packed weights were not seen to survive sharding with deepspeed 0.19.5 (needs 0.19.8);"
+        " upgrade, or use ddp or zero2"
+    ]
+    assert told(spec, "zero3", versions={**versions, "deepspeed": "0.20.0"}) == []
+    assert told(spec, "fsdp2", versions={**versions, "torch": "2.12.1"})[0].startswith(
+        "nf4 with fsdp2: packed weights were not seen to survive sharding with torch 2.12.1 (needs 2.13)"
     )
-    found = told(spec_of(lora={"bias": bias}), strategy, 1 if strategy == "single" else 8)
-    assert found == ([expected] if strategy in SHARDED else [])
+    assert told(spec, "ddp", versions=versions) == []
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero2_offload", "fsdp2"])
+def test_only_whole_models_have_two_types(strategy: Strategy) -> None:
+    spec = spec_of(model={"quantization": "nf4", "upcast_unquantized": True})
+    assert told(spec, strategy) == [
+        f"model.upcast_unquantized with {strategy}: the engine holds all that is not packed in one type; remove it,"
+        " or use ddp"
+    ]
+    assert told(spec, "ddp") == []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_pissa_needs_whole_weights(strategy: Strategy) -> None:
+    expected = (
+        f"lora.init_lora_weights pissa with {strategy}: the principal part is taken out of whole weights, and ZeRO-3"
+        " never holds one while it loads; use fsdp2, zero2 or ddp"
+    )
+    found = told(spec_of(lora={"init_lora_weights": "pissa"}), strategy, 1 if strategy == "single" else 8)
+    assert found == ([expected] if strategy in ("zero3", "zero3_offload") else [])
+
+
+def test_dora_and_a_packed_base_do_not_know_zero3() -> None:
+    spec = spec_of(model={"quantization": "nf4"}, lora={"use_dora": True})
+    assert told(spec, "zero3") == [
+        "lora.use_dora and nf4 with zero3: peft takes DoRA's magnitudes from a packed base that ZeRO-3 has not divided"
+        " yet (no attribute ds_id); use fsdp2, zero2 or ddp"
+    ]
+    assert told(spec, "fsdp2") == []
 
 
 @pytest.mark.parametrize("strategy", ["zero2_offload", "zero3_offload"])
@@ -74,10 +124,11 @@ def test_a_paged_optimizer_does_not_know_fsdp2() -> None:
 
 
 def test_all_reasons_are_given() -> None:
-    spec = spec_of(model={"quantization": "nf4"}, lora={"bias": "all"}, training={"optimizer": "paged_adamw_32bit"})
-    assert [refusal.combination for refusal in refusals(spec, "fsdp2", 1)] == [
+    spec = spec_of(
+        model={"quantization": "int8"}, lora={"init_lora_weights": "pissa"}, training={"optimizer": "paged_adamw_32bit"}
+    )
+    assert [refusal.combination for refusal in refusals(spec, "fsdp2", 1, NEWEST)] == [
         "fsdp2 on one device",
-        "nf4 with fsdp2",
+        "int8 with fsdp2",
         "paged_adamw_32bit with fsdp2",
-        "lora.bias all with fsdp2",
     ]

@@ -163,3 +163,8 @@ def test_a_secret_with_a_quote_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("DB_PASSWORD", 'pass"word\\1')
     write_json(tmp_path / "outcome.json", {"reason": 'login with pass"word\\1 failed'})
     assert json.loads((tmp_path / "outcome.json").read_text()) == {"reason": "login with [secret] failed"}
+
+
+def test_a_number_that_json_does_not_know_is_null(tmp_path: Path) -> None:
+    append(tmp_path / "metrics.jsonl", {"eval_loss": float("nan"), "mfu": [float("inf"), 0.5]})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"eval_loss": null, "mfu": [null, 0.5]}\n'

@@ -26,6 +26,7 @@ def test_the_names() -> None:
         "adapter": "adapter",
         "tokens": "tokens",
         "lock": "lock",
+        "claimed": "claimed",
         "stop": "stop",
     }
 

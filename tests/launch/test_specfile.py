@@ -8,7 +8,7 @@ import pytest
 from launch.errors import SpecError, UsageError
 from launch.extra import DECIDED_ELSEWHERE, READ, refused
 from launch.spec import RunSpec, training_identity
-from launch.specfile import looks_like_path, parse_spec, read_spec, training_arguments
+from launch.specfile import draft, looks_like_path, missing_data, parse_spec, read_spec, training_arguments
 from tests.launch.conftest import spec_of
 
 BASE = """\
@@ -56,7 +56,14 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "alpha": 32,
         "dropout": 0.05,
         "target_modules": "all-linear",
+        "layers_to_transform": None,
+        "modules_to_save": [],
         "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": "default",
+        "loraplus_lr_ratio": None,
+        "adapter": None,
     }
     assert spec.data.model_dump() == {
         "train": "train.jsonl",
@@ -430,6 +437,37 @@ def test_a_training_argument_that_nothing_reads(name: str, value: str, message: 
     )
 
 
+def test_a_missing_value_hides_no_other_mistake() -> None:
+    text = (
+        "nmae: a\nmodel: {varient: qwen3-8b}\ndata: {train: [x]}\n"
+        "training: {eval_steps: 4, epochs: 1, max_steps: 3, extra: {foo: 1}}\n"
+    )
+    told = [line.split(" ")[0] + " " + line.split(" ")[1] for line in mistake_of(text).splitlines()]
+    assert told == [
+        "spec.yaml:1:1: name:", "spec.yaml:1:1: nmae:", "spec.yaml:2:8: model.variant:",
+        "spec.yaml:2:9: model.varient:", "spec.yaml:3:15: data.train:", "spec.yaml:4:24: training.eval_steps:",
+        "spec.yaml:4:35: training.epochs:", "spec.yaml:4:60: training.extra.foo:",
+    ]  # fmt: skip
+
+
+def test_leakage_is_accepted_only_where_it_can_be() -> None:
+    spec = "name: demo\nmodel: {variant: qwen3-8b}\ndata: {train: train.jsonl, accept: [leakage]}\n"
+    assert mistake_of(spec).endswith(
+        "data.accept: leakage: nothing reads this: there is no data.eval; set data.eval or remove it"
+    )
+
+
+def test_a_mistyped_file_in_a_folder_that_is_there_is_no_hub_id(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "spec.yaml").write_text("name: demo\nmodel: {variant: qwen3-8b}\ndata: {train: data/trian}\n")
+    found = draft(tmp_path / "spec.yaml", [])
+    assert found.spec is not None
+    assert [str(mistake) for mistake in missing_data(found, found.spec)] == [
+        f"{tmp_path}/spec.yaml:3:15: data.train: {tmp_path}/data/trian: no such data file;"
+        " a relative path starts at the spec's folder"
+    ]
+
+
 def test_a_reporter_that_is_none_reads_nothing() -> None:
     assert mistake("training:", "  extra: {report_to: none, run_name: x}") == (
         "spec.yaml:7:38: training.extra.run_name: nothing reads this without training.extra.report_to"
@@ -513,7 +551,7 @@ def test_several_mistakes_are_listed_in_the_order_of_their_places() -> None:
         [
             "spec.yaml:1:18: cluster.nodes: 0 is not allowed; allowed: a whole number above 0 (Machines)",
             "spec.yaml:3:21: model.quantisation: unknown key. Did you mean 'quantization'?"
-            " Allowed: variant, quantization",
+            " Allowed: variant, quantization, upcast_unquantized",
             "spec.yaml:4:15: data.train: 7 is not allowed;"
             " allowed: text (Training rows: a file, folder, glob or hub id (`owner/name:split`). "
             "Relative paths start at the spec's folder)",

@@ -45,6 +45,31 @@ def test_the_launcher_that_starts_one_process_where_two_were_asked_for(workspace
     assert not run.exists()
 
 
+def test_the_launcher_that_starts_one_process_where_the_spec_leaves_the_number_to_it(workspace: Workspace) -> None:
+    run = workspace.root / "one"
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", 2)
+    done = command(*launcher, "-m", "training", workspace.spec(), "--run-dir", run)
+    assert done.code != 0
+    assert "error: processes: accelerate was asked for 2, it started 1: --cpu makes it one." in done.err
+    assert not run.exists()
+
+
+def test_nothing_is_read_beside_a_plan_that_is_made(workspace: Workspace) -> None:
+    run = workspace.root / "made"
+    run.mkdir()
+    (run / "plan.json").write_text('{"name": ')
+    done = command("-m", "training", run, "-s", "training.max_steps=3")
+    assert (done.code, done.err) == (
+        2, f"error: {run}: its plan is made, and nothing would read -s or --run-dir; give the spec instead\n"
+    )  # fmt: skip
+    done = command("-m", "training", run)
+    assert (done.code, done.err) == (
+        2,
+        f"error: {run}/plan.json: cannot be read (ValidationError); start from the spec, with --resume never to move"
+        " this run aside\n",
+    )
+
+
 def test_zero_that_accelerate_would_train_as_ddp(workspace: Workspace) -> None:
     """A DeepSpeed config with ACCELERATE_USE_CPU."""
     run = workspace.root / "cpu"

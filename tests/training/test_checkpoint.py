@@ -10,8 +10,8 @@ from launch.errors import DamagedCheckpoint, NumericalError, UsageError
 from launch.journal import rows
 from launch.rundir import RunDir
 from tests.conftest import command
+from training.adapter import adapter_files
 from training.checkpoint import (
-    adapter_files,
     bring_ledger,
     check_directory,
     choose,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.errors import UsageError
+from launch.errors import MusterError, UsageError
 from launch.wording import first_line
 from training.data.assembly import Shape
 from training.data.encoder import Encoder, Ids, probed
@@ -247,8 +247,11 @@ def load_tokenizer(variant: str) -> Any:
             tokenizer = original_tokenizer(original, is_chat(original))
         else:
             tokenizer = AutoTokenizer.from_pretrained(hub_name(variant), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model.variant {variant}: no tokenizer could be loaded: {first_line(error)}") from None
+    except MusterError:
+        raise
+    except Exception as error:  # noqa: BLE001 - files that hold something else break in as many ways as there are
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"model.variant {variant}: no tokenizer could be loaded: {reason}") from None
     if not tokenizer.chat_template:
         raise UsageError(
             f"model.variant {variant}: its tokenizer has no chat template; use the instruct or chat variant"
@@ -259,9 +262,18 @@ def load_tokenizer(variant: str) -> Any:
     # changes it, so that ranks which have tokenised and ranks which have not would see different ones.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.pad_token = padding_token(list(tokenizer.get_added_vocab()), tokenizer.eos_token)
     return tokenizer
+
+
+def padding_token(special: list[str], end: str) -> str:
+    """A token to pad with that ends nothing: one that is called so, else the last special one; the end without any.
+
+    Base models of Qwen2.5 pad with <|endoftext|>, which is what they end a text with.
+    """
+    others = [token for token in special if token not in (end, "<|im_end|>", "<|eot_id|>", "<|endoftext|>")]
+    return next((token for token in others if "pad" in token), others[-1] if others else end)
 
 
 def _any_of(tokens: Any) -> "re.Pattern[str]":

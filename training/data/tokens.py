@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from launch.errors import CommunicationError
-from launch.journal import new_directory, write_text
+from launch.journal import new_directory, scrub, write_text
 from launch.spec import DataSpec
 from launch.specfile import is_hub_data
 from training.data.examine import Encoded, Examined, Settings, Split
@@ -242,7 +242,7 @@ class _Writer:
 
 
 def _batch(encoded: Encoded) -> pa.RecordBatch:
-    names = pa.array(encoded.names, type=pa.string())
+    names = pa.array(scrub(encoded.names), type=pa.string())
     columns = [names, _lists(encoded.ids, encoded.lengths), _lists(encoded.spans, encoded.span_lengths)]
     return pa.record_batch(columns, schema=SCHEMA)
 

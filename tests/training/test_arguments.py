@@ -3,7 +3,7 @@
 import pytest
 
 from tests.launch.conftest import plan_of, spec_of
-from training.trainer import warmup_steps
+from training.arguments import warmup_steps
 
 
 @pytest.mark.parametrize(("steps", "ratio", "expected"), [(100, 0.03, 3), (10, 0.03, 1), (1, 0.03, 0), (2, 0.9, 1)])

@@ -1,0 +1,84 @@
+"""What a loaded model has to be before a step is made: causal, finite, as large as its tokenizer, changed by nobody.
+
+A patched attention, a wrong mask or a broken download trains without an error, and to nothing (Qwen#933).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from launch.errors import NumericalError, UsageError, WorkerError
+
+LENGTH, CHANGED = 24, 6  # tokens of a probe, and how many of its last ones are exchanged
+# Of the logits' standard deviation. The same kernel on the same shapes gives the same sums: what differs by more than
+# rounding was computed from something else.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and gradients."""
+    model.eval()
+    for module in model.modules():
+        # On CPU bitsandbytes repacks NF4 weights for inference at the first forward pass of a layer in evaluation,
+        # for good: training would then fail. The layer itself does the same in both modes.
+        if type(module).__name__ == "Linear4bit":
+            module.training = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
+
+
+def check_model(model: Any, adapter: Any, tokenizer: Any, device: torch.device, unchanged: bool) -> None:
+    """Every rank calls this, as sharded engines require. `model` is the engine's, `adapter` the PeftModel inside it.
+
+    `unchanged` says that the adapter has learnt nothing yet, so that the model has to be its base. Raises UsageError
+    for a model that cannot be trained, NumericalError for broken weights, WorkerError for an adapter that is wrong.
+    """
+    _check_tokens(adapter.config.vocab_size, tokenizer)
+    known = len(tokenizer) - len(tokenizer.all_special_ids)
+    first = torch.arange(LENGTH, device=device)[None] * 7919 % known  # a prime: tokens from all over the vocabulary
+    other = first.clone()
+    other[:, -CHANGED:] = (other[:, -CHANGED:] + 1) % known
+    with evaluating(model):
+        logits, exchanged = _logits(model, first), _logits(model, other)
+        with adapter.disable_adapter():
+            base = _logits(model, first) if unchanged else logits
+    if not torch.isfinite(logits).all():
+        raise NumericalError("the loaded model gives logits that are not finite: download its files again")
+    close = TOLERANCE.get(adapter.dtype, TOLERANCE[torch.float32]) * logits.std()
+    if _far(logits[:, :-CHANGED], exchanged[:, :-CHANGED], close):
+        raise UsageError(
+            "the loaded model is not causal: a later token changes earlier logits, so that it would learn by looking"
+            " ahead; use an unpatched model and transformers"
+        )
+    if not _far(logits[:, -1], exchanged[:, -1], close):
+        raise NumericalError("the loaded model gives the same logits for other tokens: download its files again")
+    if _far(logits, base, close):
+        raise WorkerError("the fresh adapter changes the model before it has learnt anything")
+
+
+def _check_tokens(vocabulary: int, tokenizer: Any) -> None:
+    if len(tokenizer) > vocabulary:
+        raise UsageError(
+            f"the tokenizer has {len(tokenizer):,} tokens, the model's vocabulary {vocabulary:,}: they do not belong"
+            " together; take both from one repository"
+        )
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UsageError(
+            f"the tokenizer pads with its end token {tokenizer.eos_token!r}: set another pad_token in its"
+            " tokenizer_config.json"
+        )
+
+
+def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=ids).logits
+    return logits.float()
+
+
+def _far(found: torch.Tensor, expected: torch.Tensor, close: torch.Tensor) -> bool:
+    return bool((found - expected).abs().max() > close)
