@@ -89,7 +89,7 @@ def make_base(directory: Path, kind: str = "qwen2", intermediate_size: int = 96)
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,14 +104,14 @@ def make_base(directory: Path, kind: str = "qwen2", intermediate_size: int = 96)
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    config = (Qwen2Config if kind == "qwen2" else Qwen3Config)(
-        vocab_size=len(fast), hidden_size=64, intermediate_size=intermediate_size,
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(fast), hidden_size=64, intermediate_size=intermediate_size,
         num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=False,
         eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = (Qwen2ForCausalLM if kind == "qwen2" else Qwen3ForCausalLM)(config)
+    model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)
 
