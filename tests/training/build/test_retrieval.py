@@ -76,6 +76,10 @@ def test_distractors_are_the_best_that_are_no_oracle() -> None:
     assert Index(ALL).distractors(query, [], 1) == [ROLES]
 
 
+def test_an_oracle_may_be_none_of_the_passages_to_choose_from() -> None:
+    assert Index([TLS, PORTS]).distractors("certificate", [ROLES], 4) == [TLS, PORTS]
+
+
 def test_no_distractors_where_none_are_asked_for() -> None:
     assert Index(ALL).distractors("certificate", [ROLES], 0) == []
 

@@ -143,6 +143,21 @@ def test_without_a_file_rows_go_to_stdout(folder: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == (folder / "train.jsonl").read_text()
 
 
+def test_a_passage_with_a_secret_is_shown_where_a_question_names_it_and_nowhere_else(folder: Path) -> None:
+    secret = "AKIA" + "Q3EGT7ZK5MW2PX4N"
+    path = folder / "docs" / "Gateway.md"
+    path.write_text(
+        path.read_text() + f"\n## Key\n\nThe gateway signs what it sends with the key {secret} of its own.\n"
+    )
+    row = {"id": "key", "question": "What does the gateway sign with?", "answer": "A key.", "oracle": "gateway#key"}
+    written(folder / "more.jsonl", row, *read_rows(folder / "questions.jsonl"))
+    counts = made(folder, "more.jsonl", recipe=Recipe(oracle_share=1, distractors=9))
+    assert counts["passages with what looks like a secret, shown only where a question names them"] == 1
+    rows = read_rows(folder / "train.jsonl")
+    shown = [row["id"] for row in rows if any(secret in document["text"] for document in row["documents"])]
+    assert shown == ["key"]
+
+
 # Rows to evaluate on
 
 

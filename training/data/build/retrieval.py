@@ -22,8 +22,7 @@ class Index:
         self._bm25 = bm25s.BM25() if any(len(ids) for ids in tokens.ids) else None
         if self._bm25 is not None:
             self._bm25.index(tokens, show_progress=False)
-        self._shingles = [_shingles(passage.text) for passage in self.passages]
-        self._place = {passage.id: place for place, passage in enumerate(self.passages)}
+        self._shingles = {passage.id: _shingles(passage.text) for passage in self.passages}
 
     def ranked(self, query: str) -> list[Passage]:
         """All passages, the best first; those that score the same in the order of the collection."""
@@ -36,13 +35,13 @@ class Index:
 
     def distractors(self, query: str, oracles: Sequence[Passage], count: int) -> list[Passage]:
         """The best that are neither an oracle, nor of its section, nor almost one: what looks right and is not."""
-        theirs = [self._shingles[self._place[oracle.id]] for oracle in oracles]
+        theirs = [_shingles(oracle.text) for oracle in oracles]  # an oracle may be none of the passages to choose from
         sections = {oracle.section for oracle in oracles}
         found: list[Passage] = []
         for passage in self.ranked(query):
             if len(found) == count:
                 break
-            own = self._shingles[self._place[passage.id]]
+            own = self._shingles[passage.id]
             if passage.section not in sections and all(_similarity(own, other) < SAME for other in theirs):
                 found.append(passage)
         return found
