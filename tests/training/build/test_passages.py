@@ -324,21 +324,26 @@ def test_a_passage_that_another_has_word_for_word_is_left_out_and_counted(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("files", "name", "places"),
     [
-        {"a_md": prose("a"), "a_txt": prose("b")},
-        {"a_md": f"# T\n\n## One\n\n{prose('a')}", "a_html": f"<h1>T</h1><h2>Two</h2><p>{prose('b')}</p>"},
-        {"a-b_md": prose("a"), "a__b_md": prose("b")},
-        {
-            "kb_jsonl": "".join(
-                json.dumps({"id": "a", "text": f"## {text}\n\n{text}"}) + "\n" for text in map(prose, "ab")
-            )
-        },
+        ({"a_md": prose("a"), "a_txt": prose("b")}, "a", "a.md and a.txt"),
+        (
+            {"a_md": f"# T\n\n## One\n\n{prose('a')}", "a_html": f"<h1>T</h1><h2>Two</h2><p>{prose('b')}</p>"},
+            "a", "a.html and a.md",
+        ),
+        ({"a-b_md": prose("a"), "a__b_md": prose("b")}, "a-b", "a/b.md and a-b.md"),
+        (
+            {"kb_jsonl": "".join(json.dumps({"id": "a", "text": text}) + "\n" for text in map(prose, "ab"))},
+            "a", "kb.jsonl:1 and kb.jsonl:2",
+        ),
     ],
-)
-def test_two_documents_of_one_name_are_refused(files: dict[str, str], tmp_path: Path) -> None:
-    name = "a-b" if "a-b_md" in files else "a"
-    assert refused(filled(tmp_path, **files)) == f"two documents are called {name!r}; their names must differ"
+)  # fmt: skip
+def test_two_documents_of_one_name_are_refused_with_both(
+    files: dict[str, str], name: str, places: str, tmp_path: Path
+) -> None:
+    assert refused(filled(tmp_path, **files)) == (
+        f"two documents are called {name!r}, {places}; their names must differ"
+    )
 
 
 def test_a_folder_without_documents(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class _Section:
     parents: tuple[str, ...] = ()
 
 
+_Document = tuple[str, str, list[_Section]]
+"""Id, title, sections."""
+
+
 def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[str]]:
     """All passages below a folder or of one file, in the order of their files, and what was done on the way.
 
@@ -63,12 +67,13 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     passages: list[Passage] = []
     counts: Counter[str] = Counter()
     seen: dict[str, int] = {}
-    documents: set[str] = set()
-    for document, title, sections in _documents(Path(folder), counts):
+    documents: dict[str, str] = {}
+    for place, (document, title, sections) in _documents(Path(folder), counts):
         counts["documents without a text below their headings"] += not any(section.text.strip() for section in sections)
         if document in documents:
-            raise _wrong(folder, f"two documents are called {document!r}; their names must differ")
-        documents.add(document)
+            both = f"{documents[document]} and {place}"
+            raise _wrong(folder, f"two documents are called {document!r}, {both}; their names must differ")
+        documents[document] = place
         for passage in _passages(document, title, sections, most_words):
             words = " ".join(passage.text.split())
             if words in seen:
@@ -83,8 +88,8 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     return passages, Counter(documents=len(documents)) + counts
 
 
-def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, str, list[_Section]]]:
-    """(id, title, sections) of each document."""
+def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, _Document]]:
+    """Each document with its file, and its line in one of several."""
     if not root.exists():
         raise _wrong(str(root), "no such folder or file")
     below = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
@@ -103,10 +108,10 @@ def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, str, lis
         except OSError as error:
             raise _wrong(str(path), f"cannot be read: {error.strerror}") from None
         name = path.relative_to(root).with_suffix("") if root.is_dir() else Path(path.stem)
-        yield _document("-".join(name.parts), _sections(path.suffix.lower(), text))
+        yield str(path), _document("-".join(name.parts), _sections(path.suffix.lower(), text))
 
 
-def _from_rows(path: Path) -> Iterator[tuple[str, str, list[_Section]]]:
+def _from_rows(path: Path) -> Iterator[tuple[str, _Document]]:
     for row in rows_of(str(path)):
         try:
             value = row.read()
@@ -118,10 +123,10 @@ def _from_rows(path: Path) -> Iterator[tuple[str, str, list[_Section]]]:
             raise DataError([Mistake(str(path), row.line, error.column, str(error))]) from None
         name = f"{path.stem}-{row.line}" if value.get("id") is None else str(value["id"])
         document, title, sections = _document(name, _from_markdown(value["text"]))
-        yield document, str(value.get("title") or title), sections
+        yield f"{path}:{row.line}", (document, str(value.get("title") or title), sections)
 
 
-def _document(name: str, sections: list[_Section]) -> tuple[str, str, list[_Section]]:
+def _document(name: str, sections: list[_Section]) -> _Document:
     """The first heading is the title when nothing stands above it."""
     first = next((section for section in sections if section.text or section.heading), None)
     title = first.heading if first is not None and first.heading else re.sub(r"[_-]", " ", name)

@@ -59,18 +59,24 @@ def read_questions(path: str, index: Index, find_oracles: bool) -> tuple[list[Qu
     """
     questions: list[Question] = []
     mistakes: list[Mistake] = []
+    places: dict[str, tuple[str, int]] = {}
     counts: Counter[str] = Counter()
     files = files_of(path)
     for file in files:
         before = f"{Path(file).stem}-" if len(files) > 1 else ""
         for row in rows_of(file):
             try:
-                questions.append(_question(row.read(), f"{before}q{row.line}", index, find_oracles, counts))
+                question = _question(row.read(), f"{before}q{row.line}", index, find_oracles, counts)
+                if question.id in places:
+                    first, line = places[question.id]
+                    where = f"line {line}" if first == file else f"{first}:{line}"
+                    raise RowError(
+                        "duplicate-id", f"its id {question.id!r} is also that of {where}; ids must be unique"
+                    )
+                places[question.id] = file, row.line
+                questions.append(question)
             except RowError as error:
                 mistakes.append(Mistake(file, row.line, error.column, str(error)))
-    repeated = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
-    twice = "is there more than once; ids must be unique"
-    mistakes += [Mistake(path, 0, 0, f"the id {name!r} {twice}") for name in repeated]
     if mistakes:
         raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
     if not questions:
