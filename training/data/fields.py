@@ -9,6 +9,9 @@ from training.data.problems import RowError
 Row = dict[str, Any]
 # The keys of a quarantined row, which holds the row itself.
 ENTRY = {"file", "line", "reasons", "row"}
+# Where the cells of such a row are kept that the header has no name for, until somebody has given them one.
+NAMELESS = "cells without a name"
+MORE_CELLS = "has more cells than the header has names"
 
 
 def text_of(row: Mapping[str, Any], key: str, where: str = "") -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from training.data.checks import cited
 from training.data.conversations import check_order, from_alpaca, from_messages, from_sharegpt
-from training.data.fields import ENTRY, Row, kind_of, parsed, text_of, whole
+from training.data.fields import ENTRY, MORE_CELLS, NAMELESS, Row, kind_of, parsed, text_of, whole
 from training.data.problems import RowError
 from training.data.samples import SYSTEM, Content, Document, Message, Sample
 
@@ -58,6 +58,8 @@ def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, s
         raise RowError("field", f"is {kind_of(row)}, not an object")
     if set(row) == ENTRY and isinstance(row["row"], dict):
         row = row["row"]
+    if NAMELESS in row:
+        raise RowError("unreadable", MORE_CELLS)
     if columns:
         row = _renamed(row, columns)
     chosen = form if form != "auto" else detect(row)
