@@ -218,6 +218,16 @@ def test_files_are_read_in_the_order_of_their_names_and_folders_are_part_of_them
     assert [p.document for p in found] == ["a-b-c", "a-z", "b"]
 
 
+def test_links_are_followed_and_what_they_lead_to_is_read_once(tmp_path: Path) -> None:
+    filled(tmp_path / "docs", a__b_md=prose("b"))
+    filled(tmp_path / "elsewhere", c_md=prose("c"))
+    (tmp_path / "docs" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "docs" / "a" / "circle").symlink_to(tmp_path / "docs")
+    passages, counts = read_passages(str(tmp_path / "docs"), 300)
+    assert ids(passages) == ["a-b#overview", "more-c#overview"]
+    assert +counts == {"documents": 2}
+
+
 def test_one_file_is_read_as_well(tmp_path: Path) -> None:
     filled(tmp_path, a_md=prose("a"), b_md=prose("b"))
     passages, counts = read_passages(str(tmp_path / "b.md"), 300)

@@ -286,9 +286,12 @@ def test_each_line_is_one_row(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["questions.jsonl", "docs/rows.jsonl"])
+@pytest.mark.parametrize("name", ["questions.jsonl", "docs/rows.jsonl", "more/rows.jsonl"])
 def test_what_is_read_is_never_written_over(name: str, folder: Path) -> None:
     before = (folder / "questions.jsonl").read_text()
+    (folder / "more").mkdir()
+    written(folder / "more" / "more.jsonl", {"text": "More words."})
+    (folder / "docs" / "more").symlink_to(folder / "more")
     with pytest.raises(UsageError):
         build_files(folder / "docs", str(folder / "questions.jsonl"), Recipe(), folder / name, None, 0.1, False, 300)
     assert (folder / "questions.jsonl").read_text() == before

@@ -19,7 +19,7 @@ from launch.errors import DataError, Mistake
 from training.data.build.blocks import parts
 from training.data.fields import kind_of, whole
 from training.data.problems import RowError
-from training.data.sources import rows_of
+from training.data.sources import files_below, rows_of
 
 ENDINGS = (".md", ".markdown", ".txt", ".html", ".htm", ".jsonl")
 FEW_WORDS = 8
@@ -92,8 +92,8 @@ def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, _Documen
     """Each document with its file, and its line in one of several."""
     if not root.exists():
         raise _wrong(str(root), "no such folder or file")
-    below = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-    files = [path for path in below if path.suffix.lower() in ENDINGS]
+    below = files_below(root) if root.is_dir() else [root]
+    files = [path for path in below if path.suffix.lower() in ENDINGS and path.is_file()]
     counts[f"files that are none of {', '.join(ENDINGS)}, not read"] += len(below) - len(files)
     if not files:
         raise _wrong(str(root), f"no documents; expected {', '.join(ENDINGS)}")

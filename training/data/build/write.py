@@ -20,6 +20,7 @@ from training.data.build.rows import (
     split_by_document,
 )
 from training.data.checks import secrets
+from training.data.sources import files_below
 
 
 def build_files(
@@ -87,8 +88,14 @@ def _check_places(documents: Path, questions: str | None, out: Path | None, eval
             raise UsageError(f"{path}: is what is read; choose another place for the rows")
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: no such folder: {path.parent}")
-        if path is not None and documents.is_dir() and path.resolve().is_relative_to(documents.resolve()):
+        if path is not None and documents.is_dir() and _is_below(path.resolve(), documents):
             raise UsageError(f"{path}: is inside {documents}, and the next build would read it as documents")
+
+
+def _is_below(path: Path, documents: Path) -> bool:
+    """Links in a folder of documents are followed."""
+    folders = {documents.resolve(), *(file.parent.resolve() for file in files_below(documents))}
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _rows(
