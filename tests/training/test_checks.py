@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.checks import _RULES, _rules, check, cited, masked, secrets, texts_of
+from training.data.checks import check, texts_of
+from training.data.citations import cited
 from training.data.problems import Problem
 from training.data.samples import Document, Sample
+from training.data.secrets import _RULES, _rules, masked, secrets
 
 HEX = "0123456789abcdef" * 4
 MIXED = "aZ3kQ9xW7mB2vN5rT8yL1pD4hG6jC0sFuEiOqKwXzVb" * 3

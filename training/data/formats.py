@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.conversations import check_order, from_alpaca, from_messages, from_sharegpt
 from training.data.fields import ENTRY, MORE_CELLS, NAMELESS, Row, kind_of, parsed, text_of, whole
 from training.data.problems import RowError

@@ -27,7 +27,7 @@ from training.data.build.rows import (
     read_questions,
     split_by_document,
 )
-from training.data.checks import cited
+from training.data.citations import cited
 
 
 def passage(name: str, text: str, title: str = "Manual", heading: str = "") -> Passage:

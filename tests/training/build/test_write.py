@@ -16,7 +16,7 @@ from tests.training.data_files import written
 from training.data.build.passages import read_passages
 from training.data.build.rows import NO_ANSWER, Recipe, split_by_document
 from training.data.build.write import build_files
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.examine import Settings
 from training.data.formats import to_sample
 from training.data.survey import Survey

@@ -18,7 +18,7 @@ from launch.errors import DataError, Mistake, UsageError
 from training.data.build.passages import ENDINGS, Passage, slug
 from training.data.build.prose import opening
 from training.data.build.retrieval import Index
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.fields import parsed, text_of, whole
 from training.data.problems import RowError
 from training.data.sources import files_of, rows_of

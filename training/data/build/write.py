@@ -19,7 +19,7 @@ from training.data.build.rows import (
     read_questions,
     split_by_document,
 )
-from training.data.checks import secrets
+from training.data.secrets import secrets
 from training.data.sources import files_below
 
 
