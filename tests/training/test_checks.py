@@ -176,6 +176,8 @@ def test_a_mask_shows_the_beginning_and_the_length() -> None:
     [
         ("Write to jane.doe@corp-mail.de today", "ja...@corp-mail.de"),
         ("<j@sub.host.co.uk>", "j@...@sub.host.co.uk"),
+        ("mailto:jane.roe@acme.io", "ja...@acme.io"),
+        ("Email:jane.roe@acme.io", "ja...@acme.io"),
     ],
 )
 def test_an_e_mail_address(text: str, excerpt: str) -> None:
@@ -187,13 +189,15 @@ def test_an_e_mail_address(text: str, excerpt: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["a@example.com", "jane@mail.example.org", "x@corp.test", "x@host.invalid", "security@corp.de", "No-Reply@corp.de",
-     "git@github.com", "git@localhost", "user@host", "@decorator", "a@b"],
+     "git@github.com", "git@localhost",
+     "ssh://jane@corp.de/x", "https://jane:<password>@corp.de", "https://<user>:key@corp.de", "user@host", "@decorator", "a@b"],
 )  # fmt: skip
 def test_addresses_that_belong_to_no_person(text: str) -> None:
     assert kinds(f"Write to {text} today") == []
 
 
-CARDS = ["4012 8888 8888 1881", "5425-2334-3010-9903", "378282246310005", "6011000990139424", "4263982640269299"]
+CARDS = ["4012 8888 8888 1881", "5425-2334-3010-9903", "378282246310005", "6011000990139424", "4263982640269299",
+         "2223003122003222", "2720 9912 3456 7894"]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", CARDS)
@@ -201,6 +205,11 @@ def test_a_card_number_has_a_right_check_digit(number: str) -> None:
     assert [message for _, message, _ in told(f"Card {number}.")] == ["text holds a card number"]
     wrong = number[:-1] + str((int(number[-1]) + 1) % 10)
     assert kinds(f"Card {wrong}.") == []
+
+
+@pytest.mark.parametrize("number", ["2220003122003225", "2721003122003229"])
+def test_numbers_that_no_network_begins_with(number: str) -> None:
+    assert kinds(f"Card {number}.") == []
 
 
 @pytest.mark.parametrize("number", ["4242424242424242", "4111111111111111", "1234567812345670", "0000000000000000"])

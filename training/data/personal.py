@@ -19,17 +19,30 @@ _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b
 def personal_data(name: str, text: str) -> Iterator[Finding]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
-            in_url = text[max(0, match.start() - 1) : match.start()] in (":", "/")  # a password or a user of a URL
-            if not in_url and not _EXAMPLE.search(match[0]) and not _ROLE.match(match[0]):
+            if (
+                not _in_url(text[max(0, match.start() - 300) : match.start()])
+                and not _EXAMPLE.search(match[0])
+                and not _ROLE.match(match[0])
+            ):
                 yield "personal-data", f"{name} holds an e-mail address", match[0][:2] + "...@" + match[0].split("@")[1]
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = re.sub(r"\D", "", match[0])
-        if _luhn(digits) and digits[0] in "3456" and len(set(digits)) > 3:
+        if _luhn(digits) and _of_a_network(digits) and len(set(digits)) > 3:
             yield "personal-data", f"{name} holds a card number", f"{digits[:4]}...({len(digits)} digits)"
     for match in _IBAN.finditer(text):
         groups = match[0].split(" ")  # the pattern may have taken in the word behind the number
         if any(_iban("".join(groups[:count])) for count in range(1, len(groups) + 1)):
             yield "personal-data", f"{name} holds a bank account (IBAN)", f"{match[0][:4]}..."
+
+
+def _in_url(before: str) -> bool:
+    """Whether what follows is a user or a password of a URL: `mailto:` is no such URL."""
+    return before.endswith("/") or (before.endswith(":") and "://" in before.split()[-1])
+
+
+def _of_a_network(digits: str) -> bool:
+    """American Express, Visa, Mastercard (since 2017 from 2221 to 2720 as well), Discover and their like."""
+    return digits[0] in "3456" or (len(digits) == 16 and 2221 <= int(digits[:4]) <= 2720)
 
 
 def _luhn(digits: str) -> bool:

@@ -1,6 +1,7 @@
 """What looks like a secret in a text: providers' tokens, private keys, passwords in URLs."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -24,12 +25,27 @@ _TOKEN_SIGNS = (
     "hf_", "gh", "github_pat_", "sk-", "AKIA", "wandb_v1_", "://", "=", "AIza", "GOCSPX", "npm_", "xapp-", "hvs.",
     "dop_v1_", "dapi", "dckr_pat_", "nvapi-", "ATATT3", "shp", ".atlasv1.", "ya29.", "glsa_", "gsk_", "r8_", "pplx-",
     "xai-", "lin_api_", "PMAK-", "dp.pt.", "AGE-SECRET-KEY-1", "NRAK-", "sntrys_", "figd_", "ntn_", "sq0atp-",
+    "ecret", "ECRET",
 )  # fmt: skip
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}")
+# Those of detect-secrets for these take a time that grows with the square of a long run of what begins one.
+_LINEAR = {
+    "NpmDetector": re.compile(
+        r"//[\w.-]{1,100}(?::\d{1,5})?(?:/[\w.@%-]{1,80}){0,6}/:_authToken=\s{0,9}(?:npm_[\w-]{1,200}|[A-Fa-f0-9-]{36})"
+    ),
+    "OpenAIDetector": re.compile(r"sk-[A-Za-z0-9_-]{0,180}[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}"),
+}
+_JWT = re.compile(r"(?<![\w-])eyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}\.[A-Za-z0-9_-]{8,2000}")
 # What documentation writes where a secret would stand. The last one is jwt.io's sample, John Doe's.
 _PLACEHOLDER = re.compile(
-    r"(?i)example|\byour|placeholder|changeme|redacted|dummy|\bsample\b|x{4,}|\*{3,}|<[^<>]{0,60}>|\{\{?\w+\}?\}|\$\{?[a-z]{4,}\b|\[secret\]"
-    r"|://[^:/\s]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|key)@|eyJzdWIiOiIxMjM0NTY3ODkw"
+    r"(?i)example|\byour|placeholder|changeme|redacted|dummy|\bsample\b|x{4,}|\*{3,}|<[^<>]{0,60}>|\{\{?\w+\}?\}|\$\{?[a-z]{4,}\b"
+    r"|\[secret\]|eyJzdWIiOiIxMjM0NTY3ODkw"
+)
+# A password may hold any of these by chance, so there one of them is all of it: a variable, a gap, or words for one.
+_PASSWORD = re.compile(r"(?:[\w+.-]{0,31}://(?:[^:@/\s]*:)?|[?&;]p\w*=)([^@]*)")
+_NO_PASSWORD = re.compile(
+    r"(?i)[$#%]{0,2}\{{1,2}[^{}]*\}{1,2}|\${1,2}\w+|\$\([^()]*\)|%\w+%?|<[^<>]*>|\[[^\[\]]*\]|(?:[a-z_]{2,11}[_-])?x{3,}"
+    r"|(?:[-_.*]|x{3,}|your|my|user|db|api|access|examples?|placeholder|change|me|redacted|dummy|sample|goes|here"
+    r"|pass(?:word|wd)?|pwd?|secret|token|key)++"
 )
 
 
@@ -42,9 +58,8 @@ def _rules() -> list[tuple[str, tuple[str, ...], list["re.Pattern[str]"]]]:
     rules = []
     for name, literals in _RULES.items():
         kind, plugin = plugins[name]
-        patterns = list(plugin.denylist)
+        patterns = [_LINEAR[name]] if name in _LINEAR else list(plugin.denylist)
         rules.append((kind, literals, patterns[:1] if name == "AWSKeyDetector" else patterns))
-    # detect-secrets' own rule for JSON Web Tokens takes quadratic time on a long run of `eyJ`.
     rules.append(("JSON Web Token", ("eyJ",), [_JWT]))
     return [*rules, ("Private Key", ("ENCRYPTED PRIVATE KEY",), [re.compile("BEGIN ENCRYPTED PRIVATE KEY")])]
 
@@ -56,14 +71,12 @@ def secrets(name: str, text: str) -> Iterator[Finding]:
         if literals and not any(literal in text for literal in literals):
             continue
         for match in (match for pattern in patterns for match in pattern.finditer(text)):
-            if not _overlaps(match, seen) and not _PLACEHOLDER.search(match[0]) and _varied(kind, match[0]):
-                seen.append(match.span())
+            if not _is_placeholder(match[0]) and _varied(kind, match[0]) and _new(match, seen):
                 yield "secret", f"{name} holds what looks like a secret: {kind}", masked(match[0])
     for match in SECRET.finditer(text) if any(sign in text for sign in _TOKEN_SIGNS) else ():
-        told = not _ordinary(match[0]) and not _PLACEHOLDER.search(match[0]) and _varied("", match[0])
-        if told and not _overlaps(match, seen):
-            seen.append(match.span())
-            yield "secret", f"{name} holds what looks like a token", masked(match[0])
+        found = match["aws"] or match[0]
+        if not _ordinary(found) and not _is_placeholder(found) and _varied("", found) and _new(match, seen):
+            yield "secret", f"{name} holds what looks like a token", masked(found)
 
 
 # A log hides these to be safe; in prose they are often words. What a token in them has at least: characters, a digit.
@@ -83,8 +96,18 @@ def _ordinary(text: str) -> bool:
     return len(value) < shortest or not re.search(r"\d", value) or bool(re.search(r"[%{}()#]", value))
 
 
-def _overlaps(match: "re.Match[str]", seen: list[tuple[int, int]]) -> bool:
-    return any(match.start() < end and start < match.end() for start, end in seen)
+def _is_placeholder(found: str) -> bool:
+    password = _PASSWORD.match(found)
+    return bool(_NO_PASSWORD.fullmatch(password[1].rstrip("\"'`.,;")) if password else _PLACEHOLDER.search(found))
+
+
+def _new(match: "re.Match[str]", seen: list[tuple[int, int]]) -> bool:
+    """Whether a match overlaps none of those seen, which stay in their order: a row may hold thousands."""
+    place = bisect_left(seen, match.span())
+    if (place and seen[place - 1][1] > match.start()) or (place < len(seen) and seen[place][0] < match.end()):
+        return False
+    seen.insert(place, match.span())
+    return True
 
 
 def _varied(kind: str, text: str) -> bool:
