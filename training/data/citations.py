@@ -9,24 +9,70 @@ _CITED = re.compile(r"([\w)\[]?)((?:\[[^\[\]\n]{1,200}\])+)(\(?)")
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]{1,200}`", re.DOTALL)
 
 
+# What stands for a document's place where it has an id: `[Document 7]`.
+_PLACE = re.compile(r"(?i)(?:doc(?:ument)?|source|passage|context|ref(?:erence)?)s?\.?\s?#?(\d{1,3})")
+# Numbers between a sentence's last word and its end, or right behind its end.
+_NUMBERS = re.compile(
+    r"\b(?P<word>\w{1,30})(?:[.!?] ?(?=(?P<behind>\[))| )(?P<numbers>(?:\[[1-9]\d?(?:, ?[1-9]\d?)*\])+)"
+    r"(?:(?(behind)|[.!?]))(?=\s|$)"
+)
+# After these a number in brackets is a value: `it returns [3].`
+_SHOWS = {"is", "are", "be", "equals", "returns", "gives", "prints", "yields", "to", "of", "and", "or", "index", "like"}
+# A list of the answer's own notes, which is what its numbers stand for.
+_NOTES = re.compile(r"(?m)^[ \t]{0,8}(?:[-*] )?\[\d{1,2}\]|\[\d{1,2}\]:? {1,4}<?https?://")
+
+
 def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
     """(cited ids that are there, cited ids that are not).
 
-    What stands in brackets counts as a citation when it is a document's id or has the form of one. This row's ids
-    decide the form: `[sic]`, or `[0]` in code, is no citation where ids are words with a dash.
+    What stands in brackets counts as a citation when it is a document's id, has the form of one, or goes on behind one
+    (`[T1059.001]`). This row's ids decide the form: `[sic]`, or `[0]` in code, is no citation where ids are words with
+    a dash. A number is one there only at a sentence's end, in an answer that cites nothing else.
     """
-    forms = {_form(known) for known in documents}
-    longest = max(map(len, documents), default=0)
     there = {name for inside, _ in _bracketed(answer) for name in _names(inside, documents) if name in documents}
-    absent: set[str] = set()
-    for inside, attached in _bracketed(_CODE.sub(" ", answer)):
-        for name in _names(inside, documents):
-            form = _form(name)
-            # Attached to a word, a number is an index (argv[2]); one with more digits than any id is a year.
-            unlike = (attached and form != "a-a") or (form == "0" and len(name) > longest + 1)
-            if name not in documents and form in forms and not unlike:
-                absent.add(name)
+    prose = _CODE.sub(" ", answer)
+    absent = {
+        name
+        for inside, attached in _bracketed(prose)
+        for name in _names(inside, documents)
+        if name not in documents and _cites(name, attached, documents)
+    }
+    if documents and not there and not any(known.isdigit() for known in documents):
+        absent |= _numbers(prose)
     return there, absent
+
+
+def _cites(name: str, attached: bool, documents: set[str]) -> bool:
+    form = _form(name)
+    if form in {_form(known) for known in documents}:
+        # Attached to a word, a number is an index (argv[2]).
+        return form == "a-a" or not (attached or (form == "0" and _is_no_number_of(name, documents)))
+    if attached:
+        return False
+    place = _PLACE.fullmatch(name)
+    if place:
+        return not any(re.search(rf"(?<!\d)0*{int(place[1])}$", known) for known in documents)
+    return any(_goes_on(name, known) for known in documents)
+
+
+def _is_no_number_of(name: str, documents: set[str]) -> bool:
+    """Whether it is a year, or has more digits than any document's number can have."""
+    longest = max(map(len, documents))
+    return len(name) > max(3, longest + 1) or (longest < 4 and 1900 <= int(name) <= 2099)
+
+
+def _goes_on(name: str, known: str) -> bool:
+    """Behind an id of letters and digits any part, behind one of letters alone what can only be a passage of it."""
+    marks = "-_.:#/" if re.search(r"\d", known) and re.search(r"[^\W\d_]", known) else "#"
+    rest = name[len(known) :]
+    return name.startswith(known) and len(rest) > 1 and rest[0] in marks and not re.search(r"\s", rest)
+
+
+def _numbers(prose: str) -> set[str]:
+    if _NOTES.search(prose):
+        return set()
+    found = [match for match in _NUMBERS.finditer(prose) if match["word"].casefold() not in _SHOWS]
+    return {number for match in found for number in re.findall(r"\d+", match["numbers"])}
 
 
 def _names(inside: str, documents: set[str]) -> list[str]:
