@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 from ftfy.badness import BADNESS_RE
 
@@ -15,13 +16,22 @@ from training.data.secrets import secrets
 
 SHOWN_CHARACTERS = 60
 
-# Zero-width and bidirectional controls, fillers, line separators, the tag block and the variation selectors beyond it,
-# interlinear marks, and C0/C1 controls but tab and line ends.
-# Zero-width (non-)joiners are left out: scripts and emoji need them.
-_INVISIBLE = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f"
-    "\u2028-\u202e\u2060-\u2064\u2066-\u2069\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+# Zero-width and bidirectional controls, fillers, line separators, the tag block, interlinear marks, and C0/C1 controls
+# but tab and line ends.
+_CONTROLS = (
+    "\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f"
 )
+# Emoji and scripts that join their letters need joiners, symbols and ideographs variation selectors: letters of the
+# Latin, Greek and Cyrillic scripts need neither.
+_JOINERS, _SELECTORS, _MORE_SELECTORS = "\u200c\u200d", "\ufe00-\ufe0f", "\U000e0100-\U000e01ef"
+_APART = "A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u052f\u1e00-\u1fff"
+_INVISIBLE = re.compile(
+    f"[{_CONTROLS}]|(?<=[{_APART}{_JOINERS}])[{_JOINERS}](?=[{_JOINERS}]{{0,9}}[{_APART}])"
+    f"|(?<=[A-Za-z{_SELECTORS}{_MORE_SELECTORS}])[{_SELECTORS}{_MORE_SELECTORS}]"
+    f"|(?<![^\u0000-\u007f])[{_MORE_SELECTORS}]"
+)
+_UNSEEN = re.compile(f"[{_CONTROLS}{_JOINERS}{_SELECTORS}{_MORE_SELECTORS}]")
 # U+FFFD, and what ftfy's rules know for UTF-8 that was once read as another encoding.
 _DAMAGE = re.compile("\ufffd|" + BADNESS_RE.pattern, BADNESS_RE.flags)
 # Those of the well-known families, where the model's own are not known.
@@ -60,10 +70,10 @@ def _findings(sample: Sample, control_tokens: "re.Pattern[str] | None") -> Itera
             yield from _found("control-character", _INVISIBLE, name, text)
         yield from _found("control-token", control_tokens or _CONTROL_TOKENS, name, text)
     for document in sample.documents:
-        yield from _found("injection", _INJECTION, f"document {document.id}", _INVISIBLE.sub("", document.text))
+        yield from _found("injection", _INJECTION, f"document {document.id}", _UNSEEN.sub("", document.text))
     for message in sample.messages:
         if message["role"] == "tool":
-            yield from _found("injection", _INJECTION, "tool", message["content"])
+            yield from _found("injection", _INJECTION, "tool", _UNSEEN.sub("", message["content"]))
 
 
 def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
@@ -74,13 +84,27 @@ def texts_of(sample: Sample) -> Iterator[tuple[str, str]]:
     for document in sample.documents:
         yield f"document {document.id}", f"{document.id} {document.text}"
     for tool in sample.tools:
-        yield "tool", str(tool)
+        yield "tool", "\n".join(_parts(tool))
     for message in sample.messages:
         for key in ("content", "reasoning_content"):
             if message.get(key):
                 yield message["role"], message[key]
         for call in message.get("tool_calls", ()):
-            yield "tool call", f"{call['function']['name']} {call['function']['arguments']}"
+            function = call["function"]
+            yield "tool call", "\n".join(_parts([function["name"], function["arguments"]]))
+
+
+def _parts(value: Any) -> Iterator[str]:
+    """Every key and every value inside, as it stands: written as a whole, they would be escaped and nothing found."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            item = [part for pair in item.items() for part in pair]
+        if isinstance(item, list):
+            rest += reversed(item)
+        else:
+            yield str(item)
 
 
 def _citations(sample: Sample) -> Iterator[Finding]:
