@@ -284,12 +284,8 @@ def test_characters_that_nobody_sees_where_no_script_needs_them(text: str, told_
 
 
 def test_tabs_line_ends_joiners_and_selectors_are_text() -> None:
-    assert (
-        kinds(
-            "a\tb\r\nc می\u200cخواهم 👩\u200d👩\u200d👧 क्\u200dष ❤\ufe0f 1\ufe0f\u20e3 葛\U000e0100 👩\u200d❤\ufe0f\u200d👨"
-        )
-        == []
-    )
+    assert kinds("a\tb\r\nc می\u200cخواهم क्\u200dष 葛\U000e0100") == []
+    assert kinds("👩\u200d👩\u200d👧 ❤\ufe0f 1\ufe0f\u20e3 👩\u200d❤\ufe0f\u200d👨") == []
 
 
 def test_nobody_sees_them_in_a_tool_or_a_call_either() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from launch.errors import DataError, ExitCode
 from training.data.build.passages import Passage, read_passages, slug
+from training.data.build.prose import opening
 
 
 def prose(name: str, words: int = 10) -> str:
@@ -184,6 +185,51 @@ def test_html_headings_are_headings_also_when_text_is_in_div(read: Read) -> None
 def test_html_markup_inside_a_sentence_adds_no_spaces(read: Read) -> None:
     (passage,) = read(ports_html=f"<p>See the <a href='x'>guide</a>, un<b>believ</b>able: {prose('a')}.</p>")
     assert passage.text == f"See the guide, unbelievable: {prose('a')}."
+
+
+def html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Put <script>alert(1)</script> or <b> and <!-- this --> there",
+        "<iframe> is a tag",
+        "Write &lt; and &#60; for it",
+        "# No heading is this one",
+        "So is\n## this line of it",
+        "Under\n===\nit is no heading",
+        "Under\n---\nit is none",
+        "***",
+        "__init__ and **kwargs** and *one* of snake_case",
+        "Say [words](place) and ![words](place) here",
+        "[1]: https://a.b is what it means",
+        "It is C:\\_x and \\* and \\d+ there",
+        "```\nno fence",
+        "~~~\nno fence",
+        "C# ends with a #",
+    ],
+)
+def test_text_of_html_arrives_whole_in_passages_answers_and_headings(text: str, read: Read) -> None:
+    """A passage is Markdown, where a backslash may stand before a mark; an answer is what that says."""
+    page = f"<h1>T</h1><h2>{html(text)}</h2><p>{html(text)}</p><p>{html(text)} {prose('a')}.</p>"
+    (passage,) = read(t_html=page)
+    assert passage.heading == " ".join(text.split())
+    assert passage.text.replace("\\", "") == f"{text}\n\n{text} {prose('a')}.".replace("\\", "")
+    assert opening(passage.text) == f"{' '.join(text.split())} {prose('a')}."
+
+
+def test_code_of_html_is_whole_whatever_stands_in_it(read: Read) -> None:
+    (passage,) = read(
+        t_html=f"<h1>T</h1><pre>```\n# {prose('a')}\n```\n&lt;b&gt;</pre><p><code>&lt;b&gt; \\*</code></p>"
+    )
+    assert passage.text == f"````\n```\n# {prose('a')}\n```\n<b>\n````\n\n`<b> \\*`"
+
+
+def test_html_between_two_lines_is_no_front_matter(read: Read) -> None:
+    (passage,) = read(t_html=f"<hr><p>Note: {prose('a')}</p><hr><p>{prose('b')}</p>")
+    assert passage.text == f"---\n\nNote: {prose('a')}\n\n---\n\n{prose('b')}"
 
 
 # Text and JSON Lines

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -141,27 +140,25 @@ def slug(text: str) -> str:
 def _sections(ending: str, text: str) -> list[_Section]:
     if ending == ".txt":
         return [_Section("", text)]
-    return _from_markdown(_as_markdown(text) if ending in (".html", ".htm") else text)
+    if ending not in (".html", ".htm"):
+        return _from_markdown(text)
+    from training.data.build.html import as_markdown
 
-
-def _as_markdown(text: str) -> str:
-    from bs4 import BeautifulSoup
-    from markdownify import MarkdownConverter
-
-    page = BeautifulSoup(text, "html.parser")
-    for hidden in page(["script", "style", "nav", "noscript", "template", "head"]):
-        hidden.decompose()
-    plain: dict[str, Any] = {"escape_asterisks": False, "escape_underscores": False, "escape_misc": False}
-    return str(
-        MarkdownConverter(heading_style="ATX", strip=["a", "img", "b", "strong", "em", "i"], **plain).convert_soup(page)
-    )
+    return _by_headings(_lines(as_markdown(text)))
 
 
 def _from_markdown(text: str) -> list[_Section]:
+    return _by_headings(_without_front_matter(_lines(text)))
+
+
+def _lines(text: str) -> list[str]:
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def _by_headings(lines: list[str]) -> list[_Section]:
     """Sections as they stand between headings. A `#` in a code block is none, which is why a parser is asked."""
     from markdown_it import MarkdownIt
 
-    lines = _without_front_matter(re.split(r"\r\n|\r|\n", text))
     tokens = MarkdownIt().parse("\n".join(lines))
     starts: list[tuple[int, int, int, str]] = [(0, 0, 0, "")]  # (heading's first line, line after it, level, heading)
     for token, inline in pairwise(tokens):
