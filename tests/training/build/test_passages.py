@@ -426,6 +426,10 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     [
         (b'{"id": "b"}', "kb.jsonl:2:1: is an object without a `text`; expected {id, title, text}"),
         (b'{"text": 5}', "kb.jsonl:2:1: is an object without a `text`; expected {id, title, text}"),
+        (
+            b'{"text": "a", "content": "b"}',
+            "kb.jsonl:2:1: `content` is not read; near: `text`; call it so, join them, or leave it out",
+        ),
         (b'["a"]', "kb.jsonl:2:1: is a list without a `text`; expected {id, title, text}"),
         (b'{"text": ', "kb.jsonl:2:10: not JSON: Expecting value"),
         (b'{"text": "\xff"}', "kb.jsonl:2:11: is not UTF-8 text: invalid start byte"),

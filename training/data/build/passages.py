@@ -16,7 +16,7 @@ import yaml
 
 from launch.errors import DataError, Mistake
 from training.data.build.blocks import parts
-from training.data.fields import kind_of, whole
+from training.data.fields import kind_of, refuse_unread, whole
 from training.data.problems import RowError
 from training.data.sources import files_below, rows_of
 
@@ -116,6 +116,7 @@ def _from_rows(path: Path) -> Iterator[tuple[str, _Document]]:
             value = row.read()
             if not isinstance(value, dict) or not isinstance(value.get("text"), str):
                 raise RowError("field", f"is {kind_of(value)} without a `text`; expected {{id, title, text}}")
+            refuse_unread(value, ("id", "title", "text"), "text")
             for key in ("id", "title", "text"):
                 whole(value.get(key), f"`{key}`")
         except RowError as error:
