@@ -354,7 +354,8 @@ def test_what_is_said_about_a_document_or_a_turn_may_stay() -> None:
 @pytest.mark.parametrize(
     ("oracle", "near"),
     [("net-tsl", True), ("net_tls", True), ("NET-TLS", True), ("net-ttls", True), ("nt-tls", True), ("net-tcp", False),
-     ("net-tlx", False), ("net-tls-2", False), ("net-tl", False), ("net-9", False), ("ten-sports", False)],
+     ("net-tlx", False), ("net-tls-2", False), ("net-tl", False), ("net-9", False), ("ten-sports", False),
+     ("n-ettls", False)],
 )  # fmt: skip
 def test_an_oracle_that_was_held_back_is_no_mistyped_one(oracle: str, near: bool) -> None:
     row = {**RAG, "documents": [{"id": "net-tls", "text": "x"}], "answer": "Nobody says.", "oracle": [oracle]}

@@ -7,8 +7,6 @@ from functools import lru_cache
 # One bracket or several, what stands right before them, and whether the last is a link's words: [words](place).
 _CITED = re.compile(r"([\w)\[]?)((?:\[[^\[\]\n]{1,200}\])+)(\(?)")
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]{1,200}`", re.DOTALL)
-
-
 # What stands for a document's place where it has an id: `[Document 7]`.
 _PLACE = re.compile(r"(?i)(?:doc(?:ument)?|source|passage|context|ref(?:erence)?)s?\.?\s?#?(\d{1,3})")
 # Numbers between a sentence's last word and its end, or right behind its end.

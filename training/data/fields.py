@@ -24,6 +24,7 @@ _ABOUT = {
     "heading", "license", "description", "summary",
 }  # fmt: skip
 WORDS = 8  # of a text that is more than a label
+SHORTEST_ID = 4  # in a shorter one every letter tells
 
 
 def refuse_unread(item: Row, known: tuple[str, ...], main: str, where: str = "") -> None:
@@ -52,7 +53,9 @@ def mistyped(name: str, known: str) -> bool:
 
     The last letter, and every digit, is what tells `doc-a` from `doc-b` and `page` from `pages`.
     """
-    one, other = (re.sub(r"[\W_]+", "", text.casefold()) for text in sorted((name, known), key=len))
+    one, other = (re.sub(r"[\W_]+", "-", text.casefold()) for text in sorted((name, known), key=len))
+    if len(one) < SHORTEST_ID:
+        return one == other
     first = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
     if len(one) == len(other):
         swapped = one[:first] + one[first + 1 : first + 2] + one[first : first + 1] + one[first + 2 :]

@@ -66,6 +66,13 @@ def test_passages_without_a_word_to_search_for_are_all_there(text: str) -> None:
     assert Index([only]).ranked("certificate") == [only]
 
 
+def test_a_search_finds_no_passage_that_must_be_named() -> None:
+    query = "Who may rotate the certificate of the gateway?"
+    assert Index(ALL).best(query) == ROLES
+    assert Index(ALL, {"roles#admin"}).best(query) == TLS
+    assert Index([ROLES], {"roles#admin"}).best(query) is None
+
+
 # Distractors
 
 

@@ -98,7 +98,8 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
         )
     if given is None:
         counts["questions whose oracle is the best match for question and answer"] += 1
-        oracles = [index.ranked(f"{question} {answer}")[0]]
+        found = index.best(f"{question} {answer}")
+        oracles = [] if found is None else [found]
     else:
         names = given if isinstance(given, list) else [given]
         oracles = [_oracle(str(name), f"{question} {answer}", index, counts) for name in names]

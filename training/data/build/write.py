@@ -41,12 +41,12 @@ def build_files(
     passages, counts = read_passages(str(documents), passage_words)
     counts["passages"] = len(passages)
     harmless = [passage for passage in passages if not any(secrets(passage.id, passage.text))]
-    harmful = len(passages) - len(harmless)
-    counts["passages with what looks like a secret, shown only where a question names them"] = harmful
+    harmful = {passage.id for passage in passages} - {passage.id for passage in harmless}
+    counts["passages with what looks like a secret, shown only where a question names them"] = len(harmful)
     if questions is None:
         asked, done = from_headings(harmless)
     else:
-        asked, done = read_questions(questions, Index(passages), find_oracles)
+        asked, done = read_questions(questions, Index(passages, harmful), find_oracles)
     counts += done
     if not asked:
         source = questions or str(documents)
