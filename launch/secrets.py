@@ -15,5 +15,8 @@ SECRET = re.compile(
     r"|\bfigd_[A-Za-z0-9_-]{40,}|\bntn_[A-Za-z0-9]{40,}|\bsq0atp-[A-Za-z0-9_-]{22}"
     # A scheme has few letters: without a bound a long run of words and dashes would be searched again from each.
     r"|\b[a-zA-Z][a-zA-Z0-9+.-]{0,30}://(?:[^/\s:@]{0,200}:(?:[^/\s]{1,200}|[^\s@]{1,200})|[^/\s:@]{16,200})@"
+    # As AWS's own tools and files write it: 40 characters that only their name tells from others.
+    r"|(?i:aws_?secret_?key|secret[ _-]?access[ _-]?key)[\\\"'`]{0,3}\s{0,4}(?:[:=]>?|>|\s)\s{0,4}[\\\"'`]{0,3}"
+    r"(?P<aws>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
     r"|[?&;](?:token|access_token|api_key|password|passwd|pwd|key|sig|signature|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token)=[^&\s]{8,}"
 )

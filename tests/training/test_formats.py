@@ -340,6 +340,31 @@ def test_a_format_that_would_pass_over_a_field_is_asked_about(row: dict[str, Any
     assert (kind, message.startswith(f"reads like {form}, but {other} would not be read")) == ("format", True)
 
 
+def test_what_is_said_about_a_document_or_a_turn_may_stay() -> None:
+    about = {"source": "The handbook of the gateway, third edition, page 12.", "url": "https://a.b", "score": 0.5,
+             "metadata": {"page": 1}, "lang": "en", "body": None}  # fmt: skip
+    document = {"id": "net-1", "title": "Ports", "text": "HTTPS uses 443."}
+    assert sample({**RAG, "documents": [{**document, **about}]}).documents == (
+        Document("net-1", "Ports\nHTTPS uses 443."),
+    )
+    refusal = {"refusal": None, "annotations": [], "function_call": None, "tool_calls": []}
+    assert sample({"messages": [USER, {**ASSISTANT, **about, **refusal}]}).answer == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("oracle", "near"),
+    [("net-tsl", True), ("net_tls", True), ("NET-TLS", True), ("net-ttls", True), ("nt-tls", True), ("net-tcp", False),
+     ("net-tlx", False), ("net-tls-2", False), ("net-tl", False), ("net-9", False), ("ten-sports", False),
+     ("n-ettls", False)],
+)  # fmt: skip
+def test_an_oracle_that_was_held_back_is_no_mistyped_one(oracle: str, near: bool) -> None:
+    row = {**RAG, "documents": [{"id": "net-tls", "text": "x"}], "answer": "Nobody says.", "oracle": [oracle]}
+    if near:
+        assert refused(row)[1] == f"`oracle` names {oracle}, which is not among the documents; near: net-tls"
+    else:
+        assert [document.oracle for document in sample(row).documents] == [False]
+
+
 def test_documents_as_other_libraries_call_their_text() -> None:
     row = {**RAG, "documents": [{"id": "net-1", "page_content": "HTTPS uses 443."}]}
     assert sample(row).documents[0].text == "HTTPS uses 443."
@@ -416,6 +441,34 @@ def test_a_row_without_any_of_the_named_columns() -> None:
         (
             {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": "{"}]}]},
             "field", "message 2: the arguments of f are not JSON",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": "f"}], "function_call": {"name": "g"}}]},
+            "field", "message 2: has both `tool_calls` and `function_call`: only one is read; join them",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_call": {"name": "f"}}]},
+            "field", "message 2: `tool_call` is not read; near: `tool_calls`; call it so, join them, or leave it out",
+        ),
+        (
+            {"messages": [USER, {**ASSISTANT, "plan": "First I say hello, then I wait for what comes."}]},
+            "field", "message 2: `plan` is not read; near: `content`; call it so, join them, or leave it out",
+        ),
+        (
+            {**RAG, "documents": [{"id": "net-1", "text": "x", "content": "y"}]},
+            "field", "document 1: `content` is not read; near: `text`; call it so, join them, or leave it out",
+        ),
+        (
+            {**RAG, "documents": [{"page_content": "x", "context": "y"}]},
+            "field", "document 1: `context` is not read; near: `page_content`; call it so, join them, or leave it out",
+        ),
+        (
+            {**RAG, "documents": [{"text": "x", "body": "HTTPS uses the port 443 and nothing else."}]},
+            "field", "document 1: `body` is not read; near: `text`; call it so, join them, or leave it out",
+        ),
+        (
+            {**RAG, "documents": [{"id": "net-tls", "text": "x"}], "oracle": ["net-tsl"]},
+            "field", "`oracle` names net-tsl, which is not among the documents; near: net-tls",
         ),
         ({**CHAT, "tools": "none"}, "field", "`tools` is not a list of objects"),
         ({"messages": [{"role": "critic"}]}, "roles", "message 1 has no role of system, user, assistant, tool"),

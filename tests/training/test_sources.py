@@ -13,7 +13,7 @@ from tests.training.data_files import ENDINGS, compressed, content, written
 from training.data.formats import to_sample
 from training.data.problems import KINDS, RowError
 from training.data.raw import RawRow
-from training.data.sources import files_of, rows_of
+from training.data.sources import files_of, not_read, rows_of
 
 ROWS = [{"id": "a", "text": 'One, "two"\nthree é'}, {"id": "b", "text": "Four"}]
 
@@ -105,6 +105,40 @@ def test_a_glob_is_the_files_that_match(tmp_path: Path) -> None:
     for name in ("part-2.jsonl", "part-1.jsonl", "other.jsonl"):
         (tmp_path / name).write_bytes(b"")
     assert files_of(str(tmp_path / "part-*.jsonl")) == [str(tmp_path / "part-1.jsonl"), str(tmp_path / "part-2.jsonl")]
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A folder with a link out of it, two that lead in a circle, one to a folder beside it and one to nothing."""
+    for name in ("rows/sub/a.jsonl", "elsewhere/b.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    rows = tmp_path / "rows"
+    (rows / "0-same").symlink_to("sub")
+    (rows / "more").symlink_to("../elsewhere")
+    (rows / "sub" / "circle").symlink_to("..")
+    (tmp_path / "elsewhere" / "circle").symlink_to("../rows")
+    (rows / "nothing.jsonl").symlink_to("gone")
+    return rows
+
+
+def test_links_in_a_folder_are_followed_and_each_folder_is_read_once(linked: Path) -> None:
+    assert files_of(str(linked)) == [str(linked / "more/b.jsonl"), str(linked / "sub/a.jsonl")]
+    assert not_read(str(linked)) == [str(linked / "nothing.jsonl")]
+
+
+def test_a_glob_ends_where_links_lead_in_a_circle(linked: Path) -> None:
+    assert files_of(f"{linked}/**/[ab].jsonl") == [str(linked / "more/b.jsonl"), str(linked / "sub/a.jsonl")]
+    assert files_of(f"{linked}/**") == [str(linked / "more/b.jsonl"), str(linked / "sub/a.jsonl")]
+
+
+def test_folders_that_a_glob_matches_are_counted_as_not_read(tmp_path: Path) -> None:
+    for name in ("sub/deep/b.jsonl", "other/c.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    assert not_read(f"{tmp_path}/*") == [str(tmp_path / "other"), str(tmp_path / "sub")]
+    assert not_read(f"{tmp_path}/**") == []
 
 
 def test_a_hub_id_is_loaded_with_its_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from tests.training.data_files import written
 from training.data import parallel
 from training.data import survey as survey_module
 from training.data.examine import Settings
+from training.data.fields import NAMELESS
 from training.data.formats import to_sample
 from training.data.problems import ACCEPTABLE, KINDS, Problem
 from training.data.quarantine import Quarantine
@@ -251,6 +252,21 @@ def test_a_pass_that_breaks_off_leaves_an_earlier_quarantine_as_it_is(tmp_path: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["eval.jsonl", "quarantine.jsonl", "train.jsonl"]
 
 
+def test_no_later_pass_loses_what_was_mended_by_hand(tmp_path: Path) -> None:
+    """Passes over the same rows leave no further copies."""
+    path = tmp_path / "quarantine.jsonl"
+    rows: list[Any] = ["nonsense", "other nonsense"]
+    Surveyed(tmp_path, rows)
+    by_hand = path.read_text().replace("nonsense", "by hand")
+    path.write_text(by_hand)
+    for _ in range(3):
+        Surveyed(tmp_path, rows)
+    kept = {file.name: file.read_text() for file in tmp_path.glob("quarantine.jsonl*")}
+    assert kept["quarantine.jsonl.previous.1"] == by_hand
+    assert kept["quarantine.jsonl.previous"] == kept["quarantine.jsonl"]
+    assert len(kept) == 3
+
+
 def test_all_that_is_wrong_with_a_row_is_told(tmp_path: Path) -> None:
     found = Surveyed(tmp_path, [turns("Why?", f"{LONG} {KEY}")], max_length=120, chat=FILES)
     assert [problem.kind for problem in found.problems] == ["secret", "too-long"]
@@ -425,6 +441,34 @@ def test_quarantine_holds_each_bad_row_once_with_all_its_reasons(tmp_path: Path)
 def test_rows_from_quarantine_can_be_mended_and_read_again(tmp_path: Path) -> None:
     (entry,) = Surveyed(tmp_path, [GOOD, rag("443 [d-7].")]).quarantined
     assert to_sample({**entry["row"], "answer": "443 [d-1]."}, "f", 1, "auto", {}).answer == "443 [d-1]."
+
+
+def mended(folder: Path, name: str, raw: str, **changes: Any) -> tuple[Any, Report]:
+    """The row that quarantine keeps of a file, and what a pass over it says once it is changed so."""
+    (folder / name).write_text(raw)
+    path = folder / "bad.jsonl"
+    Survey({"train": str(folder / name)}, Settings(), quarantine=Quarantine(path), processes=1).run()
+    (entry,) = (json.loads(line) for line in path.read_text().splitlines())
+    row = json.loads(entry["row"]) if isinstance(entry["row"], str) else entry["row"]
+    row = {key: value for key, value in {**row, **changes}.items() if value is not None}
+    path.write_text(json.dumps({**entry, "row": row}) + "\n")
+    return entry["row"], Survey({"train": str(path)}, Settings(), processes=1).run()
+
+
+def test_a_row_with_more_cells_than_names_keeps_them_all(tmp_path: Path) -> None:
+    rows = "id,instruction,output\na,Why?,So.\nb,Which?,443, or 8443.,80\n"
+    row, report = mended(tmp_path, "rows.csv", rows)
+    assert row == {"id": "b", "instruction": "Which?", "output": "443", NAMELESS: [" or 8443.", "80"]}
+    assert [problem.message for problem in report.first_errors] == ["has more cells than the header has names"]
+    _, report = mended(tmp_path, "rows.csv", rows, output="443, or 8443.", **{NAMELESS: None})
+    assert (report.errors, report.rows["train"]) == (0, 1)
+
+
+def test_a_row_of_an_array_that_has_a_key_twice_keeps_both(tmp_path: Path) -> None:
+    rows = '[{"text": "Fine."},\n {"text": "One.", "text": "Two."}]'
+    row, report = mended(tmp_path, "rows.json", rows, text="One. Two.")
+    assert row == '{"text": "One.", "text": "Two."}'
+    assert (report.errors, report.rows["train"]) == (0, 1)
 
 
 def test_a_warning_alone_quarantines_nothing_and_leaves_no_file(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from training.data.fields import Row, parsed, text_of, whole
+from training.data.fields import Row, parsed, refuse_unread, text_of, whole
 from training.data.problems import RowError
 from training.data.samples import Content, Message
 
@@ -18,6 +18,7 @@ _FOLLOWS = {
     "calls": {"tool"}, "tool": {"tool", "assistant"},
 }  # fmt: skip
 _KEPT = ("reasoning_content", "tool_call_id", "name")
+_READ = ("role", "content", "tool_calls", "function_call", "weight", "thinking", "reasoning", *_KEPT)
 
 
 def from_messages(row: Row) -> Content:
@@ -34,6 +35,9 @@ def _message(number: int, item: Any) -> Message:
     if role not in ROLES:
         raise RowError("roles", f"message {number} has no role of {', '.join(ROLES)}")
     where, calls = f"message {number}: ", item.get("tool_calls")
+    if calls and item.get("function_call"):
+        raise RowError("field", f"{where}has both `tool_calls` and `function_call`: only one is read; join them")
+    refuse_unread(item, _READ, "content", where)
     if not calls and isinstance(item.get("function_call"), dict):  # before tool_calls there was one
         calls = [{"function": item["function_call"]}]
     if item.get("weight") not in (None, 1, True):

@@ -1,7 +1,10 @@
 """The fields of a raw row, each read once and refused with its name."""
 
 import json
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from training.data.problems import RowError
@@ -9,6 +12,55 @@ from training.data.problems import RowError
 Row = dict[str, Any]
 # The keys of a quarantined row, which holds the row itself.
 ENTRY = {"file", "line", "reasons", "row"}
+# Where the cells of such a row are kept that the header has no name for, until somebody has given them one.
+NAMELESS = "cells without a name"
+MORE_CELLS = "has more cells than the header has names"
+
+# What other libraries call a document's text.
+TEXTS = ("text", "page_content", "content")
+# Keys that say something about a document or a turn and hold nothing of it.
+_ABOUT = {
+    "source", "url", "uri", "link", "path", "file", "author", "authors", "date", "score", "metadata", "meta", "section",
+    "heading", "license", "description", "summary",
+}  # fmt: skip
+WORDS = 8  # of a text that is more than a label
+SHORTEST_ID = 4  # in a shorter one every letter tells
+
+
+def refuse_unread(item: Row, known: tuple[str, ...], main: str, where: str = "") -> None:
+    """Raises RowError for a key that nobody reads where it is content: a text, or called almost like one that is read.
+
+    `main` is the key to use for one that is like no other.
+    """
+    for key, value in item.items():
+        if key in known or key in _ABOUT or not value or not isinstance(value, str | list | dict):
+            continue
+        near = key if key in TEXTS else _near(str(key), known)
+        near = main if near in TEXTS else near
+        if near or (isinstance(value, str) and len(value.split()) >= WORDS):
+            raise RowError(
+                "field", f"{where}`{key}` is not read; near: `{near or main}`; call it so, join them, or leave it out"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _near(key: str, known: tuple[str, ...]) -> str:
+    return next(iter(get_close_matches(key, (*known, *TEXTS), n=1, cutoff=0.85)), "")
+
+
+def mistyped(name: str, known: str) -> bool:
+    """Whether a name is another one with other case or marks, two letters swapped, or one left out or put in.
+
+    The last letter, and every digit, is what tells `doc-a` from `doc-b` and `page` from `pages`.
+    """
+    one, other = (re.sub(r"[\W_]+", "-", text.casefold()) for text in sorted((name, known), key=len))
+    if len(one) < SHORTEST_ID:
+        return one == other
+    first = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    if len(one) == len(other):
+        swapped = one[:first] + one[first + 1 : first + 2] + one[first : first + 1] + one[first + 2 :]
+        return one == other or (swapped == other and one[first : first + 2].isalpha())
+    return first < len(one) and other[first].isalpha() and other[:first] + other[first + 1 :] == one
 
 
 def text_of(row: Mapping[str, Any], key: str, where: str = "") -> str:

@@ -15,9 +15,21 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.conversations import check_order, from_alpaca, from_messages, from_sharegpt
-from training.data.fields import ENTRY, Row, kind_of, parsed, text_of, whole
+from training.data.fields import (
+    ENTRY,
+    MORE_CELLS,
+    NAMELESS,
+    TEXTS,
+    Row,
+    kind_of,
+    mistyped,
+    parsed,
+    refuse_unread,
+    text_of,
+    whole,
+)
 from training.data.problems import RowError
 from training.data.samples import SYSTEM, Content, Document, Message, Sample
 
@@ -58,6 +70,8 @@ def to_sample(row: Any, file: str, line: int, form: str, columns: Mapping[str, s
         raise RowError("field", f"is {kind_of(row)}, not an object")
     if set(row) == ENTRY and isinstance(row["row"], dict):
         row = row["row"]
+    if NAMELESS in row:
+        raise RowError("unreadable", MORE_CELLS)
     if columns:
         row = _renamed(row, columns)
     chosen = form if form != "auto" else detect(row)
@@ -192,7 +206,8 @@ def _documents(row: Row, key: str) -> tuple[Document, ...]:
         if isinstance(item, str) and item.strip():
             documents.append(Document(str(number), text_of({"text": item}, "text", where).strip()))
         elif isinstance(item, dict):
-            key = next((key for key in ("text", "page_content", "content") if item.get(key) is not None), "text")
+            key = next((key for key in TEXTS if item.get(key) is not None), "text")
+            refuse_unread(item, ("id", "title", key), key, where)
             text, title = text_of(item, key, where).strip(), item.get("title")
             if title is not None and not isinstance(title, str):
                 raise RowError("field", f"{where}`title` is {kind_of(title)}; expected text")
@@ -219,6 +234,9 @@ def _oracles(row: Row, documents: tuple[Document, ...]) -> set[str] | None:
     if absent and numbered:
         count = len(documents)
         raise RowError("field", f"`oracle` names {', '.join(absent)}; these documents are numbered from 1 to {count}")
+    near = next((d.id for name in absent for d in documents if mistyped(name, d.id)), None)
+    if near is not None:
+        raise RowError("field", f"`oracle` names {', '.join(absent)}, which is not among the documents; near: {near}")
     # With the oracle left out on purpose (RAFT's 1 - p) none of them is there; some of them is a mistake.
     if absent and len(absent) < len(names):
         raise RowError("field", f"`oracle` names {', '.join(absent)}, which is not among the documents")

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 from launch.spec import AcceptedKind
 
 Level = Literal["error", "warning"]
+# Kind, message, excerpt: what a check finds in a text.
+Finding = tuple[str, str, str]
 
 # An error makes a row one that must not be trained on; a warning is for a person to look at.
 KINDS: dict[str, tuple[Level, str]] = {

@@ -1,6 +1,8 @@
 """The rows that were left out, each with its reasons, in a file of JSON Lines that can be mended and read again."""
 
 import json
+from filecmp import cmp
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +46,7 @@ class Quarantine:
                 if row.place in places:
                     self._write(row, places[row.place])
         if self.path.exists():
-            self.path.rename(self.previous)
+            self._keep_earlier()
         if self._file is not None:
             self._file.close()
             self._partial.rename(self.path)
@@ -54,6 +56,13 @@ class Quarantine:
         if self._file is not None:
             self._file.close()
             self._partial.unlink(missing_ok=True)
+
+    def _keep_earlier(self) -> None:
+        """The file that is there becomes `.previous`, and what was that before gets a number, unless it is the same."""
+        if self.previous.exists() and not cmp(self.previous, self.path, shallow=False):
+            numbered = (self.previous.with_name(f"{self.previous.name}.{number}") for number in count(1))
+            self.previous.rename(next(path for path in numbered if not path.exists()))
+        self.path.rename(self.previous)
 
     @property
     def previous(self) -> Path:
@@ -82,4 +91,4 @@ def _readable(row: RawRow) -> Any:
     try:
         return row.read()
     except ValueError:
-        return row.text.decode("utf-8", "backslashreplace") if row.text is not None else None
+        return row.text.decode("utf-8", "backslashreplace") if row.text is not None else row.value

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from launch.wording import first_line
+from training.data.fields import MORE_CELLS, NAMELESS
 from training.data.problems import RowError
 from training.data.raw import RawRow, decoded_at
 
@@ -71,9 +72,13 @@ def _array(file: str, text: str) -> Iterator[RawRow]:
         line += text.count("\n", counted, position)
         counted = position
         try:
+            began = position
             value, position, twice = decoded_at(text, position)
             number += 1
-            yield RawRow(file, line, value=value, number=number, error=twice)
+            if twice is None:
+                yield RawRow(file, line, value=value, number=number)
+            else:  # its text has what the value has lost
+                yield RawRow(file, line, text=text[began:position].encode(), number=number, error=twice)
             position, first = skip(position), False
             if text[position : position + 1] == "]":
                 break
@@ -121,11 +126,15 @@ def _csv(file: str, stream: BinaryIO) -> Iterator[RawRow]:
                 yield RawRow(file, line, error=RowError("unreadable", reason), last=True)
                 break
         elif len(cells) > len(names):
-            yield RawRow(file, line, error=RowError("unreadable", "has more cells than the header has names"))
+            value = {**_named(names, cells), NAMELESS: cells[len(names) :]}
+            yield RawRow(file, line, value=value, error=RowError("unreadable", MORE_CELLS))
         else:
-            pairs = zip(names, cells, strict=False)
-            yield RawRow(file, line, value={name: cell for name, cell in pairs if cell != ""})
+            yield RawRow(file, line, value=_named(names, cells))
     text.detach()
+
+
+def _named(names: list[str], cells: list[str]) -> dict[str, Any]:
+    return {name: cell for name, cell in zip(names, cells, strict=False) if cell != ""}
 
 
 def _parquet(file: str, stream: BinaryIO) -> Iterator[RawRow]:

@@ -7,7 +7,7 @@ shortened. The question, the answer, and a document that it rests on or cites ar
 import math
 from dataclasses import dataclass, replace
 
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.problems import RowError
 from training.data.samples import Document, Sample, Tokens
 from training.data.template import Chat

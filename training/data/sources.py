@@ -7,6 +7,7 @@ file of any length takes the memory of a few rows; a .json array is read whole.
 import glob
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ def files_of(source: str) -> list[str]:
     """The files of a source, sorted; a hub id stands for itself. Raises DataError when there are none."""
     path = Path(source)
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob("*") if file.is_file() and _is_data(file))
+        found = [str(file) for file in files_below(path) if file.is_file() and _is_data(file)]
         if not found:
             raise _wrong(source, f"no data file in this folder; expected {_expected()}")
         return found
@@ -50,6 +51,34 @@ def files_of(source: str) -> list[str]:
     raise _wrong(source, "no such data file; a path in the spec starts at the spec's folder")
 
 
+def files_below(root: Path) -> list[Path]:
+    """Every file below a folder, sorted. A link to nothing stands for itself, so does a folder that cannot be read."""
+    return sorted(path for _, inside in _folders(root) for path in inside if not _listable(path))
+
+
+def _listable(path: Path) -> bool:
+    return path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """A folder and those below it, each with what is inside.
+
+    One that several names lead to comes once, by its own name where that is below the root: links in a circle end.
+    """
+    seen: set[Path] = set()
+    folders, links = [root], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        if (real := folder.resolve()) in seen:
+            continue
+        seen.add(real)
+        inside = sorted(folder.iterdir()) if _listable(folder) else []
+        yield folder, inside
+        for path in inside:
+            if _listable(path):
+                (links if path.is_symlink() else folders).append(path)
+
+
 def is_quarantine(path: Path) -> bool:
     """Whether a file holds rows that were left out: read only where it is named itself, and may be written anew."""
     if not path.is_file():
@@ -64,7 +93,21 @@ def is_quarantine(path: Path) -> bool:
 
 def _matching(source: str) -> list[str]:
     """Nothing for a path that exists: its name may hold a bracket."""
-    return [] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
+    return [] if Path(source).exists() else sorted(_glob(Path(source)))
+
+
+def _glob(pattern: Path) -> set[str]:
+    """As glob's own, whose `**` would follow links that lead in a circle."""
+    if "**" not in pattern.parts:
+        return set(glob.glob(str(pattern)))
+    place = pattern.parts.index("**")
+    rest = Path(*pattern.parts[place + 1 :] or "*")
+    found: set[str] = set()
+    for base in glob.glob(str(Path(*pattern.parts[:place]))):
+        for folder, _ in _folders(Path(base)):
+            if not any(part.startswith(".") for part in folder.relative_to(base).parts):
+                found |= _glob(Path(glob.escape(str(folder))) / rest)
+    return found
 
 
 def _is_data(path: Path) -> bool:
@@ -72,13 +115,15 @@ def _is_data(path: Path) -> bool:
 
 
 def not_read(source: str) -> list[str]:
-    """The files of a folder or pattern that are no data files, or that an earlier check wrote."""
-    if Path(source).is_dir():
-        there = [str(file) for file in Path(source).rglob("*") if not file.is_dir()]
-    else:
-        there = _matching(source)
+    """The files of a folder or pattern that are no data files, or that an earlier check wrote.
+
+    Of a pattern the folders too that match it themselves, while nothing in them does.
+    """
+    folder = Path(source).is_dir()
+    there = [str(file) for file in files_below(Path(source))] if folder else _matching(source)
+    around = {str(folder) for file in there for folder in Path(file).parents}
     read = set(files_of(source))
-    return sorted(file for file in there if file not in read and not Path(file).is_dir())
+    return [file for file in there if file not in read and str(Path(file)) not in around]
 
 
 def rows_of(file: str) -> Iterator[RawRow]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from launch.errors import DataError, ExitCode
 from training.data.build.passages import Passage, read_passages, slug
+from training.data.build.prose import opening
 
 
 def prose(name: str, words: int = 10) -> str:
@@ -186,6 +187,51 @@ def test_html_markup_inside_a_sentence_adds_no_spaces(read: Read) -> None:
     assert passage.text == f"See the guide, unbelievable: {prose('a')}."
 
 
+def html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Put <script>alert(1)</script> or <b> and <!-- this --> there",
+        "<iframe> is a tag",
+        "Write &lt; and &#60; for it",
+        "# No heading is this one",
+        "So is\n## this line of it",
+        "Under\n===\nit is no heading",
+        "Under\n---\nit is none",
+        "***",
+        "__init__ and **kwargs** and *one* of snake_case",
+        "Say [words](place) and ![words](place) here",
+        "[1]: https://a.b is what it means",
+        "It is C:\\_x and \\* and \\d+ there",
+        "```\nno fence",
+        "~~~\nno fence",
+        "C# ends with a #",
+    ],
+)
+def test_text_of_html_arrives_whole_in_passages_answers_and_headings(text: str, read: Read) -> None:
+    """A passage is Markdown, where a backslash may stand before a mark; an answer is what that says."""
+    page = f"<h1>T</h1><h2>{html(text)}</h2><p>{html(text)}</p><p>{html(text)} {prose('a')}.</p>"
+    (passage,) = read(t_html=page)
+    assert passage.heading == " ".join(text.split())
+    assert passage.text.replace("\\", "") == f"{text}\n\n{text} {prose('a')}.".replace("\\", "")
+    assert opening(passage.text) == f"{' '.join(text.split())} {prose('a')}."
+
+
+def test_code_of_html_is_whole_whatever_stands_in_it(read: Read) -> None:
+    (passage,) = read(
+        t_html=f"<h1>T</h1><pre>```\n# {prose('a')}\n```\n&lt;b&gt;</pre><p><code>&lt;b&gt; \\*</code></p>"
+    )
+    assert passage.text == f"````\n```\n# {prose('a')}\n```\n<b>\n````\n\n`<b> \\*`"
+
+
+def test_html_between_two_lines_is_no_front_matter(read: Read) -> None:
+    (passage,) = read(t_html=f"<hr><p>Note: {prose('a')}</p><hr><p>{prose('b')}</p>")
+    assert passage.text == f"---\n\nNote: {prose('a')}\n\n---\n\n{prose('b')}"
+
+
 # Text and JSON Lines
 
 
@@ -216,6 +262,16 @@ def test_a_row_may_have_the_number_0_as_its_id(read: Read) -> None:
 def test_files_are_read_in_the_order_of_their_names_and_folders_are_part_of_them(read: Read) -> None:
     found = read(b_md=prose("b"), a__z_md=prose("z"), a__B_C_txt=prose("c"), README_rst="not read")
     assert [p.document for p in found] == ["a-b-c", "a-z", "b"]
+
+
+def test_links_are_followed_and_what_they_lead_to_is_read_once(tmp_path: Path) -> None:
+    filled(tmp_path / "docs", a__b_md=prose("b"))
+    filled(tmp_path / "elsewhere", c_md=prose("c"))
+    (tmp_path / "docs" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "docs" / "a" / "circle").symlink_to(tmp_path / "docs")
+    passages, counts = read_passages(str(tmp_path / "docs"), 300)
+    assert ids(passages) == ["a-b#overview", "more-c#overview"]
+    assert +counts == {"documents": 2}
 
 
 def test_one_file_is_read_as_well(tmp_path: Path) -> None:
@@ -324,21 +380,26 @@ def test_a_passage_that_another_has_word_for_word_is_left_out_and_counted(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("files", "name", "places"),
     [
-        {"a_md": prose("a"), "a_txt": prose("b")},
-        {"a_md": f"# T\n\n## One\n\n{prose('a')}", "a_html": f"<h1>T</h1><h2>Two</h2><p>{prose('b')}</p>"},
-        {"a-b_md": prose("a"), "a__b_md": prose("b")},
-        {
-            "kb_jsonl": "".join(
-                json.dumps({"id": "a", "text": f"## {text}\n\n{text}"}) + "\n" for text in map(prose, "ab")
-            )
-        },
+        ({"a_md": prose("a"), "a_txt": prose("b")}, "a", "a.md and a.txt"),
+        (
+            {"a_md": f"# T\n\n## One\n\n{prose('a')}", "a_html": f"<h1>T</h1><h2>Two</h2><p>{prose('b')}</p>"},
+            "a", "a.html and a.md",
+        ),
+        ({"a-b_md": prose("a"), "a__b_md": prose("b")}, "a-b", "a/b.md and a-b.md"),
+        (
+            {"kb_jsonl": "".join(json.dumps({"id": "a", "text": text}) + "\n" for text in map(prose, "ab"))},
+            "a", "kb.jsonl:1 and kb.jsonl:2",
+        ),
     ],
-)
-def test_two_documents_of_one_name_are_refused(files: dict[str, str], tmp_path: Path) -> None:
-    name = "a-b" if "a-b_md" in files else "a"
-    assert refused(filled(tmp_path, **files)) == f"two documents are called {name!r}; their names must differ"
+)  # fmt: skip
+def test_two_documents_of_one_name_are_refused_with_both(
+    files: dict[str, str], name: str, places: str, tmp_path: Path
+) -> None:
+    assert refused(filled(tmp_path, **files)) == (
+        f"two documents are called {name!r}, {places}; their names must differ"
+    )
 
 
 def test_a_folder_without_documents(tmp_path: Path) -> None:
@@ -365,6 +426,10 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     [
         (b'{"id": "b"}', "kb.jsonl:2:1: is an object without a `text`; expected {id, title, text}"),
         (b'{"text": 5}', "kb.jsonl:2:1: is an object without a `text`; expected {id, title, text}"),
+        (
+            b'{"text": "a", "content": "b"}',
+            "kb.jsonl:2:1: `content` is not read; near: `text`; call it so, join them, or leave it out",
+        ),
         (b'["a"]', "kb.jsonl:2:1: is a list without a `text`; expected {id, title, text}"),
         (b'{"text": ', "kb.jsonl:2:10: not JSON: Expecting value"),
         (b'{"text": "\xff"}', "kb.jsonl:2:11: is not UTF-8 text: invalid start byte"),

@@ -66,6 +66,13 @@ def test_passages_without_a_word_to_search_for_are_all_there(text: str) -> None:
     assert Index([only]).ranked("certificate") == [only]
 
 
+def test_a_search_finds_no_passage_that_must_be_named() -> None:
+    query = "Who may rotate the certificate of the gateway?"
+    assert Index(ALL).best(query) == ROLES
+    assert Index(ALL, {"roles#admin"}).best(query) == TLS
+    assert Index([ROLES], {"roles#admin"}).best(query) is None
+
+
 # Distractors
 
 
@@ -74,6 +81,10 @@ def test_distractors_are_the_best_that_are_no_oracle() -> None:
     assert Index(ALL).distractors(query, [ROLES], 2) == [TLS, PORTS]
     assert Index(ALL).distractors(query, [ROLES, TLS], 2) == [PORTS, BACKUP]
     assert Index(ALL).distractors(query, [], 1) == [ROLES]
+
+
+def test_an_oracle_may_be_none_of_the_passages_to_choose_from() -> None:
+    assert Index([TLS, PORTS]).distractors("certificate", [ROLES], 4) == [TLS, PORTS]
 
 
 def test_no_distractors_where_none_are_asked_for() -> None:

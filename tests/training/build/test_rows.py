@@ -27,7 +27,7 @@ from training.data.build.rows import (
     read_questions,
     split_by_document,
 )
-from training.data.checks import cited
+from training.data.citations import cited
 
 
 def passage(name: str, text: str, title: str = "Manual", heading: str = "") -> Passage:
@@ -166,7 +166,17 @@ def test_more_wrong_questions_than_are_shown_are_counted(tmp_path: Path) -> None
 
 def test_ids_are_unique(tmp_path: Path) -> None:
     rows = [{**ROW, "oracle": []}, {**ROW, "oracle": "ports"}]
-    assert refused(tmp_path, *rows) == ["questions.jsonl: the id 'a' is there more than once; ids must be unique"]
+    assert refused(tmp_path, *rows) == ["questions.jsonl:2:1: its id 'a' is also that of line 1; ids must be unique"]
+
+
+def test_an_id_of_another_file_is_named_with_that_file(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        written(tmp_path / name, {**ROW, "oracle": []})
+    with pytest.raises(DataError) as caught:
+        read_questions(str(tmp_path), INDEX, find_oracles=False)
+    assert str(caught.value) == (
+        f"{tmp_path}/b.jsonl:1:1: its id 'a' is also that of {tmp_path}/a.jsonl:1; ids must be unique"
+    )
 
 
 def test_questions_without_id_are_called_by_their_line(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.training.data_files import written
 from training.data.build.passages import read_passages
 from training.data.build.rows import NO_ANSWER, Recipe, split_by_document
 from training.data.build.write import build_files
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.examine import Settings
 from training.data.formats import to_sample
 from training.data.survey import Survey
@@ -141,6 +141,21 @@ def test_without_a_file_rows_go_to_stdout(folder: Path, capsys: pytest.CaptureFi
     made(folder)
     made(folder, out=None)
     assert capsys.readouterr().out == (folder / "train.jsonl").read_text()
+
+
+def test_a_passage_with_a_secret_is_shown_where_a_question_names_it_and_nowhere_else(folder: Path) -> None:
+    secret = "AKIA" + "Q3EGT7ZK5MW2PX4N"
+    path = folder / "docs" / "Gateway.md"
+    path.write_text(
+        path.read_text() + f"\n## Key\n\nThe gateway signs what it sends with the key {secret} of its own.\n"
+    )
+    row = {"id": "key", "question": "What does the gateway sign with?", "answer": "A key.", "oracle": "gateway#key"}
+    written(folder / "more.jsonl", row, *read_rows(folder / "questions.jsonl"))
+    counts = made(folder, "more.jsonl", recipe=Recipe(oracle_share=1, distractors=9))
+    assert counts["passages with what looks like a secret, shown only where a question names them"] == 1
+    rows = read_rows(folder / "train.jsonl")
+    shown = [row["id"] for row in rows if any(secret in document["text"] for document in row["documents"])]
+    assert shown == ["key"]
 
 
 # Rows to evaluate on
@@ -271,9 +286,12 @@ def test_each_line_is_one_row(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["questions.jsonl", "docs/rows.jsonl"])
+@pytest.mark.parametrize("name", ["questions.jsonl", "docs/rows.jsonl", "more/rows.jsonl"])
 def test_what_is_read_is_never_written_over(name: str, folder: Path) -> None:
     before = (folder / "questions.jsonl").read_text()
+    (folder / "more").mkdir()
+    written(folder / "more" / "more.jsonl", {"text": "More words."})
+    (folder / "docs" / "more").symlink_to(folder / "more")
     with pytest.raises(UsageError):
         build_files(folder / "docs", str(folder / "questions.jsonl"), Recipe(), folder / name, None, 0.1, False, 300)
     assert (folder / "questions.jsonl").read_text() == before

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from launch.errors import DataError, Mistake
 from training.data.build.blocks import parts
-from training.data.fields import kind_of, whole
+from training.data.fields import kind_of, refuse_unread, whole
 from training.data.problems import RowError
-from training.data.sources import rows_of
+from training.data.sources import files_below, rows_of
 
 ENDINGS = (".md", ".markdown", ".txt", ".html", ".htm", ".jsonl")
 FEW_WORDS = 8
@@ -55,6 +54,10 @@ class _Section:
     parents: tuple[str, ...] = ()
 
 
+_Document = tuple[str, str, list[_Section]]
+"""Id, title, sections."""
+
+
 def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[str]]:
     """All passages below a folder or of one file, in the order of their files, and what was done on the way.
 
@@ -63,12 +66,13 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     passages: list[Passage] = []
     counts: Counter[str] = Counter()
     seen: dict[str, int] = {}
-    documents: set[str] = set()
-    for document, title, sections in _documents(Path(folder), counts):
+    documents: dict[str, str] = {}
+    for place, (document, title, sections) in _documents(Path(folder), counts):
         counts["documents without a text below their headings"] += not any(section.text.strip() for section in sections)
         if document in documents:
-            raise _wrong(folder, f"two documents are called {document!r}; their names must differ")
-        documents.add(document)
+            both = f"{documents[document]} and {place}"
+            raise _wrong(folder, f"two documents are called {document!r}, {both}; their names must differ")
+        documents[document] = place
         for passage in _passages(document, title, sections, most_words):
             words = " ".join(passage.text.split())
             if words in seen:
@@ -83,12 +87,12 @@ def read_passages(folder: str, most_words: int) -> tuple[list[Passage], Counter[
     return passages, Counter(documents=len(documents)) + counts
 
 
-def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, str, list[_Section]]]:
-    """(id, title, sections) of each document."""
+def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, _Document]]:
+    """Each document with its file, and its line in one of several."""
     if not root.exists():
         raise _wrong(str(root), "no such folder or file")
-    below = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-    files = [path for path in below if path.suffix.lower() in ENDINGS]
+    below = files_below(root) if root.is_dir() else [root]
+    files = [path for path in below if path.suffix.lower() in ENDINGS and path.is_file()]
     counts[f"files that are none of {', '.join(ENDINGS)}, not read"] += len(below) - len(files)
     if not files:
         raise _wrong(str(root), f"no documents; expected {', '.join(ENDINGS)}")
@@ -103,25 +107,26 @@ def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, str, lis
         except OSError as error:
             raise _wrong(str(path), f"cannot be read: {error.strerror}") from None
         name = path.relative_to(root).with_suffix("") if root.is_dir() else Path(path.stem)
-        yield _document("-".join(name.parts), _sections(path.suffix.lower(), text))
+        yield str(path), _document("-".join(name.parts), _sections(path.suffix.lower(), text))
 
 
-def _from_rows(path: Path) -> Iterator[tuple[str, str, list[_Section]]]:
+def _from_rows(path: Path) -> Iterator[tuple[str, _Document]]:
     for row in rows_of(str(path)):
         try:
             value = row.read()
             if not isinstance(value, dict) or not isinstance(value.get("text"), str):
                 raise RowError("field", f"is {kind_of(value)} without a `text`; expected {{id, title, text}}")
+            refuse_unread(value, ("id", "title", "text"), "text")
             for key in ("id", "title", "text"):
                 whole(value.get(key), f"`{key}`")
         except RowError as error:
             raise DataError([Mistake(str(path), row.line, error.column, str(error))]) from None
         name = f"{path.stem}-{row.line}" if value.get("id") is None else str(value["id"])
         document, title, sections = _document(name, _from_markdown(value["text"]))
-        yield document, str(value.get("title") or title), sections
+        yield f"{path}:{row.line}", (document, str(value.get("title") or title), sections)
 
 
-def _document(name: str, sections: list[_Section]) -> tuple[str, str, list[_Section]]:
+def _document(name: str, sections: list[_Section]) -> _Document:
     """The first heading is the title when nothing stands above it."""
     first = next((section for section in sections if section.text or section.heading), None)
     title = first.heading if first is not None and first.heading else re.sub(r"[_-]", " ", name)
@@ -136,27 +141,25 @@ def slug(text: str) -> str:
 def _sections(ending: str, text: str) -> list[_Section]:
     if ending == ".txt":
         return [_Section("", text)]
-    return _from_markdown(_as_markdown(text) if ending in (".html", ".htm") else text)
+    if ending not in (".html", ".htm"):
+        return _from_markdown(text)
+    from training.data.build.html import as_markdown
 
-
-def _as_markdown(text: str) -> str:
-    from bs4 import BeautifulSoup
-    from markdownify import MarkdownConverter
-
-    page = BeautifulSoup(text, "html.parser")
-    for hidden in page(["script", "style", "nav", "noscript", "template", "head"]):
-        hidden.decompose()
-    plain: dict[str, Any] = {"escape_asterisks": False, "escape_underscores": False, "escape_misc": False}
-    return str(
-        MarkdownConverter(heading_style="ATX", strip=["a", "img", "b", "strong", "em", "i"], **plain).convert_soup(page)
-    )
+    return _by_headings(_lines(as_markdown(text)))
 
 
 def _from_markdown(text: str) -> list[_Section]:
+    return _by_headings(_without_front_matter(_lines(text)))
+
+
+def _lines(text: str) -> list[str]:
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def _by_headings(lines: list[str]) -> list[_Section]:
     """Sections as they stand between headings. A `#` in a code block is none, which is why a parser is asked."""
     from markdown_it import MarkdownIt
 
-    lines = _without_front_matter(re.split(r"\r\n|\r|\n", text))
     tokens = MarkdownIt().parse("\n".join(lines))
     starts: list[tuple[int, int, int, str]] = [(0, 0, 0, "")]  # (heading's first line, line after it, level, heading)
     for token, inline in pairwise(tokens):

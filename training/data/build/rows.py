@@ -18,7 +18,7 @@ from launch.errors import DataError, Mistake, UsageError
 from training.data.build.passages import ENDINGS, Passage, slug
 from training.data.build.prose import opening
 from training.data.build.retrieval import Index
-from training.data.checks import cited
+from training.data.citations import cited
 from training.data.fields import parsed, text_of, whole
 from training.data.problems import RowError
 from training.data.sources import files_of, rows_of
@@ -59,18 +59,24 @@ def read_questions(path: str, index: Index, find_oracles: bool) -> tuple[list[Qu
     """
     questions: list[Question] = []
     mistakes: list[Mistake] = []
+    places: dict[str, tuple[str, int]] = {}
     counts: Counter[str] = Counter()
     files = files_of(path)
     for file in files:
         before = f"{Path(file).stem}-" if len(files) > 1 else ""
         for row in rows_of(file):
             try:
-                questions.append(_question(row.read(), f"{before}q{row.line}", index, find_oracles, counts))
+                question = _question(row.read(), f"{before}q{row.line}", index, find_oracles, counts)
+                if question.id in places:
+                    first, line = places[question.id]
+                    where = f"line {line}" if first == file else f"{first}:{line}"
+                    raise RowError(
+                        "duplicate-id", f"its id {question.id!r} is also that of {where}; ids must be unique"
+                    )
+                places[question.id] = file, row.line
+                questions.append(question)
             except RowError as error:
                 mistakes.append(Mistake(file, row.line, error.column, str(error)))
-    repeated = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
-    twice = "is there more than once; ids must be unique"
-    mistakes += [Mistake(path, 0, 0, f"the id {name!r} {twice}") for name in repeated]
     if mistakes:
         raise DataError(mistakes[:SHOWN], hidden=max(0, len(mistakes) - SHOWN))
     if not questions:
@@ -92,7 +98,8 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
         )
     if given is None:
         counts["questions whose oracle is the best match for question and answer"] += 1
-        oracles = [index.ranked(f"{question} {answer}")[0]]
+        found = index.best(f"{question} {answer}")
+        oracles = [] if found is None else [found]
     else:
         names = given if isinstance(given, list) else [given]
         oracles = [_oracle(str(name), f"{question} {answer}", index, counts) for name in names]

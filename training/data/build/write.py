@@ -19,7 +19,8 @@ from training.data.build.rows import (
     read_questions,
     split_by_document,
 )
-from training.data.checks import secrets
+from training.data.secrets import secrets
+from training.data.sources import files_below
 
 
 def build_files(
@@ -40,12 +41,12 @@ def build_files(
     passages, counts = read_passages(str(documents), passage_words)
     counts["passages"] = len(passages)
     harmless = [passage for passage in passages if not any(secrets(passage.id, passage.text))]
-    harmful = len(passages) - len(harmless)
-    counts["passages with what looks like a secret, shown only where a question names them"] = harmful
+    harmful = {passage.id for passage in passages} - {passage.id for passage in harmless}
+    counts["passages with what looks like a secret, shown only where a question names them"] = len(harmful)
     if questions is None:
         asked, done = from_headings(harmless)
     else:
-        asked, done = read_questions(questions, Index(passages), find_oracles)
+        asked, done = read_questions(questions, Index(passages, harmful), find_oracles)
     counts += done
     if not asked:
         source = questions or str(documents)
@@ -87,8 +88,14 @@ def _check_places(documents: Path, questions: str | None, out: Path | None, eval
             raise UsageError(f"{path}: is what is read; choose another place for the rows")
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: no such folder: {path.parent}")
-        if path is not None and documents.is_dir() and path.resolve().is_relative_to(documents.resolve()):
+        if path is not None and documents.is_dir() and _is_below(path.resolve(), documents):
             raise UsageError(f"{path}: is inside {documents}, and the next build would read it as documents")
+
+
+def _is_below(path: Path, documents: Path) -> bool:
+    """Links in a folder of documents are followed."""
+    folders = {documents.resolve(), *(file.parent.resolve() for file in files_below(documents))}
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _rows(
