@@ -8,6 +8,7 @@ import typer
 
 from launch.data_cli import app as data_app
 from launch.errors import DataError, ExitCode, MusterError, PreflightError, UsageError
+from launch.export_cli import export
 from launch.model_cli import app as model_app
 from launch.terminal import as_error, flush, print_json, say, show
 
@@ -246,6 +247,9 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) ->
     problem = _checks(resolved, spec_file, place).problem
     if problem is not None:
         raise problem
+
+
+app.command()(export)
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "data", "model"]
+    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "export", "data", "model"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -79,7 +79,7 @@ def test_help_of_a_command_names_every_option(name: str, capsys: pytest.CaptureF
     done = call(capsys, name, "--help")
     assert (done.code, done.err) == (0, "")
     for param in COMMANDS[name].params:
-        assert (param.opts[0] if param.param_type_name == "option" else "SPEC") in done.out
+        assert (param.opts[0] if param.param_type_name == "option" else param.metavar.split("|")[0]) in done.out
 
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:

@@ -1,0 +1,85 @@
+"""What a path to something trained names: a run, one of its checkpoints, or an adapter by itself."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.errors import UsageError
+from launch.model_files import hub_name
+from launch.plan import Plan
+from launch.rundir import RunDir
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter on disk, in PEFT's format, and what is known of it."""
+
+    adapter: Path
+    config: dict[str, Any]
+    """Its adapter_config.json."""
+    run: RunDir | None
+    plan: Plan | None
+
+    @property
+    def base(self) -> str:
+        """The model that it was trained on: a variant, a directory or a hub id."""
+        return self.plan.spec.model.variant if self.plan else str(self.config.get("base_model_name_or_path"))
+
+    @property
+    def base_name(self) -> str:
+        """The base as others know it: its hub id, or a directory's name without the way to it."""
+        hub = hub_name(self.base)
+        return Path(hub).name if Path(hub).is_dir() else hub
+
+    @property
+    def step(self) -> int | None:
+        """The optimizer step of a checkpoint; None of what is no checkpoint."""
+        progress = self.adapter / "progress.json"
+        return int(json.loads(progress.read_text(encoding="utf-8"))["step"]) if progress.is_file() else None
+
+    @property
+    def name(self) -> str:
+        return self.plan.name if self.plan else self.adapter.resolve().name
+
+
+def trained(path: Path) -> Trained:
+    """Raises UsageError for a path that holds nothing trained, or nothing that is finished."""
+    run = next(
+        (run for run in (RunDir(path), RunDir(path.parent), RunDir(path.parent.parent)) if run.plan.exists()), None
+    )
+    adapter = path / "adapter" if run and run.root == path else path
+    if run and run.root == path and not adapter.is_dir():
+        newest = next(iter(run.complete_checkpoints()), None)
+        instead = f"give one of its checkpoints, such as {newest}, or " if newest else ""
+        raise UsageError(f"{path}: this run has no final adapter yet; {instead}go on with muster run")
+    config = _config(adapter)
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise UsageError(f"{adapter / ADAPTER_WEIGHTS}: no such file; an adapter is that file and {ADAPTER_CONFIG}")
+    return Trained(adapter, config, run, _plan(run))
+
+
+def _config(adapter: Path) -> dict[str, Any]:
+    path = adapter / ADAPTER_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; expected a run directory, a checkpoint or an adapter") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UsageError(f"{path}: is no LoRA adapter's config; its peft_type has to be LORA")
+    return config
+
+
+def _plan(run: RunDir | None) -> Plan | None:
+    if run is None:
+        return None
+    try:
+        return Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{run.plan}: cannot be read ({type(error).__name__}); give the adapter's own directory"
+        ) from None

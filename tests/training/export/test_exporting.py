@@ -1,0 +1,164 @@
+"""An adapter, or base and adapter in one, as others load it: the same logits, or nothing at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from launch.errors import UsageError, WorkerError
+from launch.trained import trained
+from tests.conftest import Workspace
+from tests.training.test_initial import NF4, OPTIONS, disturb, logits, plan_for, saved
+from training.export import exporting
+from training.export.exporting import export_adapter, export_merged
+from training.model import load
+
+HEARD: list[str] = []
+
+
+def adapter_in(workspace: Workspace, name: str = "adapter", **sections: dict[str, Any]) -> Path:
+    """An adapter that has learnt something, with its base's name."""
+    model = load(plan_for(workspace, **sections))
+    disturb(model)
+    return saved(model, workspace.root / name)
+
+
+def peft_logits(workspace: Workspace, adapter: Path) -> torch.Tensor:
+    base = AutoModelForCausalLM.from_pretrained(workspace.root / "base", dtype=torch.float32)
+    return logits(PeftModel.from_pretrained(base, adapter))
+
+
+def merged_logits(directory: Path, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return logits(AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)).float()
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_merged_model_gives_the_adapter_s_logits(workspace: Workspace, options: dict[str, Any]) -> None:
+    adapter = adapter_in(workspace, lora=options)
+    export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    expected = peft_logits(workspace, adapter)
+    assert torch.allclose(merged_logits(workspace.root / "merged"), expected, atol=1e-4)
+
+
+def test_an_adapter_of_a_packed_base_is_merged_into_what_was_packed(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace, **NF4)
+    export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    assert torch.allclose(merged_logits(workspace.root / "merged"), peft_logits(workspace, adapter), atol=1e-4)
+    assert "quantization_config" not in json.loads((workspace.root / "merged/config.json").read_text())
+
+
+def test_another_type_is_written_and_named(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace)
+    export_merged(trained(adapter), workspace.root / "merged", "bf16", HEARD.append)
+    assert {tensor.dtype for tensor in load_file(workspace.root / "merged/model.safetensors").values()} == {
+        torch.bfloat16
+    }
+    assert json.loads((workspace.root / "merged/config.json").read_text())["dtype"] == "bfloat16"
+    far = merged_logits(workspace.root / "merged", torch.bfloat16) - peft_logits(workspace, adapter)
+    assert far.pow(2).mean().sqrt() < 0.05 * peft_logits(workspace, adapter).std()
+
+
+def test_shards_stay_shards_with_their_index(workspace: Workspace) -> None:
+    AutoModelForCausalLM.from_pretrained(workspace.root / "base").save_pretrained(
+        workspace.root / "sharded", max_shard_size="100KB"
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (workspace.root / "sharded" / name).write_bytes((workspace.root / "base" / name).read_bytes())
+    adapter = adapter_in(workspace, model={"variant": str(workspace.root / "sharded")})
+    export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    shards = sorted(path.name for path in (workspace.root / "merged").glob("*.safetensors"))
+    assert shards == sorted(path.name for path in (workspace.root / "sharded").glob("*.safetensors"))
+    assert len(shards) > 2
+    assert torch.allclose(merged_logits(workspace.root / "merged"), peft_logits(workspace, adapter), atol=1e-4)
+
+
+def test_the_files_of_an_exported_model(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace)
+    export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    assert sorted(path.name for path in (workspace.root / "merged").iterdir()) == [
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "manifest.json",
+        "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    card = (workspace.root / "merged/README.md").read_text()
+    assert "base_model: base\nlibrary_name: transformers" in card
+    assert "- Versions: torch " in card
+    assert "    vllm serve DIR\n" in card
+
+
+def test_an_adapter_by_itself(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace, lora={"rank": 4})
+    export_adapter(trained(adapter), workspace.root / "out", HEARD.append)
+    assert torch.equal(peft_logits(workspace, workspace.root / "out"), peft_logits(workspace, adapter))
+    card = (workspace.root / "out/README.md").read_text()
+    assert f"vllm serve {workspace.root}/base --enable-lora --max-lora-rank 4 --lora-modules adapter=DIR" in card
+
+
+# What must not happen
+
+
+def test_a_merge_that_forgets_the_adapter_is_not_kept(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = adapter_in(workspace)
+
+    def forget(trained_: Any, base: Path, out: Path, dtype: Any, tell: Any) -> None:
+        save_file(load_file(base / "model.safetensors"), out / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(exporting, "merge", forget)
+    with pytest.raises(WorkerError, match=r"the merged model's logits are .* from those of base and adapter.*not kept"):
+        export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    assert not (workspace.root / "merged").exists()
+    assert list(workspace.root.glob(".*.partial")) == []
+
+
+def refused(source: Path, out: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        export_merged(trained(source), out, None, HEARD.append)
+    assert not (out / "README.md").exists()
+    return str(caught.value).replace(f"{source.parent}/", "")
+
+
+def test_an_adapter_of_another_base(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    renamed = {name.replace("layers.1.", "layers.7."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, adapter / "adapter_model.safetensors")
+    assert refused(adapter, workspace.root / "merged") == (
+        "adapter: 14 of its tensors belong to no weight of base,"
+        " base_model.model.model.layers.7.mlp.down_proj.lora_A.weight first; is this its base?"
+    )
+
+
+def test_an_adapter_that_no_formula_here_merges(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "alpha_pattern": {"q_proj": 4}}))
+    assert refused(adapter, workspace.root / "merged") == (
+        "adapter/adapter_config.json: alpha_pattern is set; only LoRA, rsLoRA and DoRA are merged"
+    )
+
+
+def test_a_place_that_is_taken(workspace: Workspace) -> None:
+    adapter = adapter_in(workspace)
+    assert refused(adapter, workspace.root) == f"--out {workspace.root}: exists already; choose another place"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "out/adapter_config.json: no such file; expected a run directory, a checkpoint or an adapter"),
+        ('{"peft_type": "IA3"}', "out/adapter_config.json: is no LoRA adapter's config; its peft_type has to be LORA"),
+        (
+            '{"peft_type": "LORA"}',
+            "out/adapter_model.safetensors: no such file; an adapter is that file and adapter_config.json",
+        ),
+    ],
+)
+def test_a_folder_that_holds_nothing_trained(tmp_path: Path, content: str | None, message: str) -> None:
+    (tmp_path / "out").mkdir()
+    if content is not None:
+        (tmp_path / "out/adapter_config.json").write_text(content)
+    assert refused(tmp_path / "out", tmp_path / "merged") == message

@@ -1,0 +1,81 @@
+"""The model card: what an adapter was trained on, how, and what came out."""
+
+from pathlib import Path
+from typing import Any
+
+from launch.discover import installed
+from launch.journal import rows
+from launch.model_files import hub_name
+from launch.plan import Plan
+from launch.rundir import RunDir
+from launch.trained import Trained
+from launch.variants import VARIANTS
+
+
+def model_card(trained: Trained, merged: bool) -> str:
+    """README.md as the hub reads it: YAML with the base and the license, then text for people."""
+    variant = VARIANTS.get(trained.base)
+    title = f"# {trained.name}{'' if merged else ' (LoRA adapter)'}"
+    head = ["---", f"base_model: {trained.base_name}", "library_name: " + ("transformers" if merged else "peft")]
+    head += ["pipeline_tag: text-generation", "tags: [lora, security, rag]", "---", "", title, ""]
+    license_name = variant.license if variant else "see the base model"
+    what = "The base model with the adapter merged into its weights." if merged else "An adapter for the base model."
+    parts = [what, "", f"- Base: {trained.base_name}", f"- License of the base: {license_name}"]
+    if trained.plan:
+        parts += _recipe(trained.plan)
+    if trained.run:
+        parts += _results(trained.run, trained.step)
+    parts += [
+        f"- Versions: {_versions()}",
+        "",
+        "## Use",
+        "",
+        *(f"    {line}" for line in serving(trained, merged, "DIR")),
+        "",
+    ]
+    return "\n".join([*head, *parts])
+
+
+def serving(trained: Trained, merged: bool, directory: str) -> list[str]:
+    """The commands that serve it."""
+    if merged:
+        return [f"vllm serve {directory}", f"transformers chat {directory}"]
+    rank = trained.config["r"]
+    name = f"{trained.name}={directory}"
+    base = hub_name(trained.base)
+    return [
+        f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}",
+        f"python -c \"from peft import AutoPeftModelForCausalLM as M; M.from_pretrained('{directory}')\"",
+    ]
+
+
+def _recipe(plan: Plan) -> list[str]:
+    lora, training, data = plan.spec.lora, plan.spec.training, plan.spec.data
+    packed = ", packed" if data.packing else ""
+    length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
+    return [
+        f"- Adapter: rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g},"
+        f" {plan.adapter_parameters:,} parameters; base held as {plan.spec.model.quantization}, {plan.precision}",
+        f"- Recipe: {length} of {plan.global_batch_size} sequences, learning rate {training.learning_rate:g}"
+        f" {plan.lr_scheduler}, {plan.optimizer}, seed {training.seed}",
+        f"- Rows: {Path(data.train).name}, sequences of at most {data.max_length:,} tokens{packed}",
+        f"- Trained with: {plan.strategy} on {plan.world_size} x {plan.topology.device_name}",
+    ]
+
+
+def _results(run: RunDir, step: int | None) -> list[str]:
+    started: dict[str, Any] = next((row for row in rows(run.events) if row["event"] == "started"), {})
+    reached = [row for row in rows(run.metrics) if step is None or row["step"] <= step]
+    seen = [row["eval_loss"] for row in reached if row.get("eval_loss") is not None]
+    found = []
+    if "data" in started:
+        found.append(
+            f"- Data: {started['data']['rows']:,} rows, {started['data']['trainable_tokens']:,} tokens trained on"
+        )
+    if len(seen) > 1:
+        found.append(f"- Evaluation loss: {seen[0]:.4f} before, {seen[-1]:.4f} after")
+    return found
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version}" for name, version in installed().items())

@@ -1,0 +1,71 @@
+"""The base's shards with an adapter added to their weights, one shard at a time."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from launch.errors import UsageError
+from launch.trained import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Trained
+from launch.weights import INDEX, weight_files
+
+Tensors = dict[str, torch.Tensor]
+
+PREFIX = "base_model.model."
+# Variants of LoRA that change the weights in other ways, by their keys in adapter_config.json.
+UNKNOWN = ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices", "use_qalora", "lora_bias")
+
+
+def merge(trained: Trained, base: Path, out: Path, dtype: torch.dtype | None, tell: Callable[[str], None]) -> None:
+    """Writes the base's shards into `out`, each weight with its share of the adapter, in `dtype` or the base's own.
+
+    Raises UsageError for an adapter of a kind that cannot be merged, or one that is not of this base.
+    """
+    odd = [key for key in UNKNOWN if trained.config.get(key)]
+    if odd:
+        raise UsageError(f"{trained.adapter / ADAPTER_CONFIG}: {odd[0]} is set; only LoRA, rsLoRA and DoRA are merged")
+    adapter = load_file(trained.adapter / ADAPTER_WEIGHTS)
+    left = set(adapter)
+    for path in weight_files(base, original=False):
+        merged: Tensors = {}
+        for name, weight in load_file(path).items():
+            value, used = merged_weight(name, weight, adapter, trained.config)
+            merged[name] = value.to(dtype or weight.dtype).contiguous()
+            left -= used
+        save_file(merged, out / path.name, metadata={"format": "pt"})
+        tell(f"{path.name}: {len(merged)} tensors")
+    if left:
+        raise UsageError(
+            f"{trained.adapter}: {len(left)} of its tensors belong to no weight of {base}, {min(left)} first; is this"
+            " its base?"
+        )
+    if (base / INDEX).is_file():
+        shutil.copyfile(base / INDEX, out / INDEX)
+
+
+def merged_weight(
+    name: str, weight: torch.Tensor, adapter: Tensors, config: dict[str, Any]
+) -> tuple[torch.Tensor, set[str]]:
+    """A base tensor with the adapter added, in fp32 where it changed, and the adapter's tensors that went into it.
+
+    W + s B A with s = alpha / r, or alpha / sqrt(r) for rsLoRA; DoRA then gives each row its own length (arXiv
+    2402.09353, equation 5).
+    """
+    module, _, kind = name.rpartition(".")
+    whole = [key for key in (f"{PREFIX}{name}", f"{PREFIX}{module}.base_layer.{kind}") if key in adapter]
+    if whole:  # trained whole: modules_to_save, or a bias
+        return adapter[whole[0]], set(whole)
+    a, b = (f"{PREFIX}{module}.lora_{half}.weight" for half in "AB")
+    if kind != "weight" or a not in adapter:
+        return weight, set()
+    rank = adapter[a].shape[0]
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    value = weight.float() + scale * adapter[b].float() @ adapter[a].float()
+    length = f"{PREFIX}{module}.lora_magnitude_vector"
+    if length in adapter:
+        return value * (adapter[length].float() / value.norm(dim=1)).unsqueeze(1), {a, b, length}
+    return value, {a, b}
