@@ -122,7 +122,7 @@ def test_a_spec_says_what_is_read_and_how(folder: Path, base_workspace: Workspac
 
 
 def test_a_spec_whose_model_is_not_here_is_checked_without_its_tokenizer(folder: Path, capsys: Any) -> None:
-    spec = {"name": "run", "model": {"variant": "none"}, "data": {"train": "good.jsonl"}}
+    spec = {"name": "run", "model": {"variant": "./none"}, "data": {"train": "good.jsonl"}}
     (folder / "run.yaml").write_text(json.dumps(spec))
     done = call(capsys, "run.yaml")
     assert done.code == 0

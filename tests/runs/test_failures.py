@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,19 +43,29 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace)
 
 
 def test_a_loss_that_is_not_finite_ends_with_7_and_names_the_step(workspace: Workspace) -> None:
+    """A step so long that the adapter's product overflows."""
+    run = workspace.root / "nan"
+    spec = workspace.spec(training={"learning_rate": 1e30, "warmup_ratio": 0.0, "save_steps": 50}, data={"eval": None})
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 7
+    assert re.search(r"rank 0: the loss of step 2 is (nan|inf); the last checkpoint is from before it\.", done.err)
+    assert "Traceback" not in done.err
+    assert not list((run / "checkpoints").iterdir())
+    failure = json.loads((run / "attempts/001/failure-rank-0.json").read_text())
+    assert (failure["class"], failure["exit_code"]) == ("numerical", 7)
+
+
+def test_weights_that_are_not_finite_end_with_7_before_the_first_step(workspace: Workspace) -> None:
     poisoned = workspace.root / "poisoned"
     shutil.copytree(workspace.root / "base", poisoned)
     weights = load_file(poisoned / "model.safetensors")
     weights["model.layers.0.mlp.down_proj.weight"][0, 0] = float("inf")
     save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
-    run = workspace.root / "nan"
+    run = workspace.root / "poison"
     done = muster("run", workspace.spec(model={"variant": str(poisoned)}, data={"eval": None}), "--run-dir", run)
     assert done.code == 7
-    assert "rank 0: the loss of step 1 is nan; the last checkpoint is from before it." in done.err
-    assert "Traceback" not in done.err
-    assert not list((run / "checkpoints").iterdir())
-    failure = json.loads((run / "attempts/001/failure-rank-0.json").read_text())
-    assert (failure["class"], failure["exit_code"]) == ("numerical", 7)
+    assert "rank 0: the loaded model gives logits that are not finite: download its files again" in done.err
+    assert not (run / "samples.jsonl").exists()
 
 
 def fill_up(path: Path) -> None:

@@ -91,8 +91,8 @@ def test_deepspeed_without_a_file_is_one_message(workspace: Workspace) -> None:
 SILENT_CHANGES = {
     "attention: the plan says sdpa, this worker has eager": (
         "real = module.load\n"
-        "            def load(plan):\n"
-        "                model = real(plan)\n"
+        "            def load(*given):\n"
+        "                model = real(*given)\n"
         "                model.base_model.model.config._attn_implementation = 'eager'\n"
         "                return model\n"
         "            module.load = load\n"
