@@ -1,6 +1,7 @@
 """`muster export`: what was trained, for others to use."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ def export(
         raise UsageError("--dtype: nothing reads this without --merged: an adapter keeps its type")
     # Says at import, on every run, that a kernel for inference is not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries have to tell one another
     from training.export.card import serving
     from training.export.exporting import export_adapter, export_merged
 

@@ -24,7 +24,7 @@ from tests.training.chat_templates import (
 )
 from training.data.problems import RowError
 from training.data.samples import Document, Sample, Tokens
-from training.data.template import MARKS, Chat, ChatFiles, load_chat_files, load_tokenizer
+from training.data.template import MARKS, Chat, ChatFiles, load_chat_files, load_tokenizer, padding_token
 
 CHATS: dict[str, Chat] = {}
 KINDS = list(TEMPLATES)
@@ -415,3 +415,17 @@ def test_a_part_that_the_template_leaves_out_is_told(messages: Any, tools: Any, 
     with pytest.raises(RowError, match=f"leaves out {part}") as caught:
         without_tools().encode(Sample("id", "f", 1, messages=turns, tools=tools))
     assert caught.value.kind == "template"
+
+
+@pytest.mark.parametrize(
+    ("special", "end", "expected"),
+    [
+        (["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>", "<tool_call>"], "<|endoftext|>", "<|fim_pad|>"),
+        (["<unk>", "</s>"], "</s>", "<unk>"),
+        (["<|end_of_text|>", "<|eot_id|>", "<|reserved_0|>"], "<|end_of_text|>", "<|reserved_0|>"),
+        (["</s>"], "</s>", "</s>"),
+    ],
+    ids=["base models of Qwen2.5", "Llama 2", "Llama 3", "nothing else"],
+)
+def test_what_pads_ends_nothing(special: list[str], end: str, expected: str) -> None:
+    assert padding_token(special, end) == expected

@@ -263,7 +263,8 @@ def load_tokenizer(variant: str) -> Any:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        tokenizer.pad_token = padding_token(list(tokenizer.get_added_vocab()), tokenizer.eos_token)
+        special = [token for token in tokenizer.get_added_vocab() if token != tokenizer.bos_token]
+        tokenizer.pad_token = padding_token(special, tokenizer.eos_token)
     return tokenizer
 
 

@@ -23,7 +23,7 @@ from training.export.card import model_card
 from training.export.merge import merge
 from training.manifest import described
 from training.model import DTYPES, loadable
-from training.soundness import TOLERANCE
+from training.soundness import TOLERANCE, distance
 
 Tell = Callable[[str], None]
 # What a base's directory has beside its weights that a merged model needs too.
@@ -78,7 +78,7 @@ def _compared(trained: Trained, base: Path, merged: Path, dtype: torch.dtype | N
     del model, adapted
     gc.collect()
     found = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=dtype or "auto", trust_remote_code=False).eval())
-    spread, off, change = float(expected.std()), _distance(found, expected), _distance(plain, expected)
+    spread, off, change = float(expected.std()), distance(found, expected), distance(plain, expected)
     allowed = TOLERANCE.get(kind, TOLERANCE[torch.float32]) * spread
     if not off <= allowed or (change > 2 * allowed and off > change / 2):
         raise WorkerError(
@@ -96,10 +96,6 @@ def _logits(model: Any) -> torch.Tensor:
     ids = torch.arange(PROBES * LENGTH, device=model.device).reshape(PROBES, LENGTH) * 7919 % vocabulary
     logits: torch.Tensor = model(input_ids=ids).logits.float().cpu()
     return logits
-
-
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).pow(2).mean().sqrt())
 
 
 def _made(out: Path) -> Any:
