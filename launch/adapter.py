@@ -48,15 +48,25 @@ def _target_conflicts(architecture: Architecture, targets: str | list[str]) -> l
             return []
         try:
             matched = any(re.fullmatch(targets, name) for name in names)
+            beyond = next((name for name in _others(architecture) if re.fullmatch(targets, name)), None)
         except re.error as error:
             return [(path, f"lora.target_modules: {targets!r} is no regular expression: {error}; {allowed}")]
-        message = f"lora.target_modules: {targets!r} matches no linear layer, such as {names[0]}; {allowed}"
-        return [] if matched else [(path, message)]
+        if matched and beyond is None:
+            return []
+        what = f"matches {beyond} too, which is no linear layer of a block" if beyond else "matches no linear layer"
+        return [(path, f"lora.target_modules: {targets!r} {what}; a whole name is {names[0]}; {allowed}")]
     unknown = [target for target in targets if not any(_matches(name, [target]) for name in names)]
     if targets and not unknown:
         return []
     given = ", ".join(unknown) or "empty"
     return [(path, f"lora.target_modules: {given}: not a linear layer of this model; {allowed}")]
+
+
+def _others(architecture: Architecture) -> list[str]:
+    """Modules that a regular expression may match and that are not adapted: what holds linear layers, and the rest."""
+    block = ("", ".self_attn", ".mlp", ".mlp.act_fn", ".input_layernorm", ".post_attention_layernorm")
+    blocks = [f"model.layers.{number}{part}" for number in range(architecture.layers) for part in block]
+    return ["model", "model.layers", "model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", *blocks]
 
 
 def _matches(name: str, targets: str | list[str]) -> bool:

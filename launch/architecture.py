@@ -101,15 +101,15 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
     model_type = str(config.get("model_type", "missing"))
     if model_type not in SUPPORTED:
         raise UsageError(f"{origin}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED)}")
-    if model_type == "qwen":
-        native = native_config(config, origin)
-        return from_config(native, origin).model_copy(update={"scaled_beyond": True})
     if config.get("quantization_config"):
         method = dict(config["quantization_config"]).get("quant_method", "unknown")
         raise UsageError(
             f"{origin}: these weights are quantised already ({method}); muster quantises while it loads: use the"
             " unquantised model with model.quantization: nf4 or int8"
         )
+    if model_type == "qwen":
+        native = native_config(config, origin)
+        return from_config(native, origin).model_copy(update={"scaled_beyond": True})
     heads, hidden = count(config, "num_attention_heads", origin), count(config, "hidden_size", origin)
     # Qwen2's biases are part of its code, Mistral has none, the others say so.
     biased = bool(config.get("attention_bias", False)) and model_type in ("qwen3", "llama")

@@ -65,7 +65,10 @@ def _half_prepared(run: RunDir) -> bool:
     """Whether a full disk or a kill broke `prepare_run` off: then nothing else is there, and nothing was trained."""
     ours = {path.name for path in (run.spec, run.rendered, run.checkpoints, run.lock, run.claimed)}
     there = {path.name for path in run.root.iterdir() if not path.name.startswith(".")}
-    return there <= ours and not (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
+    begun = run.checkpoints.is_dir() and not any(
+        run.checkpoints.iterdir()
+    )  # what is made first, and filled by training
+    return there <= ours and begun
 
 
 def take(run: RunDir, plan: Plan, resume: str) -> IO[str]:

@@ -53,5 +53,5 @@ def import_checkpoint(
     from training.original.importing import import_model
 
     import_model(source, out, say)
-    say(f"done: use it as model.variant: {out}")
+    say(f"done: use it as model.variant: {out.resolve()}")
     show(str(out))

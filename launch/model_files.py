@@ -15,6 +15,7 @@ from launch.specfile import looks_like_path
 from launch.variants import VARIANTS
 
 CONFIG = "config.json"
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -67,14 +68,20 @@ def _why_unknown(variant: str) -> str:
 
 
 def find(variant: str) -> Path | None:
-    """The directory of a variant's files: local, or the Hugging Face cache's newest snapshot; None without either."""
+    """The directory of a variant's files: local, or the snapshot of `main` in the Hugging Face cache, which
+    transformers loads. None without either."""
     name = hub_name(variant)
     if os.path.isdir(name):  # a name too long for a path is no directory, where Path.is_dir() raises
         return Path(name)
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(_hf_home(), "hub")
-    snapshots = Path(cache, f"models--{name.replace('/', '--')}", "snapshots")
-    found = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True) if "/" in name else []
-    return found[0] if found else None
+    if "/" not in name:
+        return None
+    repository = Path(_hub_cache(), f"models--{name.replace('/', '--')}")
+    try:
+        commit = (repository / "refs/main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    snapshot = repository / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
 
 
 def hub_name(variant: str) -> str:
@@ -85,7 +92,7 @@ def hub_name(variant: str) -> str:
 def problems(variant: str) -> list[str]:
     """What is missing or unusable in a variant's files, file by file; empty when it can be loaded."""
     name, directory = hub_name(variant), find(variant)
-    if not os.path.isdir(name) and not _offline():
+    if not os.path.isdir(name) and not offline():
         return []  # loading fetches what the cache has not
     if directory is None:
         return [
@@ -112,8 +119,9 @@ def directory_problems(directory: Path) -> list[str]:
     return found + _chat_template(directory)
 
 
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+def offline() -> bool:
+    """Whether huggingface_hub or transformers was told to fetch nothing."""
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE)
 
 
 def import_cache(directory: Path) -> Path:
@@ -124,7 +132,18 @@ def import_cache(directory: Path) -> Path:
 
 
 def _hf_home() -> str:
-    return os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
+    """As huggingface_hub.constants finds it, whose import would take longer than all of `muster plan` may."""
+    shared = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return _expanded(os.environ.get("HF_HOME", os.path.join(shared, "huggingface")))
+
+
+def _hub_cache() -> str:
+    older = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(_hf_home(), "hub"))
+    return _expanded(os.environ.get("HF_HUB_CACHE", older))
+
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def weights_identity(variant: str) -> str:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 # Written into a checkpoint last: a directory without it is none.
 MANIFEST = "manifest.json"
+# A checkpoint's step, and what it was trained on.
+PROGRESS = "progress.json"
+# An adapter in PEFT's own format.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from typing import Any
 from launch.errors import UsageError
 from launch.model_files import hub_name
 from launch.plan import Plan
-from launch.rundir import RunDir
-
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROGRESS, RunDir
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Trained:
     @property
     def step(self) -> int | None:
         """The optimizer step of a checkpoint; None of what is no checkpoint."""
-        progress = self.adapter / "progress.json"
+        progress = self.adapter / PROGRESS
         return int(json.loads(progress.read_text(encoding="utf-8"))["step"]) if progress.is_file() else None
 
     @property
@@ -47,9 +45,9 @@ class Trained:
 
 def trained(path: Path) -> Trained:
     """Raises UsageError for a path that holds nothing trained, or nothing that is finished."""
-    run = next(
-        (run for run in (RunDir(path), RunDir(path.parent), RunDir(path.parent.parent)) if run.plan.exists()), None
-    )
+    path = path.resolve()
+    around = (path, path.parent, path.parent.parent)  # itself, RUN/adapter, RUN/checkpoints/step-000025
+    run = next((RunDir(folder) for folder in around if RunDir(folder).plan.exists()), None)
     adapter = path / "adapter" if run and run.root == path else path
     if run and run.root == path and not adapter.is_dir():
         newest = next(iter(run.complete_checkpoints()), None)
@@ -81,5 +79,5 @@ def _plan(run: RunDir | None) -> Plan | None:
         return Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{run.plan}: cannot be read ({type(error).__name__}); give the adapter's own directory"
+            f"{run.plan}: cannot be read ({type(error).__name__}); restore it, or copy the adapter out of the run"
         ) from None

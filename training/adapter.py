@@ -15,11 +15,13 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from launch.errors import NumericalError, UsageError
+from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 Tensors = dict[str, torch.Tensor]
 Named = list[tuple[str, torch.nn.Parameter]]
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Variants of LoRA that change weights in other ways, by their keys in adapter_config.json: neither trained nor merged.
+UNKNOWN = ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices", "use_qalora", "lora_bias")
 # Where a PeftModel keeps the pairs that PiSSA took out of its base, by parameter name.
 PRINCIPAL = "muster_principal"
 
@@ -52,12 +54,12 @@ def adapter_files(model: PeftModel, tensors: Tensors) -> tuple[dict[str, Tensors
     text = json.dumps(
         config, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
     )
-    return {WEIGHTS: state}, {CONFIG: text}
+    return {ADAPTER_WEIGHTS: state}, {ADAPTER_CONFIG: text}
 
 
 def read_adapter(directory: Path, model: PeftModel, parameters: Named) -> Tensors:
     """The adapter's tensors by the model's parameter names. Raises UsageError when names or shapes are others."""
-    saved = load_file(directory / WEIGHTS)
+    saved = load_file(directory / ADAPTER_WEIGHTS)
     principal: Tensors = getattr(model, PRINCIPAL, {})
     # A ZeRO-3 parameter is empty between its uses; ds_shape is its own.
     shapes = {name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in parameters}
@@ -72,7 +74,7 @@ def read_adapter(directory: Path, model: PeftModel, parameters: Named) -> Tensor
 
 def read_principal(directory: Path, model: PeftModel) -> Tensors:
     """What PiSSA took out of the base, from an adapter that `adapter_files` wrote with it."""
-    saved = load_file(directory / WEIGHTS)
+    saved = load_file(directory / ADAPTER_WEIGHTS)
     names = _saved_names(model, [name for name, _ in adapter_parameters(model)])
     halves = {name: saved[key] for name, key in names.items() if _is_pair(name)}
     return {

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from launch.errors import UsageError, WorkerError
 from launch.model_files import find
 from launch.plan import Plan
+from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from launch.spec import LoraSpec
 from launch.weights import weight_files
-from training.adapter import CONFIG, PRINCIPAL, WEIGHTS, adapter_parameters, read_adapter, read_principal
+from training.adapter import PRINCIPAL, UNKNOWN, adapter_parameters, read_adapter, read_principal
 from training.original.importing import native_directory, original_directory
 from training.states import scatter_adapter
 
@@ -63,9 +64,9 @@ def seed_adapter(model: PeftModel, seed: int) -> None:
 def continue_from(directory: Path, model: PeftModel) -> None:
     """Takes over an adapter's values. Raises UsageError when it is of another kind, naming each difference."""
     try:
-        theirs = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        theirs = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"lora.adapter {directory}: {CONFIG} cannot be read: {error}") from None
+        raise UsageError(f"lora.adapter {directory}: {ADAPTER_CONFIG} cannot be read: {error}") from None
     ours = model.peft_config["default"].to_dict()
     compared = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
     differing = [
@@ -73,10 +74,13 @@ def continue_from(directory: Path, model: PeftModel) -> None:
         for name, key in compared.items()
         if theirs.get(name, False) != ours[name]
     ]
+    differing += [f"  {key} is set, which a spec cannot say" for key in UNKNOWN if theirs.get(key)]
+    if str(theirs.get("init_lora_weights", "")).startswith("pissa"):
+        differing.append("  it is for a base that PiSSA has changed; export it from there")
     if differing:
         raise UsageError("\n".join([f"lora.adapter {directory}: is of another kind", *differing]))
-    if not (directory / WEIGHTS).is_file():
-        raise UsageError(f"lora.adapter {directory}: {WEIGHTS} is missing")
+    if not (directory / ADAPTER_WEIGHTS).is_file():
+        raise UsageError(f"lora.adapter {directory}: {ADAPTER_WEIGHTS} is missing")
     parameters = adapter_parameters(model)
     scatter_adapter(parameters, read_adapter(directory, model, parameters))
 

@@ -1,22 +1,24 @@
 """The frozen base and its adapter. No code that comes with a checkpoint is ever run."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from launch.architecture import LINEARS
-from launch.errors import MusterError, UsageError
-from launch.model_files import hub_name
+from launch.errors import UsageError
+from launch.model_files import directory_problems, find, hub_name, offline
 from launch.plan import Plan
 from launch.spec import LoraSpec
 from launch.wording import first_line
 from training.initial import initialise
-from training.original.importing import native_directory, original_directory
+from training.original.importing import fetched, native_directory, original_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -53,9 +55,9 @@ def load_base(plan: Plan) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (torch.OutOfMemoryError, MemoryError, MusterError):
-        raise
-    except Exception as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
         raise UsageError(f"model.variant {variant}: the model could not be loaded: {first_line(error)}") from error
     lacking = sorted(loaded["missing_keys"])
     if lacking:
@@ -70,10 +72,17 @@ def load_base(plan: Plan) -> Any:
 def loadable(variant: str, tell: Callable[[str], None] = lambda _: None) -> str:
     """What transformers loads for a variant: its name, or the directory that an original checkpoint was imported into.
 
-    The import happens once, before the process group exists: others wait for it without a time limit.
+    What has to be fetched or imported is, once, before the process group exists: where nothing times out, and before
+    anybody asks which weights a run is trained on.
     """
     original = original_directory(variant, weights=True)
-    return hub_name(variant) if original is None else str(native_directory(original, tell))
+    if original is not None:
+        return str(native_directory(original, tell))
+    name, found = hub_name(variant), find(variant)
+    if not os.path.isdir(name) and not offline() and (found is None or directory_problems(found)):
+        tell(f"fetching {name}")
+        fetched(variant, weights=True)
+    return name
 
 
 def _quantization(plan: Plan) -> BitsAndBytesConfig:

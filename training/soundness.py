@@ -35,14 +35,14 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train()
 
 
-def check_model(model: Any, adapter: Any, tokenizer: Any, device: torch.device, unchanged: bool) -> None:
-    """Every rank calls this, as sharded engines require. `model` is the engine's, `adapter` the PeftModel inside it.
+def check_model(model: Any, adapter: Any, device: torch.device, precision: torch.dtype, unchanged: bool) -> None:
+    """Every rank calls this, as sharded engines require. `model` is the engine's, `adapter` the PeftModel inside it,
+    `precision` what it computes in.
 
     `unchanged` says that the adapter has learnt nothing yet, so that the model has to be its base. Raises UsageError
     for a model that cannot be trained, NumericalError for broken weights, WorkerError for an adapter that is wrong.
     """
-    _check_tokens(adapter.config.vocab_size, tokenizer)
-    known = len(tokenizer) - len(tokenizer.all_special_ids)
+    known = adapter.config.vocab_size
     first = torch.arange(LENGTH, device=device)[None] * 7919 % known  # a prime: tokens from all over the vocabulary
     other = first.clone()
     other[:, -CHANGED:] = (other[:, -CHANGED:] + 1) % known
@@ -52,7 +52,7 @@ def check_model(model: Any, adapter: Any, tokenizer: Any, device: torch.device, 
             base = _logits(model, first) if unchanged else logits
     if not torch.isfinite(logits).all():
         raise NumericalError("the loaded model gives logits that are not finite: download its files again")
-    close = float(_tolerance(adapter) * logits.std())
+    close = float(_tolerance(adapter, precision) * logits.std())
     if distance(logits[:, :-CHANGED], exchanged[:, :-CHANGED]) > close:
         raise UsageError(
             "the loaded model is not causal: a later token changes earlier logits, so that it would learn by looking"
@@ -64,7 +64,8 @@ def check_model(model: Any, adapter: Any, tokenizer: Any, device: torch.device, 
         raise WorkerError("the fresh adapter changes the model before it has learnt anything")
 
 
-def _check_tokens(vocabulary: int, tokenizer: Any) -> None:
+def check_tokens(vocabulary: int, tokenizer: Any) -> None:
+    """Raises UsageError for a tokenizer that is not this model's, or pads with what ends a turn."""
     if len(tokenizer) > vocabulary:
         raise UsageError(
             f"the tokenizer has {len(tokenizer):,} tokens, the model's vocabulary {vocabulary:,}: they do not belong"
@@ -82,10 +83,10 @@ def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return logits.float()
 
 
-def _tolerance(model: Any) -> float:
+def _tolerance(model: Any, precision: torch.dtype) -> float:
     if any(type(module).__name__ == "Linear8bitLt" for module in model.modules()):
         return INT8_TOLERANCE
-    return TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
+    return TOLERANCE[precision]
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -11,10 +11,10 @@ import torch
 from launch.errors import Stopped, WorkerError
 from launch.model_files import weights_identity
 from launch.plan import Plan
-from launch.rundir import RunDir
+from launch.rundir import ADAPTER_WEIGHTS, RunDir
 from launch.spec import training_identity
 from training import checkpoint
-from training.adapter import WEIGHTS, adapter_files, read_adapter
+from training.adapter import adapter_files, read_adapter
 from training.arguments import total_steps, training_arguments
 from training.control import Control
 from training.data.template import ChatFiles, load_tokenizer
@@ -22,6 +22,7 @@ from training.data.tokens import Prepared, Sequences, prepare
 from training.manifest import sha256
 from training.model import load, loadable
 from training.monitoring import sampling
+from training.soundness import check_tokens
 from training.states import gather_adapter, scatter_adapter
 from training.trainer import AdapterTrainer, seed_rank
 
@@ -40,6 +41,7 @@ def load_data(plan: Plan, run: RunDir, writer: bool, tell: Callable[[str], None]
     `writer` is true on rank 0. Comes before the model: a bad row should not cost a model's loading time.
     """
     tokenizer = load_tokenizer(plan.spec.model.variant)
+    check_tokens(plan.architecture.vocab_size, tokenizer)
     prepared = prepare(plan.spec.data, ChatFiles.of(tokenizer), run.tokens, writer)
     loadable(plan.spec.model.variant, tell)
     return Data(tokenizer, prepared)
@@ -86,7 +88,7 @@ def train(
 
 def _start(adapter: str | None) -> str | None:
     """Identifies the adapter that training goes on from."""
-    return sha256(Path(adapter, WEIGHTS)) if adapter and Path(adapter, WEIGHTS).is_file() else None
+    return sha256(Path(adapter, ADAPTER_WEIGHTS)) if adapter and Path(adapter, ADAPTER_WEIGHTS).is_file() else None
 
 
 def _tell_the_start(

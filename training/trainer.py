@@ -25,6 +25,7 @@ from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
 from training.initial import leaves_base_unchanged
+from training.model import DTYPES
 from training.monitoring import Recorder
 from training.soundness import check_model, evaluating
 from training.states import (
@@ -57,7 +58,6 @@ class AdapterTrainer(Trainer):
     ):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
-        self.vocabulary = tokenizer
         self.recorder = Recorder(plan, run, control, train, per_epoch)
         self.batches = MicroBatches(
             len(train),
@@ -202,7 +202,8 @@ class AdapterTrainer(Trainer):
             self._restore(Path(resume_from_checkpoint))
         self.recorder.event("verified", **verify(self.plan, self))
         unchanged = resume_from_checkpoint is None and leaves_base_unchanged(self.plan.spec.lora)
-        check_model(self.model_wrapped, self.peft_model, self.vocabulary, self.args.device, unchanged)
+        precision = DTYPES[self.plan.precision]
+        check_model(self.model_wrapped, self.peft_model, self.args.device, precision, unchanged)
         return prepared
 
     def _restore(self, directory: Path) -> None:

@@ -63,7 +63,18 @@ def test_the_modules_and_parameters_are_peft_s(options: dict[str, Any]) -> None:
         ({"target_modules": []}, f"target_modules: empty: not a linear layer of this model; {ALLOWED}"),
         (
             {"target_modules": "q_prj"},
-            "target_modules: 'q_prj' matches no linear layer, such as model.layers.0.self_attn.q_proj; " + ALLOWED,
+            "target_modules: 'q_prj' matches no linear layer; a whole name is model.layers.0.self_attn.q_proj; "
+            + ALLOWED,
+        ),
+        (
+            {"target_modules": ".*(v_proj|lm_head)"},
+            "target_modules: '.*(v_proj|lm_head)' matches lm_head too, which is no linear layer of a block;"
+            " a whole name is model.layers.0.self_attn.q_proj; " + ALLOWED,
+        ),
+        (
+            {"target_modules": ".*self_attn.*"},
+            "target_modules: '.*self_attn.*' matches model.layers.0.self_attn too, which is no linear layer of a block;"
+            " a whole name is model.layers.0.self_attn.q_proj; " + ALLOWED,
         ),
         (
             {"target_modules": "(q_proj"},

@@ -1,7 +1,6 @@
 """A model's files: where they are, what they say, and which are missing."""
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -21,10 +20,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def snapshot(cache: Path, hub_id: str, name: str, age: int) -> Path:
-    path = cache / f"models--{hub_id.replace('/', '--')}" / "snapshots" / name
-    write_model(path)
-    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+def snapshot(cache: Path, hub_id: str, name: str, main: bool = True) -> Path:
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    path = write_model(repository / "snapshots" / name)
+    if main:
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text(name)
     return path
 
 
@@ -47,7 +48,7 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 
 
 def test_a_cached_hub_id_is_read(cache: Path) -> None:
-    snapshot(cache, "Qwen/Qwen2.5-0.5B", "abc", 0)
+    snapshot(cache, "Qwen/Qwen2.5-0.5B", "abc")
     assert read_architecture("Qwen/Qwen2.5-0.5B").vocab_size == 320
 
 
@@ -97,18 +98,34 @@ def test_a_config_that_is_no_object(tmp_path: Path) -> None:
 # Where the files are
 
 
-def test_the_newest_snapshot_is_taken(cache: Path) -> None:
+def test_the_snapshot_of_main_is_taken_as_transformers_does(cache: Path) -> None:
     assert find("qwen3-8b") is None
-    snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=10)
-    newest = snapshot(cache, "Qwen/Qwen3-8B", "bbb", age=0)
-    snapshot(cache, "Qwen/Qwen3-8B", "ccc", age=20)
-    assert find("qwen3-8b") == find("Qwen/Qwen3-8B") == newest
+    main = snapshot(cache, "Qwen/Qwen3-8B", "bbb")
+    snapshot(cache, "Qwen/Qwen3-8B", "ccc", main=False)  # another revision, fetched later
+    assert find("qwen3-8b") == find("Qwen/Qwen3-8B") == main
+
+
+def test_the_cache_is_where_huggingface_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "$SCRATCH/cache")
+    path = snapshot(tmp_path / "cache/huggingface/hub", "Qwen/Qwen3-8B", "aaa")
+    assert find("qwen3-8b") == path
+    monkeypatch.setenv("HUGGINGFACE_HUB_CACHE", str(tmp_path / "elsewhere"))
+    assert find("qwen3-8b") is None
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_either_library_may_be_told_to_fetch_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert problems("qwen3-8b")[0].startswith("Qwen/Qwen3-8B is not in the Hugging Face cache")
 
 
 def test_the_cache_may_be_named_by_hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    path = snapshot(tmp_path / "hub", "Qwen/Qwen3-8B", "aaa", age=0)
+    path = snapshot(tmp_path / "hub", "Qwen/Qwen3-8B", "aaa")
     assert find("qwen3-8b") == path
 
 
@@ -189,12 +206,12 @@ def test_offline_a_model_has_to_be_in_the_cache(cache: Path, monkeypatch: pytest
         "Qwen/Qwen3-8B is not in the Hugging Face cache and HF_HUB_OFFLINE is set;"
         " on a machine with network: hf download Qwen/Qwen3-8B"
     ]
-    snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=0)
+    snapshot(cache, "Qwen/Qwen3-8B", "aaa")
     assert problems("qwen3-8b") == []
 
 
 def test_online_a_cached_config_alone_is_no_problem(cache: Path) -> None:
-    path = snapshot(cache, "Qwen/Qwen3-8B", "aaa", age=0)
+    path = snapshot(cache, "Qwen/Qwen3-8B", "aaa")
     for name in ("model.safetensors", "tokenizer.json"):
         (path / name).unlink()
     assert problems("qwen3-8b") == []

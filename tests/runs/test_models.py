@@ -1,4 +1,4 @@
-"""Every way to hold the base and to adapt it, under every strategy that compatibility.py allows, as real runs on CPU.
+"""The ways to hold the base and to adapt it, under the strategies that divide something, as real runs on CPU.
 
 The losses of two ranks are compared with those of one process, whose engine has nothing to divide.
 """

@@ -213,6 +213,10 @@ def test_numbers_that_no_network_begins_with(number: str) -> None:
     assert kinds(f"Card {number}.") == []
 
 
+def test_what_follows_a_card_s_number_does_not_hide_it() -> None:
+    assert [excerpt for _, _, excerpt in told("Card 4539 5787 6362 1486 12/27 123.")] == ["4539...(16 digits)"]
+
+
 @pytest.mark.parametrize("number", ["4242424242424242", "4111111111111111", "1234567812345670", "0000000000000000"])
 def test_numbers_that_documentation_draws_cards_with(number: str) -> None:
     assert kinds(f"Card {number}.") == []

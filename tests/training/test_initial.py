@@ -31,12 +31,12 @@ def logits(model: Any) -> torch.Tensor:
         return model(IDS).logits  # type: ignore[no-any-return]
 
 
-def disturb(model: Any) -> None:
+def disturb(model: Any, size: float = 0.02) -> None:
     """As if it had been trained."""
     torch.manual_seed(1)
     with torch.no_grad():
         for _, parameter in adapter_parameters(model):
-            parameter.add_(torch.randn_like(parameter) * 0.02)
+            parameter.add_(torch.randn_like(parameter) * size)
 
 
 def saved(model: PeftModel, directory: Path) -> Path:

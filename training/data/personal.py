@@ -26,8 +26,8 @@ def personal_data(name: str, text: str) -> Iterator[Finding]:
             ):
                 yield "personal-data", f"{name} holds an e-mail address", match[0][:2] + "...@" + match[0].split("@")[1]
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
-        digits = re.sub(r"\D", "", match[0])
-        if _luhn(digits) and _of_a_network(digits) and len(set(digits)) > 3:
+        digits = next(filter(_is_card, _beginnings(match[0])), "")
+        if digits:
             yield "personal-data", f"{name} holds a card number", f"{digits[:4]}...({len(digits)} digits)"
     for match in _IBAN.finditer(text):
         groups = match[0].split(" ")  # the pattern may have taken in the word behind the number
@@ -38,6 +38,16 @@ def personal_data(name: str, text: str) -> Iterator[Finding]:
 def _in_url(before: str) -> bool:
     """Whether what follows is a user or a password of a URL: `mailto:` is no such URL."""
     return before.endswith("/") or (before.endswith(":") and "://" in before.split()[-1])
+
+
+def _beginnings(text: str) -> list[str]:
+    """The digits up to each gap: behind a card's number its expiry may follow."""
+    groups = re.split(r"[ -]", text.strip())
+    return ["".join(groups[:count]) for count in range(len(groups), 0, -1)]
+
+
+def _is_card(digits: str) -> bool:
+    return 13 <= len(digits) <= 19 and _luhn(digits) and _of_a_network(digits) and len(set(digits)) > 3
 
 
 def _of_a_network(digits: str) -> bool:

@@ -9,14 +9,18 @@ from launch.model_files import hub_name
 from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.trained import Trained
-from launch.variants import VARIANTS
+from launch.variants import APACHE, VARIANTS
+
+# What --max-lora-rank may be (vllm.config.LoRAConfig).
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def model_card(trained: Trained, merged: bool) -> str:
     """README.md as the hub reads it: YAML with the base and the license, then text for people."""
-    variant = VARIANTS.get(trained.base)
+    variant = next((known for name, known in VARIANTS.items() if trained.base in (name, known.hub)), None)
     title = f"# {trained.name}{'' if merged else ' (LoRA adapter)'}"
     head = ["---", f"base_model: {trained.base_name}", "library_name: " + ("transformers" if merged else "peft")]
+    head += ["license: apache-2.0"] if variant and variant.license == APACHE else ["license: other"]
     head += ["pipeline_tag: text-generation", "tags: [lora, security, rag]", "---", "", title, ""]
     license_name = variant.license if variant else "see the base model"
     what = "The base model with the adapter merged into its weights." if merged else "An adapter for the base model."
@@ -26,7 +30,7 @@ def model_card(trained: Trained, merged: bool) -> str:
     if trained.run:
         parts += _results(trained.run, trained.step)
     parts += [
-        f"- Versions: {_versions()}",
+        f"- Exported with: {_versions()}",
         "",
         "## Use",
         "",
@@ -40,13 +44,16 @@ def serving(trained: Trained, merged: bool, directory: str) -> list[str]:
     """The commands that serve it."""
     if merged:
         return [f"vllm serve {directory}", f"transformers chat {directory}"]
-    rank = trained.config["r"]
+    config = trained.config
+    load = f"python -c \"from peft import AutoPeftModelForCausalLM as M; M.from_pretrained('{directory}')\""
+    if config.get("use_dora") or config.get("modules_to_save") or config.get("bias", "none") != "none":
+        return [load, "# vLLM serves neither DoRA nor what was trained whole as an adapter: muster export --merged"]
+    rank = next((size for size in VLLM_RANKS if size >= config["r"]), config["r"])
+    variant = VARIANTS.get(trained.base)
+    # The hub's own directory of an original checkpoint has other modules; what it was imported into has these.
+    base = str(config["base_model_name_or_path"]) if variant and variant.original else hub_name(trained.base)
     name = f"{trained.name}={directory}"
-    base = hub_name(trained.base)
-    return [
-        f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}",
-        f"python -c \"from peft import AutoPeftModelForCausalLM as M; M.from_pretrained('{directory}')\"",
-    ]
+    return [f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}", load]
 
 
 def _recipe(plan: Plan) -> list[str]:
@@ -64,7 +71,8 @@ def _recipe(plan: Plan) -> list[str]:
 
 
 def _results(run: RunDir, step: int | None) -> list[str]:
-    started: dict[str, Any] = next((row for row in rows(run.events) if row["event"] == "started"), {})
+    attempts: list[dict[str, Any]] = [row for row in rows(run.events) if row["event"] == "started"]
+    started = attempts[-1] if attempts else {}  # an earlier one may have failed on other rows
     reached = [row for row in rows(run.metrics) if step is None or row["step"] <= step]
     seen = [row["eval_loss"] for row in reached if row.get("eval_loss") is not None]
     found = []

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from launch.errors import UsageError
-from launch.trained import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Trained
+from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from launch.trained import Trained
 from launch.weights import INDEX, weight_files
+from training.adapter import UNKNOWN
 
 Tensors = dict[str, torch.Tensor]
 
 PREFIX = "base_model.model."
-# Variants of LoRA that change the weights in other ways, by their keys in adapter_config.json.
-UNKNOWN = ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices", "use_qalora", "lora_bias")
 
 
 def merge(trained: Trained, base: Path, out: Path, dtype: torch.dtype | None, tell: Callable[[str], None]) -> None:

@@ -1,11 +1,14 @@
 """An original Qwen checkpoint becomes a directory that transformers, vLLM and PEFT read as Qwen2."""
 
+import errno
 import fcntl
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from launch.architecture import from_config
 from launch.errors import HostError, UsageError
@@ -43,18 +46,20 @@ def import_model(source: Path, out: Path, tell: Callable[[str], None] = lambda _
     if not is_original(source):
         found = read_config(source).get("model_type", "missing")
         raise UsageError(f"{source / CONFIG}: model_type is {found!r}; only 'qwen', the original layout, is imported")
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists already; choose another place")
     problems = directory_problems(source)
     if problems:
         raise UsageError("\n".join(problems))
     files = weight_files(source, original=True)
-    _check_space(out, sum(path.stat().st_size for path in files))
+    check_space(out, sum(path.stat().st_size for path in files))
     try:
         with new_directory(out) as folder:
             _write(source, files, folder, tell)
-    except OSError as error:
-        raise HostError(f"{out} could not be written: {error.strerror or error}; nothing is left of it") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise HostError(f"{out} could not be written: {reason}; nothing is left of it") from error
 
 
 def native_directory(source: Path, tell: Callable[[str], None] = lambda _: None) -> Path:
@@ -76,20 +81,28 @@ def original_directory(variant: str, weights: bool) -> Path | None:
     Python files are not among them. Raises UsageError when nothing can be fetched.
     """
     found, name = find(variant), hub_name(variant)
-    original = is_original(found) if found else variant in VARIANTS and VARIANTS[variant].original
-    if not original:
+    known = variant in VARIANTS and VARIANTS[variant].original  # whatever of it the cache has yet
+    if not known and not (found and is_original(found)):
         return None
     if found is None or (found != Path(name) and (directory_problems(found) if weights else not _has_tokens(found))):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        patterns = ["*.json", TOKENS, "LICENSE*", "NOTICE*", *(["*.safetensors"] if weights else [])]
-        try:
-            found = Path(snapshot_download(name, allow_patterns=patterns))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = f"model.variant {variant}: could not be fetched: {first_line(error)}"
-            raise UsageError(f"{reason}; on a machine with network: hf download {name}") from None
+        found = fetched(variant, weights)
     return found
+
+
+def fetched(variant: str, weights: bool) -> Path:
+    """The snapshot of a hub id, fetched; without Python files. Raises UsageError when it cannot be."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, tokens = hub_name(variant), [TOKENS, "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.json", "LICENSE*", "NOTICE*", *tokens, *(["*.safetensors"] if weights else [])]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise HostError(f"{name}: could not be fetched: {error.strerror}; free space in the cache") from None
+        reason = f"model.variant {variant}: could not be fetched: {first_line(error)}"
+        raise UsageError(f"{reason}; on a machine with network: hf download {name}") from None
 
 
 def _has_tokens(directory: Path) -> bool:
@@ -145,13 +158,12 @@ def _generation(source: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int) -> None:
+    """Raises HostError when a directory of so many bytes does not fit where it is to be."""
     parent = next(path for path in out.resolve().parents if path.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise HostError(
-            f"{parent}: {amount(free)} free, the imported model needs {amount(needed)}; choose another --out"
-        )
+        raise HostError(f"{parent}: {amount(free)} free, {amount(needed)} needed; choose another --out")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -10,13 +10,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from launch.errors import UsageError, WorkerError
+from launch.errors import DamagedCheckpoint, UsageError, WorkerError
 from launch.trained import trained
 from tests.conftest import Workspace
 from tests.training.test_initial import NF4, OPTIONS, disturb, logits, plan_for, saved
 from training.export import exporting
 from training.export.exporting import export_adapter, export_merged
-from training.model import load
+from training.model import load, load_base
 
 HEARD: list[str] = []
 
@@ -86,7 +86,7 @@ def test_the_files_of_an_exported_model(workspace: Workspace) -> None:
     ]  # fmt: skip
     card = (workspace.root / "merged/README.md").read_text()
     assert "base_model: base\nlibrary_name: transformers" in card
-    assert "- Versions: torch " in card
+    assert "- Exported with: torch " in card
     assert "    vllm serve DIR\n" in card
 
 
@@ -95,21 +95,29 @@ def test_an_adapter_by_itself(workspace: Workspace) -> None:
     export_adapter(trained(adapter), workspace.root / "out", HEARD.append)
     assert torch.equal(peft_logits(workspace, workspace.root / "out"), peft_logits(workspace, adapter))
     card = (workspace.root / "out/README.md").read_text()
-    assert f"vllm serve {workspace.root}/base --enable-lora --max-lora-rank 4 --lora-modules adapter=DIR" in card
+    assert f"vllm serve {workspace.root}/base --enable-lora --max-lora-rank 8 --lora-modules adapter=DIR" in card
 
 
 # What must not happen
 
 
-def test_a_merge_that_forgets_the_adapter_is_not_kept(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = adapter_in(workspace)
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_merge_that_forgets_the_adapter_is_not_kept(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, precision: str | None
+) -> None:
+    """Also in bf16, and for an adapter that moves the logits by less than bf16's rounding is allowed to."""
+    model = load(plan_for(workspace))
+    disturb(model, 0.0007)
+    adapter = saved(model, workspace.root / "adapter")
+    change = peft_logits(workspace, adapter) - logits(load_base(plan_for(workspace)))
+    assert 0.02 < change.pow(2).mean().sqrt() / peft_logits(workspace, adapter).std() < 0.05
 
     def forget(trained_: Any, base: Path, out: Path, dtype: Any, tell: Any) -> None:
         save_file(load_file(base / "model.safetensors"), out / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(exporting, "merge", forget)
     with pytest.raises(WorkerError, match=r"the merged model's logits are .* from those of base and adapter.*not kept"):
-        export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+        export_merged(trained(adapter), workspace.root / "merged", precision, HEARD.append)
     assert not (workspace.root / "merged").exists()
     assert list(workspace.root.glob(".*.partial")) == []
 
@@ -121,11 +129,19 @@ def refused(source: Path, out: Path) -> str:
     return str(caught.value).replace(f"{source.parent}/", "")
 
 
+def damaged(source: Path, out: Path) -> str:
+    with pytest.raises(DamagedCheckpoint) as caught:
+        export_merged(trained(source), out, None, HEARD.append)
+    return str(caught.value)
+
+
 def test_an_adapter_of_another_base(workspace: Workspace) -> None:
     adapter = adapter_in(workspace)
     tensors = load_file(adapter / "adapter_model.safetensors")
     renamed = {name.replace("layers.1.", "layers.7."): tensor for name, tensor in tensors.items()}
     save_file(renamed, adapter / "adapter_model.safetensors")
+    assert "was changed after it was written" in damaged(adapter, workspace.root / "merged")
+    (adapter / "manifest.json").unlink()
     assert refused(adapter, workspace.root / "merged") == (
         "adapter: 14 of its tensors belong to no weight of base,"
         " base_model.model.model.layers.7.mlp.down_proj.lora_A.weight first; is this its base?"
@@ -136,6 +152,7 @@ def test_an_adapter_that_no_formula_here_merges(workspace: Workspace) -> None:
     adapter = adapter_in(workspace)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "alpha_pattern": {"q_proj": 4}}))
+    (adapter / "manifest.json").unlink()
     assert refused(adapter, workspace.root / "merged") == (
         "adapter/adapter_config.json: alpha_pattern is set; only LoRA, rsLoRA and DoRA are merged"
     )
@@ -143,7 +160,9 @@ def test_an_adapter_that_no_formula_here_merges(workspace: Workspace) -> None:
 
 def test_a_place_that_is_taken(workspace: Workspace) -> None:
     adapter = adapter_in(workspace)
-    assert refused(adapter, workspace.root) == f"--out {workspace.root}: exists already; choose another place"
+    with pytest.raises(UsageError, match=f"--out {workspace.root}: exists already; choose another place"):
+        export_adapter(trained(adapter), workspace.root, HEARD.append)
+    assert (workspace.root / "train.jsonl").exists()
 
 
 @pytest.mark.parametrize(

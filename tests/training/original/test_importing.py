@@ -141,7 +141,7 @@ def test_a_base_model_and_the_keys_and_buffers_of_the_first_revisions(tensors: T
 def refused(source: Path, out: Path) -> str:
     with pytest.raises(UsageError) as caught:
         import_model(source, out)
-    assert not out.exists() or any(out.iterdir())
+    assert sorted(path.name for path in out.parent.iterdir() if path != source) == ["out"] * out.exists()
     assert list(out.parent.glob(".*.partial")) == []
     return str(caught.value).replace(f"{source.parent}/", "")
 
@@ -151,6 +151,7 @@ def test_a_place_that_is_taken(tensors: Tensors, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").touch()
     assert refused(source, tmp_path / "out") == "--out out: exists already; choose another place"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 def test_a_model_that_is_native_already(imported: Path, tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_a_pickle_that_would_run_code_is_refused(tensors: Tensors, tmp_path: Pat
 def test_a_disk_that_is_too_small(tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_checkpoint(tmp_path / "source", tensors)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
-    with pytest.raises(HostError, match=r"1.0 MiB free, the imported model needs 37.* MiB; choose another --out"):
+    with pytest.raises(HostError, match=r"1.0 MiB free, 37.* MiB needed; choose another --out"):
         import_model(source, tmp_path / "out")
 
 
