@@ -17,8 +17,8 @@ class Refusal(BaseModel):
         return f"{self.combination}: {self.reason}; {self.fix}"
 
 
-# From which versions on a packed base was seen to train as it does unsharded (tests/runs/test_models.py). Before,
-# packed weights were replicated or cast by value (accelerate#3987, DeepSpeed#5637).
+# From which versions on a packed base was seen to train as it does unsharded (tests/runs: test_models, test_adapters).
+# Before, packed weights were replicated or cast by value (accelerate#3987, DeepSpeed#5637).
 QUANTISED_SHARDED: dict[str, Versions] = {
     "zero3": {"transformers": "5.17", "deepspeed": "0.19.8", "bitsandbytes": "0.50"},
     "fsdp2": {"torch": "2.13", "accelerate": "1.15", "bitsandbytes": "0.50"},

@@ -41,8 +41,8 @@ def _in_url(before: str) -> bool:
 
 
 def _beginnings(text: str) -> list[str]:
-    """The digits up to each gap: behind a card's number its expiry may follow."""
-    groups = re.split(r"[ -]", text.strip())
+    """The digits up to each space: behind a card's number its expiry may follow."""
+    groups = text.replace("-", "").split()
     return ["".join(groups[:count]) for count in range(len(groups), 0, -1)]
 
 

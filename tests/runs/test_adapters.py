@@ -1,0 +1,60 @@
+"""The ways to adapt the base, under the strategies that divide something, as real runs on CPU.
+
+The losses of two ranks are compared with those of one process, whose engine has nothing to divide.
+"""
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.conftest import Workspace, muster, read_rows
+from tests.runs.short_runs import assert_same_training, trained
+
+# Options that do not meet one another, in as few runs as hold them all.
+ADAPTERS: dict[str, dict[str, dict[str, Any]]] = {
+    "whole": {
+        "lora": {"use_dora": True, "loraplus_lr_ratio": 4.0, "modules_to_save": ["embed_tokens", "lm_head"]},
+    },
+    "principal": {
+        "lora": {"init_lora_weights": "pissa", "use_rslora": True, "layers_to_transform": [1], "bias": "all"},
+        "training": {"extra": {"neftune_noise_alpha": 5.0}},
+    },
+    "packed": {
+        "model": {"quantization": "nf4"},
+        "lora": {"init_lora_weights": "loftq", "target_modules": r".*(q|v|up)_proj", "modules_to_save": ["lm_head"]},
+    },
+}  # fmt: skip
+ALLOWED = [
+    ("whole", "zero2"), ("whole", "zero3"), ("whole", "fsdp2"),
+    ("principal", "zero2"), ("principal", "fsdp2"),
+    ("packed", "zero2_offload"), ("packed", "zero3"), ("packed", "fsdp2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("adapter", "strategy"), ALLOWED)
+def test_an_adapter_with_options_trains_as_on_one_device(wide: Workspace, adapter: str, strategy: str) -> None:
+    if adapter == "principal":  # noise is drawn for each rank, so that two ranks are compared with two
+        reference = trained(wide, "ddp", ADAPTERS[adapter], adapter)
+    else:
+        reference = trained(wide, "single", ADAPTERS[adapter], adapter)
+    run = trained(wide, strategy, ADAPTERS[adapter], adapter)
+    assert_same_training(run, reference)
+    saved = json.loads((run / "adapter/adapter_config.json").read_text())
+    assert saved["use_dora"] == (adapter == "whole")
+
+
+@pytest.mark.parametrize(("adapter", "strategy"), [("whole", "fsdp2"), ("principal", "zero2"), ("packed", "zero3")])
+def test_a_run_with_options_goes_on_as_if_it_had_not_stopped(wide: Workspace, adapter: str, strategy: str) -> None:
+    """Stopped after two of four steps, by taking away what came later."""
+    whole = trained(wide, strategy, ADAPTERS[adapter], adapter)
+    run = wide.root / f"{adapter}-{strategy}-resumed"
+    shutil.copytree(whole, run)
+    for name in ("adapter", "checkpoints/step-000004"):
+        shutil.rmtree(run / name)
+    done = muster("run", wide.root / f"{adapter}-{strategy}.yaml", "--run-dir", run)
+    assert done.code == 0, done.err
+    assert [row["step"] for row in read_rows(run / "events.jsonl") if row["event"] == "resumed"] == [2]
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()
