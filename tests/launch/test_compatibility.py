@@ -36,7 +36,7 @@ def test_sharing_on_one_device(strategy: Strategy) -> None:
     assert told(spec_of(), strategy, 1) == [f"{strategy} on one device: there is nothing to share; use single"]
 
 
-# Those that tests/runs/test_models.py runs, each against a single process.
+# Those that were run, each against a single process (tests/runs, some of them each time).
 QUANTISED = {
     "nf4": {"single", "ddp", "zero2", "zero3", "zero2_offload", "fsdp2"},
     "int8": {"single", "ddp", "zero2", "zero3", "zero2_offload"},
