@@ -23,11 +23,6 @@ WORDS = [
 ]  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first: else one process would still be at them when the other has nothing left."""
-    items.sort(key=lambda item: "runs" not in item.path.parts)
-
-
 @dataclass(frozen=True)
 class Workspace:
     """A folder with base/, train.jsonl and eval.jsonl. Runs in it are real processes."""

@@ -27,9 +27,7 @@ ADAPTERS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 ALLOWED = [
-    ("whole", "zero2"), ("whole", "zero3"), ("whole", "fsdp2"),
-    ("principal", "zero2"),
-    ("packed", "zero2_offload"), ("packed", "zero3"), ("packed", "fsdp2"),
+    ("whole", "zero2"), ("whole", "fsdp2"), ("principal", "zero2"), ("packed", "zero3"), ("packed", "fsdp2"),
 ]  # fmt: skip
 
 
@@ -45,7 +43,7 @@ def test_an_adapter_with_options_trains_as_on_one_device(wide: Workspace, adapte
     assert saved["use_dora"] == (adapter == "whole")
 
 
-@pytest.mark.parametrize(("adapter", "strategy"), [("whole", "fsdp2"), ("packed", "zero3")])
+@pytest.mark.parametrize(("adapter", "strategy"), [("whole", "fsdp2")])
 def test_a_run_with_options_goes_on_as_if_it_had_not_stopped(wide: Workspace, adapter: str, strategy: str) -> None:
     """Stopped after two of four steps, by taking away what came later."""
     whole = trained(wide, strategy, ADAPTERS[adapter], adapter)

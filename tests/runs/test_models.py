@@ -9,9 +9,9 @@ from tests.conftest import Workspace, make_base
 from tests.runs.short_runs import assert_same_training, evaluations, trained
 from tests.training.original.checkpoint import random_tensors, write_checkpoint
 
-# nf4 under the other strategies is among the adapters' options.
+# nf4 under zero3 and fsdp2 is among the adapters' options; the other cells that are allowed were run once.
 QUANTISED = [
-    ("nf4", "ddp"), ("int8", "ddp"), ("int8", "zero3"), ("int8", "zero2_offload"),
+    ("nf4", "ddp"), ("int8", "zero3"),
 ]  # fmt: skip
 
 
