@@ -180,6 +180,7 @@ _STAND_INS: dict[Path, str] = {
 
 
 def _with_stand_ins(values: Any, dropped: set[Path]) -> Any:
+    """The values, complete; `dropped` then names what was put in, so that nobody is told about it."""
     if not isinstance(values, dict):
         return values
     filled = dict(values)

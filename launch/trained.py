@@ -24,7 +24,7 @@ class Trained:
     @property
     def base(self) -> str:
         """The model that it was trained on: a variant, a directory or a hub id."""
-        return self.plan.spec.model.variant if self.plan else str(self.config.get("base_model_name_or_path"))
+        return self.plan.spec.model.variant if self.plan else str(self.config["base_model_name_or_path"])
 
     @property
     def base_name(self) -> str:
@@ -69,6 +69,8 @@ def _config(adapter: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UsageError(f"{path}: is no LoRA adapter's config; its peft_type has to be LORA")
+    if not config.get("base_model_name_or_path"):
+        raise UsageError(f"{path}: does not name its base; set base_model_name_or_path in it")
     return config
 
 

@@ -50,7 +50,7 @@ def check_model(model: Any, adapter: Any, device: torch.device, precision: torch
         logits, exchanged = _logits(model, first), _logits(model, other)
         with adapter.disable_adapter():
             base = _logits(model, first) if unchanged else logits
-    if not torch.isfinite(logits).all():
+    if not torch.isfinite(torch.stack((logits, exchanged))).all():
         raise NumericalError("the loaded model gives logits that are not finite: download its files again")
     close = float(_tolerance(adapter, precision) * logits.std())
     if distance(logits[:, :-CHANGED], exchanged[:, :-CHANGED]) > close:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch import discover
 from launch.hardware import GIB
-from launch.model_files import find, hub_name, import_cache, is_original, problems
+from launch.model_files import directory_problems, find, hub_name, import_cache, is_original, problems
 from launch.preflight.result import Check, Context, Result, Status
 from launch.rundir import MANIFEST
 from launch.versions import release
@@ -110,12 +110,13 @@ def model_files(context: Context) -> Result:
             fix="complete the model's files, or change model.variant",
         )
     directory = find(variant)
-    if directory is None:
+    if directory is None or directory_problems(directory):
+        part = "" if directory is None else "whole "
         return Result(
             name="model-files",
             family="model",
             status="warn",
-            evidence=f"{variant} is not on this machine and will be downloaded",
+            evidence=f"{variant} is not {part}on this machine and will be downloaded",
             fix=f"download it before the job waits for it: hf download {hub_name(variant)}",
         )
     if is_original(directory):

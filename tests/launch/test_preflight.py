@@ -13,6 +13,7 @@ from launch.plan import Plan
 from launch.preflight import CHECKS, Context, Result, run_checks, verdict
 from launch.preflight import checks as preflight
 from launch.rundir import RunDir
+from launch.variants import VARIANTS
 from tests.launch.conftest import CPU, plan_of, spec_of, write_model
 
 SMALL = {"max_length": 512}
@@ -219,6 +220,25 @@ def test_a_model_that_will_be_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     result = preflight.model_files(of_model("qwen3-8b"))
     assert (result.status, result.evidence) == ("warn", "qwen3-8b is not on this machine and will be downloaded")
+
+
+@pytest.mark.parametrize("variant", ["qwen3-8b", "qwen-7b-chat"])
+def test_a_model_of_which_the_cache_has_the_config_alone(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As reading a tokenizer leaves it; of an original checkpoint there is then nothing to import yet."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    repository = tmp_path / f"models--{VARIANTS[variant].hub.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("abc")
+    model_type = "qwen" if VARIANTS[variant].original else "qwen3"
+    (write_model(repository / "snapshots/abc", model_type=model_type) / "model.safetensors").unlink()
+    result = preflight.model_files(of_model(variant))
+    assert (result.status, result.evidence) == (
+        "warn",
+        f"{variant} is not whole on this machine and will be downloaded",
+    )
 
 
 def test_the_download_can_be_typed_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,10 @@ def test_a_place_that_is_taken(workspace: Workspace) -> None:
         ('{"peft_type": "IA3"}', "out/adapter_config.json: is no LoRA adapter's config; its peft_type has to be LORA"),
         (
             '{"peft_type": "LORA"}',
+            "out/adapter_config.json: does not name its base; set base_model_name_or_path in it",
+        ),
+        (
+            '{"peft_type": "LORA", "base_model_name_or_path": "base"}',
             "out/adapter_model.safetensors: no such file; an adapter is that file and adapter_config.json",
         ),
     ],
