@@ -8,6 +8,7 @@ import typer
 
 from launch.data_cli import app as data_app
 from launch.errors import DataError, ExitCode, MusterError, PreflightError, UsageError
+from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
 from launch.terminal import as_error, flush, print_json, say, show
@@ -249,6 +250,7 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) ->
         raise problem
 
 
+app.command()(evaluate)
 app.command()(export)
 
 

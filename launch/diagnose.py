@@ -2,11 +2,13 @@
 
 import errno
 import json
+import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from launch.errors import ExitCode, MusterError
-from launch.rundir import Attempt
+from launch.rundir import Attempt, Evaluation
 
 _COMMUNICATION_TYPES = {
     "DistBackendError",
@@ -52,6 +54,15 @@ def classify(error: BaseException) -> tuple[ExitCode, str]:
     return code, f"{text}\n{advice}" if advice else text
 
 
+def failure(rank: int, error: BaseException) -> dict[str, Any]:
+    """What a rank leaves of the error that ended it."""
+    code, message = classify(error)
+    return {
+        "rank": rank, "class": code.name.lower(), "exit_code": int(code), "error": type(error).__name__,
+        "message": message, "time": time.time(), "traceback": "".join(traceback.format_exception(error)),
+    }  # fmt: skip
+
+
 def _code(error: BaseException) -> ExitCode:
     kind, words = type(error).__name__, str(error).lower()
     if kind == "OutOfMemoryError" or any(phrase in words for phrase in _GPU_MEMORY_WORDS):
@@ -71,7 +82,7 @@ def _code(error: BaseException) -> ExitCode:
     return ExitCode.WORKER
 
 
-def read_failures(attempt: Attempt) -> list[dict[str, Any]]:
+def read_failures(attempt: Attempt | Evaluation) -> list[dict[str, Any]]:
     found = []
     for path in attempt.failures():
         try:

@@ -14,6 +14,7 @@ MusterError                      exit code
 +-- HostError                     9   host memory or disk
 |   +-- DamagedCheckpoint         9   files that are not the ones a checkpoint's manifest names
 +-- WorkerError                  10   a worker ended for another reason
++-- ProcessFailed                 *   a process that muster started ended with that code
 +-- PlanMismatch                  1   the worker got something else than the plan promised
 +-- Stopped                      75   stopped on purpose, resumable
 """
@@ -134,6 +135,14 @@ class DamagedCheckpoint(HostError):
 
 class WorkerError(MusterError):
     exit_code = ExitCode.WORKER
+
+
+class ProcessFailed(MusterError):
+    """A process that muster started ended badly, with this exit code."""
+
+    def __init__(self, exit_code: ExitCode, reason: str):
+        self.exit_code = exit_code
+        super().__init__(reason)
 
 
 class PlanMismatch(MusterError):

@@ -51,6 +51,14 @@ def components(architecture: Architecture, adapter_parameters: int, setting: Set
     return parts
 
 
+def inference_bytes(architecture: Architecture, setting: Setting) -> int:
+    """Peak bytes of answering, or of a loss without gradients: weights, keys and values, logits."""
+    tokens = setting.micro_batch_size * setting.max_length
+    cache = tokens * architecture.layers * 2 * architecture.kv_heads * architecture.head_dim * setting.element_bytes
+    logits = tokens * architecture.vocab_size * LOGIT_BYTES
+    return _base(architecture, setting) + cache + logits + (int(FRAMEWORK_BYTES) if setting.gpu else 0)
+
+
 def _base(architecture: Architecture, setting: Setting) -> int:
     linear, rest = architecture.linear_parameters, architecture.parameters - architecture.linear_parameters
     per_weight = {"none": float(setting.element_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]

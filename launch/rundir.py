@@ -76,6 +76,15 @@ class RunDir:
         return self.root / "adapter"
 
     @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
+
+    @property
+    def answers(self) -> Path:
+        """What the model answered at each evaluation, where training.eval_samples asks for it."""
+        return self.root / "answers.jsonl"
+
+    @property
     def tokens(self) -> Path:
         """Tokenised rows, one folder a fingerprint."""
         return self.root / "tokens"
@@ -132,6 +141,45 @@ class Attempt:
     @property
     def launcher_log(self) -> Path:
         return self.root / "launcher.log"
+
+    def log(self, rank: int) -> Path:
+        return self.root / f"rank-{rank}.log"
+
+    def failure(self, rank: int) -> Path:
+        return self.root / f"failure-rank-{rank}.json"
+
+    def failures(self) -> list[Path]:
+        return sorted(self.root.glob("failure-rank-*.json"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one `muster evaluate` leaves behind."""
+
+    root: Path
+
+    @property
+    def job(self) -> Path:
+        """What was asked for, as the processes read it."""
+        return self.root / "job.json"
+
+    @property
+    def report(self) -> Path:
+        """The numbers of base and adapter."""
+        return self.root / "report.json"
+
+    @property
+    def answers(self) -> Path:
+        """A row per question: the reference, what base and adapter answered, and how each was judged."""
+        return self.root / "answers.jsonl"
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    def found(self, rank: int) -> Path:
+        """What one process has found so far."""
+        return self.root / f"rank-{rank}.jsonl"
 
     def log(self, rank: int) -> Path:
         return self.root / f"rank-{rank}.log"

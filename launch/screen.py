@@ -9,7 +9,7 @@ from rich.text import Text
 
 from launch.plan import Plan
 from launch.preflight import Result
-from launch.wording import amount, plural
+from launch.wording import amount, plural, printable
 
 MARKS = {
     "pass": ("ok", "green"),
@@ -183,6 +183,50 @@ def _bars(histogram: dict[str, list[int]]) -> RenderableType:
     for low, high, count in zip(edges, edges[1:], counts, strict=False):
         table.add_row(f"{low:,} to {high:,}", "\u2588" * round(40 * count / max(1, *counts)), f"{count:,}")
     return table
+
+
+# The rows of an evaluation's table: the report's key, what it is called, and how its value reads.
+_MEASURES = (
+    ("loss", "held-out loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"), ("answer_f1", "answer F1", "{:.3f}"),
+    ("rouge_l", "ROUGE-L", "{:.3f}"), ("citation_precision", "citation precision", "{:.1%}"),
+    ("citation_recall", "citation recall", "{:.1%}"), ("invented_citations", "citations of no document", "{}"),
+    ("unanswerable_declined", "unanswerable: declined", "{:.1%}"),
+    ("answerable_declined", "answerable: declined", "{:.1%}"), ("cut_off", "answers cut off", "{}"),
+)  # fmt: skip
+
+ANSWER_SHOWN = 400  # characters of an answer on the screen; answers.jsonl has it whole
+
+
+def evaluation_view(report: dict[str, Any]) -> RenderableType:
+    """Base and adapter side by side. A number that nothing was found for is a dash."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(style="bold")
+    for name in ("base", "adapter"):
+        table.add_column(name, justify="right")
+    for key, name, form in _MEASURES:
+        values = [report[model][key] for model in ("base", "adapter")]
+        table.add_row(name, *("-" if value is None else form.format(value) for value in values))
+    asked = f"{plural(report['questions'], 'question')} answered, {report['unanswerable']} of them unanswerable"
+    head = f"{report['name']}: {report['rows']:,} rows, {report['tokens']:,} tokens judged; {asked}"
+    return Group(Text(head, style="bold"), table)
+
+
+def answers_view(answers: list[dict[str, Any]], count: int) -> RenderableType:
+    """Some of the answers, spread evenly over them."""
+    parts: list[RenderableType] = []
+    for place in range(min(count, len(answers))):
+        row = answers[place * len(answers) // count if count < len(answers) else place]
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, text in {
+            "question": row["question"], "reference": row["reference"],
+            **{model: row[model]["answer"] for model in ("base", "adapter")},
+        }.items():  # fmt: skip
+            short = text if len(text) <= ANSWER_SHOWN else f"{text[:ANSWER_SHOWN]} ..."
+            table.add_row(name, Text("\n".join(printable(line) for line in short.splitlines())))
+        parts += [Text(), table]
+    return Group(*parts)
 
 
 def console(stderr: bool = True) -> Console:

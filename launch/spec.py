@@ -139,6 +139,8 @@ class TrainingSpec(Section):
     """Optimizer steps between rows of metrics.jsonl."""
     eval_steps: PositiveInt | None = None
     """Optimizer steps between evaluations; by default once an epoch. Needs data.eval."""
+    eval_samples: PositiveInt | None = None
+    """Questions of data.eval that are answered at each evaluation, into answers.jsonl; by default none."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without a better eval_loss and keep the best adapter. Needs data.eval."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
@@ -213,7 +215,7 @@ def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
     training = spec.training
     if spec.data.eval is None:
         message = "nothing reads this: there is no data.eval; set data.eval or remove it"
-        keys = [key for key in ("eval_steps", "early_stopping_patience") if _given(training, key)]
+        keys = [key for key in ("eval_steps", "eval_samples", "early_stopping_patience") if _given(training, key)]
         found += [(("training", key), message) for key in keys]
         if "leakage" in spec.data.accept:
             found.append((("data", "accept"), f"leakage: {message}"))
@@ -305,7 +307,7 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
-        "save_steps", "save_total_limit", "log_steps", "optimizer",
+        "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

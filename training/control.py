@@ -61,6 +61,14 @@ class Control:
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.group is None:
+            return [value]
+        collected: list[Any] = [None] * self.world_size
+        dist.all_gather_object(collected, value, group=self.group)
+        return collected
+
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Every rank's CPU tensor, all of one shape, in the order of the ranks."""
         if self.group is None:

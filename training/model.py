@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from launch.architecture import LINEARS
 from launch.errors import UsageError
 from launch.model_files import directory_problems, find, hub_name, offline
 from launch.plan import Plan
-from launch.spec import LoraSpec
+from launch.spec import LoraSpec, ModelSpec, Precision
 from launch.wording import first_line
 from training.initial import initialise
 from training.original.importing import fetched, native_directory, original_directory
@@ -25,7 +25,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
-    base = load_base(plan)
+    base = load_base(plan.spec.model, plan.precision, plan.attention, _device_map(plan))
     base.config.use_cache = False
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -34,22 +34,27 @@ def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     return model
 
 
-def load_base(plan: Plan) -> Any:
-    variant = plan.spec.model.variant
-    options: dict[str, Any] = {}
-    quantised = plan.spec.model.quantization != "none"
-    if quantised:
-        options["quantization_config"] = _quantization(plan)
-    if quantised and plan.zero_stage != 3:  # under ZeRO-3 transformers chooses the rank's device itself
-        # Packed weights are quantised on the device they stay on; the launcher owns which one that is.
-        options["device_map"] = {
-            "": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"
-        }
+def _device_map(plan: Plan) -> dict[str, str] | None:
+    """Packed weights are quantised on the device they stay on. Under ZeRO-3 transformers chooses the rank's itself,
+    and weights that are not packed are the engine's to place."""
+    if plan.spec.model.quantization == "none" or plan.zero_stage == 3:
+        return None
+    return {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"}
+
+
+def load_base(
+    model: ModelSpec, precision: Precision, attention: str, device_map: dict[str, str] | str | None
+) -> PreTrainedModel:
+    """The base alone. Raises UsageError when its files are not a model that can be loaded, or lack a tensor."""
+    variant = model.variant
+    options: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    if model.quantization != "none":
+        options["quantization_config"] = _quantization(model, precision)
     try:
         base, loaded = AutoModelForCausalLM.from_pretrained(
             loadable(variant),
-            dtype=DTYPES[plan.precision],
-            attn_implementation=plan.attention,
+            dtype=DTYPES[precision],
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -64,7 +69,7 @@ def load_base(plan: Plan) -> Any:
         raise UsageError(
             f"model.variant {variant}: {len(lacking)} tensors are in none of its files, {lacking[0]} first"
         )
-    if plan.spec.model.upcast_unquantized:
+    if model.upcast_unquantized:
         prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     return base
 
@@ -85,10 +90,10 @@ def loadable(variant: str, tell: Callable[[str], None] = lambda _: None) -> str:
     return name
 
 
-def _quantization(plan: Plan) -> BitsAndBytesConfig:
-    if plan.spec.model.quantization == "int8":
+def _quantization(model: ModelSpec, precision: Precision) -> BitsAndBytesConfig:
+    if model.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    compute = DTYPES[plan.precision]
+    compute = DTYPES[precision]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

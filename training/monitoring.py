@@ -46,8 +46,13 @@ class Recorder(TrainerCallback):
     def forget_after(self, step: int) -> None:
         """Drops what an earlier attempt wrote of steps that will now be repeated."""
         if self.writes:
-            for path in (self.run.samples, self.run.metrics):
+            for path in (self.run.samples, self.run.metrics, self.run.answers):
                 keep_rows(path, lambda row: row["step"] <= step)
+
+    def answers(self, step: int, rows: list[dict[str, Any]]) -> None:
+        if self.writes:
+            for row in rows:
+                append(self.run.answers, {"step": step, **row})
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # A resumed TrainerState carries the intervals of the attempt that wrote it; this attempt's own count.

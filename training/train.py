@@ -19,6 +19,8 @@ from training.arguments import total_steps, training_arguments
 from training.control import Control
 from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Prepared, Sequences, prepare
+from training.evaluation.questions import Question
+from training.evaluation.samples import sampled
 from training.manifest import sha256
 from training.model import load, loadable
 from training.monitoring import sampling
@@ -33,6 +35,8 @@ class Data:
 
     tokenizer: Any
     prepared: Prepared
+    questions: list[Question]
+    """Those of data.eval that are answered at each evaluation."""
 
 
 def load_data(plan: Plan, run: RunDir, writer: bool, tell: Callable[[str], None]) -> Data:
@@ -42,9 +46,11 @@ def load_data(plan: Plan, run: RunDir, writer: bool, tell: Callable[[str], None]
     """
     tokenizer = load_tokenizer(plan.spec.model.variant)
     check_tokens(plan.architecture.vocab_size, tokenizer)
-    prepared = prepare(plan.spec.data, ChatFiles.of(tokenizer), run.tokens, writer)
+    files = ChatFiles.of(tokenizer)
+    prepared = prepare(plan.spec.data, files, run.tokens, writer)
+    asked = sampled(plan, files, prepared.evaluation)
     loadable(plan.spec.model.variant, tell)
-    return Data(tokenizer, prepared)
+    return Data(tokenizer, prepared, asked)
 
 
 def train(
@@ -66,7 +72,9 @@ def train(
         checkpoint.set_aside_newer(run, directory)
         checkpoint.bring_ledger(run, directory)
     args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
-    trainer = AdapterTrainer(plan, run, control, load(plan, directory), tokenizer, args, rows, evaluation, identity)
+    trainer = AdapterTrainer(
+        plan, run, control, load(plan, directory), tokenizer, args, rows, evaluation, identity, data.questions
+    )
     _tell_the_start(trainer, rows, attempt, directory, refused)
     if directory is None:
         trainer.recorder.forget_after(-1)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from training.adapter import adapter_files, adapter_parameters, read_adapter
 from training.arguments import loraplus
 from training.control import Control
 from training.data.collate import Collator
-from training.data.labels import IGNORED
 from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
+from training.evaluation.loss import summed_loss
+from training.evaluation.questions import Question
+from training.evaluation.samples import answered
 from training.initial import leaves_base_unchanged
 from training.model import DTYPES
 from training.monitoring import Recorder
@@ -55,9 +58,11 @@ class AdapterTrainer(Trainer):
         train: Sequences,
         evaluation: Sequences | None,
         identity: dict[str, Any] | None = None,
+        questions: Sequence[Question] = (),
     ):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
+        self.tokenizer, self.questions = tokenizer, list(questions)
         self.recorder = Recorder(plan, run, control, train, per_epoch)
         self.batches = MicroBatches(
             len(train),
@@ -132,16 +137,25 @@ class AdapterTrainer(Trainer):
                 mine = micro_batches(batch, self.ranks.rank, self.plan.world_size, size, 1)[0]
                 inputs = self._prepare_inputs(self.data_collator([rows[index] for index in mine]))
                 inputs.pop("indices")
-                # Divided by one item, transformers' loss is the sum over the tokens.
-                loss = model(**inputs, num_items_in_batch=torch.ones((), device=self.args.device)).loss
-                total += torch.tensor([float(loss), int((inputs["labels"][:, 1:] != IGNORED).sum())])
+                total += torch.tensor(summed_loss(model, inputs), dtype=torch.float64)
         summed = torch.stack(self.ranks.gather(total)).sum(0)
         metrics = {f"{metric_key_prefix}_loss": float(summed[0] / summed[1])}
+        if self.questions:
+            metrics |= self._answer(metric_key_prefix)
         self.log(metrics)
         control: Any = self.__dict__["control"]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         self.recorder.paused += time.monotonic() - began
         return metrics
+
+    def _answer(self, prefix: str) -> dict[str, float]:
+        with evaluating(self.model_wrapped), self.accelerator.autocast():
+            rows = answered(self.peft_model, self.questions, self.plan, self.ranks, self.tokenizer)
+        self.recorder.answers(self.state.global_step, rows)
+        return {
+            f"{prefix}_answer_f1": sum(row["f1"] for row in rows) / len(rows),
+            f"{prefix}_rouge_l": sum(row["rouge_l"] for row in rows) / len(rows),
+        }
 
     # Checkpoints
 

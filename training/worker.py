@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from launch.claim import claim, finished, hold, take
-from launch.diagnose import classify
+from launch.diagnose import classify, failure
 from launch.discover import topology
 from launch.errors import ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
@@ -214,19 +214,11 @@ def _failed(worker: Worker, error: BaseException) -> tuple[ExitCode, str]:
     if not isinstance(error, MusterError):
         traceback.print_exc()
     if worker.attempt is not None and worker.attempt.root.is_dir() and not isinstance(error, Stopped):
-        failure = {
-            "rank": worker.rank,
-            "class": code.name.lower(),
-            "exit_code": int(code),
-            "error": type(error).__name__,
-            "message": message,
-            "time": time.time(),
-            "traceback": "".join(traceback.format_exception(error)),
-        }
+        told = failure(worker.rank, error)
         try:
-            write_json(worker.attempt.failure(worker.rank), failure)
+            write_json(worker.attempt.failure(worker.rank), told)
             if worker.run is not None and worker.rank == 0:
-                event(worker.run.events, "failed", **{"class": failure["class"], "message": message})
+                event(worker.run.events, "failed", **{"class": told["class"], "message": message})
         except OSError as full:
             worker.say(f"the failure could not be written to {worker.attempt.root}: {full}")
     return code, message

@@ -8,6 +8,8 @@ import pytest
 from launch.local import free_port
 from tests.conftest import Finished, Workspace, accelerate_launch, command, kill_when, losses, muster, read_rows
 
+# Few, for a tiny base never ends an answer by itself; they ask nothing of engines that leave the base whole.
+SAMPLES = ("-s", "training.eval_samples=2")
 STRATEGIES = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 TOLERANCE = 1e-4
 
@@ -17,7 +19,7 @@ def single(base_workspace: Workspace) -> Path:
     """The reference: one process that accumulates, started by `muster run`. 22 steps."""
     spec = base_workspace.spec("parity")
     run = base_workspace.root / "single"
-    done = muster("run", spec, "--run-dir", run, "-s", "cluster.strategy=single")
+    done = muster("run", spec, "--run-dir", run, "-s", "cluster.strategy=single", *SAMPLES)
     assert done.code == 0, done.err
     return run
 
@@ -32,7 +34,8 @@ def relative_difference(run: Path, reference: Path) -> float:
 def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_workspace: Workspace) -> None:
     """Engine, world size, precision and batch are asserted by the worker itself (engine.verify), and here as well."""
     run = base_workspace.root / strategy
-    options = ("-s", f"cluster.strategy={strategy}", "-s", "cluster.devices_per_node=2")
+    options = ["-s", f"cluster.strategy={strategy}", "-s", "cluster.devices_per_node=2"]
+    options += SAMPLES if strategy in ("zero3", "fsdp2") else ()
     done = muster("run", base_workspace.spec("parity"), "--run-dir", run, *options)
     assert done.code == 0, done.err
     observed = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified")
@@ -48,6 +51,12 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_work
     assert [(row["step"], sorted(row["ids"])) for row in ledger] == [
         (row["step"], sorted(row["ids"])) for row in reference
     ]
+    if strategy in ("zero3", "fsdp2"):  # engines that gather the base for each token of an answer
+        answers, expected = read_rows(run / "answers.jsonl"), read_rows(single / "answers.jsonl")
+        assert [(row["step"], row["id"], row["answer"]) for row in answers] == [
+            (row["step"], row["id"], row["answer"]) for row in expected
+        ]
+        assert len(answers) == 2 * 3  # before training and after each of two epochs
 
 
 def test_plain_python_gives_the_losses_of_muster_run(single: Path, base_workspace: Workspace) -> None:

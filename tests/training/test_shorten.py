@@ -176,4 +176,4 @@ def test_what_must_stay_stays(documents: list[tuple[str, bool | None]], answer: 
         if one.oracle:
             assert f"[{one.id}] {one.text}\n\n" in shown
     assert sum(f"[{one.id}] " in shown for one in found) == len(found) - fitted.dropped
-    assert fitted.dropped == 0 or fitted.shortened == 0
+    assert fitted.shortened == 0 or not any(one.oracle for one in found)

@@ -40,6 +40,16 @@ def cited(answer: str, documents: set[str]) -> tuple[set[str], set[str]]:
     return there, absent
 
 
+def without_citations(answer: str, names: set[str]) -> str:
+    """An answer without the brackets that hold only these names, nor the space before them."""
+
+    def kept(match: re.Match[str]) -> str:
+        inside = _names(match[1], names)
+        return "" if inside and set(inside) <= names else match[0]
+
+    return re.sub(r"\s?\[([^\[\]\n]{1,200})\]", kept, answer)
+
+
 def _cites(name: str, attached: bool, documents: set[str]) -> bool:
     form = _form(name)
     if form in {_form(known) for known in documents}:

@@ -31,7 +31,7 @@ from training.data.fields import (
     whole,
 )
 from training.data.problems import RowError
-from training.data.samples import SYSTEM, Content, Document, Message, Sample
+from training.data.samples import QUESTION, SYSTEM, Content, Document, Message, Sample
 
 # What each format's rows cannot be without; an inner tuple lists names for the same thing.
 SIGNATURES: dict[str, tuple[str | tuple[str, ...], ...]] = {
@@ -180,7 +180,7 @@ def _raft(row: Row) -> Content:
 def _asked(question: str, answer: str) -> tuple[Message, ...]:
     return (
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"Question: {question}"},
+        {"role": "user", "content": f"{QUESTION}{question}"},
         {"role": "assistant", "content": answer},
     )
 

@@ -16,6 +16,9 @@ SYSTEM = (
     " If the documents do not contain the answer, say so."
 )
 
+# How the question of a row with documents begins, behind them.
+QUESTION = "Question: "
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -60,6 +63,11 @@ class Sample:
         turns = list(self.messages)
         turns[first] = {"role": "user", "content": rag_prompt(self.documents, turns[first]["content"])}
         return turns
+
+    @property
+    def asked(self) -> str:
+        """What the last answer answers."""
+        return str(self.messages[-2].get("content", "")).removeprefix(QUESTION) if len(self.messages) > 1 else ""
 
     @property
     def answer(self) -> str:

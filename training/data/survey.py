@@ -101,7 +101,7 @@ class Survey:
         for split, source in self.sources.items():
             skipped = self.report.not_read[split] = not_read(source)
             self.report.counts[split] = Counter({"files that are not read": len(skipped)})
-        for chunk in examine(_chunks(self.sources), self.settings, self.processes):
+        for chunk in examine(chunks(self.sources), self.settings, self.processes):
             self._take(chunk)
         empty = [source for split, source in self.sources.items() if not self.report.rows[split]]
         if empty:
@@ -195,7 +195,7 @@ def line_of(place: int) -> int:
     return place & (1 << LINE_BITS) - 1
 
 
-def _chunks(sources: dict[Split, str]) -> Iterator[Chunk]:
+def chunks(sources: dict[Split, str]) -> Iterator[Chunk]:
     files = {split: files_of(source) for split, source in sources.items()}
     for split, several in files.items():
         for file in several:

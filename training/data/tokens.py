@@ -86,6 +86,10 @@ class Sequences:
         """The samples in a sequence, as the ledger calls them."""
         return [str(self._cell("name", row)) for row in self.packs.rows(index)]
 
+    def every_name(self) -> set[str]:
+        """The names of all samples."""
+        return {name for index in range(len(self)) for name in self.names(index)}
+
     def tokens(self, index: int) -> int:
         """Tokens of a sequence without padding."""
         return sum(len(self._list("input_ids", row)) for row in self.packs.rows(index))

@@ -1,0 +1,120 @@
+"""The processes of an evaluation on this machine: started, followed, and what they found put together."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from launch.diagnose import first_cause, read_failures
+from launch.errors import ExitCode, ProcessFailed
+from launch.evaluation import MODELS, Job, answered, report
+from launch.journal import rows, write_json, write_text
+from launch.local import environment
+from launch.processes import die_with_parent, log_writer
+from launch.progress import Tail
+from launch.rundir import Evaluation
+from launch.wording import plural
+
+LOOK_SECONDS = 0.2
+
+
+def evaluate_job(job: Job, place: Evaluation, console: Console) -> dict[str, Any]:
+    """Runs the job's processes and returns the report; both it and the answers are in `place`.
+
+    Raises ProcessFailed with the first cause when one of them fails; the others are ended then.
+    """
+    began = time.monotonic()
+    write_text(place.job, job.model_dump_json(indent=2) + "\n")
+    with ExitStack() as ending:
+        workers = [_start(place, rank, ending) for rank in range(job.processes)]
+        with _Progress(job, place, console) as progress:
+            while any(worker.poll() is None for worker in workers):
+                progress.look()
+                if any(worker.returncode for worker in workers):
+                    break
+                time.sleep(LOOK_SECONDS)
+    bad = next((worker.returncode for worker in workers if worker.returncode), 0)
+    if bad:
+        raise _failed(place, bad)
+    found = [row for rank in range(job.processes) for row in rows(place.found(rank))]
+    made = report(job, found, time.monotonic() - began)
+    write_text(place.answers, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered(found)))
+    write_json(place.report, made)
+    _tidy(job, place)
+    return made
+
+
+def _start(place: Evaluation, rank: int, ending: ExitStack) -> "subprocess.Popen[bytes]":
+    variables = environment(os.environ)
+    writer = log_writer(place.log(rank), variables)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "training.evaluation", str(place.root), str(rank)],
+        stdin=subprocess.DEVNULL, stdout=writer.stdin, stderr=writer.stdin, env=variables, start_new_session=True,
+        preexec_fn=die_with_parent,
+    )  # fmt: skip
+    assert writer.stdin is not None
+    writer.stdin.close()
+
+    def end() -> None:
+        worker.kill()
+        worker.wait()
+        writer.wait()
+
+    ending.callback(end)
+    return worker
+
+
+def _failed(place: Evaluation, returncode: int) -> ProcessFailed:
+    cause = first_cause(read_failures(place))
+    if cause is not None:
+        return ProcessFailed(ExitCode(cause["exit_code"]), cause["message"])
+    how = f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
+    return ProcessFailed(ExitCode.WORKER, f"a process of the evaluation {how} and left no reason; logs: {place.root}")
+
+
+def _tidy(job: Job, place: Evaluation) -> None:
+    """What has gone into report and answers, or can be made again."""
+    for rank in range(job.processes):
+        place.found(rank).unlink()
+    shutil.rmtree(place.tokens, ignore_errors=True)
+
+
+class _Progress:
+    """A bar over the answers of base and adapter; without a terminal nothing."""
+
+    def __init__(self, job: Job, place: Evaluation, console: Console):
+        self.console = console
+        self.tails = [Tail(place.found(rank)) for rank in range(job.processes)]
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task("loading", total=None)
+
+    def __enter__(self) -> "_Progress":
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(None, None, None)
+
+    def look(self) -> None:
+        for row in (row for tail in self.tails for row in tail.rows()):
+            match row["kind"]:
+                case "data":
+                    self.bar.update(
+                        self.task, total=len(MODELS) * row["questions"] or None, description="held-out loss"
+                    )
+                case "loss":
+                    self.bar.update(self.task, description=f"answers of the {row['model']}")
+                    if not self.console.is_terminal:
+                        self.console.print(f"loss of the {row['model']}: {plural(row['tokens'], 'token')} judged")
+                case "answer":
+                    self.bar.advance(self.task)

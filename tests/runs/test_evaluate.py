@@ -1,0 +1,118 @@
+"""muster evaluate on real runs: the losses of training, on one process or several, from a run or an adapter alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Workspace, environment, muster, read_rows
+from tests.runs.short_runs import evaluations, trained
+
+FEW = ("--limit", 3, "--max-new-tokens", 6)
+
+
+@pytest.fixture(scope="module")
+def run(base_workspace: Workspace) -> Path:
+    return trained(base_workspace, "single", {}, "evaluated")
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> Any:
+    done = muster("evaluate", run, *FEW, "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_the_losses_are_those_of_training(run: Path, report: Any) -> None:
+    before, after = evaluations(run)
+    assert (report["base"]["loss"], report["adapter"]["loss"]) == pytest.approx((before, after), rel=1e-6)
+    assert report["adapter"]["perplexity"] < report["base"]["perplexity"]
+    assert (report["rows"], report["questions"], report["unanswerable"]) == (9, 3, 0)
+
+
+def test_what_it_leaves_behind(run: Path, report: Any) -> None:
+    place = run / "evaluations/001"
+    assert {path.name for path in place.iterdir()} == {"job.json", "report.json", "answers.jsonl", "rank-0.log"}
+    assert json.loads((place / "report.json").read_text()) == report
+    rows = read_rows(place / "answers.jsonl")
+    assert [row["id"] for row in rows] == ["eval-0", "eval-3", "eval-6"]
+    for row in rows:
+        assert row["oracles"] == row["documents"] == [row["reference"].rsplit("[", 1)[1].rstrip("].")]
+        assert {"answer", "f1", "rouge_l", "cited", "invented", "declined", "complete"} < set(row["base"])
+    mean = sum(row["adapter"]["f1"] for row in rows) / 3
+    assert report["adapter"]["answer_f1"] == pytest.approx(mean)
+
+
+def test_an_adapter_by_itself_on_two_processes(run: Path, report: Any, tmp_path: Path) -> None:
+    """As somebody else has it: PEFT's two files, whose base is named in them."""
+    adapter = tmp_path / "theirs"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_bytes((run / "adapter" / name).read_bytes())
+    rows = run.parent / "eval.jsonl"
+    done = muster("evaluate", adapter, "--data", rows, "--devices", 2, *FEW, "--out", tmp_path / "out", cwd=ROOT)
+    assert done.code == 0, done.err
+    other = json.loads((tmp_path / "out/report.json").read_text())
+    for model in ("base", "adapter"):
+        assert {**other[model], "loss": 0, "perplexity": 0} == {**report[model], "loss": 0, "perplexity": 0}
+        assert other[model]["loss"] == pytest.approx(report[model]["loss"], rel=1e-5)
+    assert (other["base_model"], other["adapter_path"]) == (report["base_model"], str(adapter))
+    assert "held-out loss" in done.out
+    assert "unanswerable: declined" in done.out
+    assert done.out.count("question ") >= 3  # examples
+
+
+def test_an_nf4_base_is_evaluated_as_it_was_trained(wide: Workspace) -> None:
+    run = trained(wide, "single", {"model": {"quantization": "nf4"}}, "nf4")
+    done = muster("evaluate", run / "checkpoints/step-000002", "--limit", 0, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["quantization"], found["step"]) == ("nf4", 2)
+    assert found["base"]["loss"] == pytest.approx(evaluations(run)[0], rel=1e-5)
+    assert found["adapter"]["loss"] < found["base"]["loss"]
+    assert found["questions"] == 0
+
+
+def test_rows_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Who?", "documents": ["Root."], "answer": "Root."}\nnot JSON\n')
+    done = muster("evaluate", run, "--data", rows, *FEW)
+    assert done.code == 5
+    assert f"error: {rows}:2:1: " in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_process_that_is_killed(run: Path, tmp_path: Path) -> None:
+    """The other one is ended, and nobody waits."""
+    out = tmp_path / "out"
+    evaluate = subprocess.Popen(
+        [sys.executable, "-m", "launch", "evaluate", run, "--devices", "2", "--out", out],
+        cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        workers = _workers(out, 2)
+        os.kill(workers[1], signal.SIGKILL)
+        _, told = evaluate.communicate(timeout=60)
+    finally:
+        evaluate.kill()
+    assert evaluate.returncode == 10
+    assert told.splitlines()[-1] == (
+        f"error: a process of the evaluation was killed by signal 9 and left no reason; logs: {out}"
+    )
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def _workers(out: Path, count: int) -> list[int]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = subprocess.run(["pgrep", "-f", f"training.evaluation {out}"], capture_output=True, text=True)
+        if len(found.stdout.split()) == count:
+            return sorted(map(int, found.stdout.split()))
+        time.sleep(0.1)
+    raise AssertionError("the processes never began")

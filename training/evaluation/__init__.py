@@ -1,0 +1,1 @@
+"""Held-out loss, and answers to held-out questions and what they are worth."""
