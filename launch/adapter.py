@@ -1,9 +1,17 @@
-"""Which modules of a model an adapter changes, and how many parameters it trains. Pure."""
+"""Which modules of a model an adapter changes, how many parameters it trains, and from which other adapter it can go
+on. Pure."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from launch.architecture import Architecture
 from launch.spec import LoraSpec, Path, is_pattern
+
+# Variants of LoRA that change weights in other ways, by their keys in adapter_config.json: neither trained nor merged.
+UNKNOWN = ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices", "use_qalora", "lora_bias")
+# A spec's keys by PEFT's, of what two adapters must have in common.
+_COMMON = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
 
 
 def adapted(architecture: Architecture, lora: LoraSpec) -> dict[str, tuple[int, int]]:
@@ -38,6 +46,30 @@ def conflicts(architecture: Architecture, lora: LoraSpec) -> list[tuple[Path, st
         message = "lora.modules_to_save: this model's output head is its embedding; training one would part them"
         found.append((("lora", "modules_to_save"), f"{message}; remove it"))
     return found
+
+
+def other_kind(theirs: Mapping[str, Any], lora: LoraSpec) -> list[str]:
+    """What an adapter's adapter_config.json has that the spec's adapter has not: a line each."""
+    found = [
+        f"lora.{ours}: the adapter has {theirs.get(key)!r}, the spec says {getattr(lora, ours)!r}"
+        for key, ours in _COMMON.items()
+        if theirs.get(key, False) != getattr(lora, ours)
+    ]
+    found += [f"{key} is set, which a spec cannot say" for key in UNKNOWN if theirs.get(key)]
+    if str(theirs.get("init_lora_weights", "")).startswith("pissa"):
+        found.append("it is for a base that PiSSA has changed; export it from there")
+    return found
+
+
+def other_modules(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, lora: LoraSpec) -> list[str]:
+    """Names of an adapter's pairs that the spec's adapter has not, or in another shape, and the other way round."""
+    wanted = {
+        f"base_model.model.{module}.lora_{half}.weight": shape
+        for module, (inputs, outputs) in adapted(architecture, lora).items()
+        for half, shape in (("A", (lora.rank, inputs)), ("B", (outputs, lora.rank)))
+    }
+    pairs = {name: shape for name, shape in shapes.items() if name.endswith((".lora_A.weight", ".lora_B.weight"))}
+    return sorted(name for name in pairs.keys() | wanted.keys() if pairs.get(name) != wanted.get(name))
 
 
 def _target_conflicts(architecture: Architecture, targets: str | list[str]) -> list[tuple[Path, str]]:

@@ -67,6 +67,7 @@ def evaluate(
 
     compiled(declines)
     found = trained(source)
+    found.check_base()
     job = _job(found, data, quantization, devices, limit, max_new_tokens, batch_size, declines)
     place = _place(found, out)
     screen = console()

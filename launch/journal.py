@@ -1,6 +1,7 @@
 """Reading and writing the files of a run directory so that a kill at any instant leaves them readable."""
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -78,19 +79,41 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """A directory to write into. It gets its name, on disk for good, when the block ends well; else it vanishes."""
+    """A directory to write into. It gets its name, on disk for good, when the block ends well; else it vanishes.
+
+    Raises BlockingIOError while another process writes what will have this name.
+    """
     temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a kill left behind
+    with _held(temporary, target):
+        try:
+            for path in temporary.iterdir():  # what a kill left behind
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                _sync(path)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path, target: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone. Storage without locks lets everybody in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        _sync(target.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(target)) from None
+    except OSError:
+        pass
+    try:
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from launch.adapter import other_kind, other_modules
 from launch.architecture import Architecture
 from launch.discover import installed
 from launch.errors import ConflictError, DataError, DeviceError, NoPlanError, PreflightError, SpecError, UsageError
 from launch.hardware import Topology
 from launch.model_files import read_architecture
 from launch.plan import Plan, conflicts, resolve
+from launch.rundir import ADAPTER_WEIGHTS
 from launch.spec import ClusterSpec, RunSpec
 from launch.specfile import draft, missing_data
+from launch.trained import adapter_config
+from launch.weights import header
+from launch.wording import plural
 
 
 def planned(
@@ -35,6 +40,7 @@ def planned(
     topology, lacking = _devices(spec, devices)
     versions = installed()
     mistakes += found.placed(conflicts(spec, architecture, topology, versions))
+    mistakes += found.placed(_continued(spec, architecture))
     absent = missing_data(found, spec) if data else []
     short = found.placed(lacking)
     if mistakes:
@@ -61,6 +67,27 @@ def _architecture(spec: RunSpec) -> tuple[Architecture | None, Problems]:
         return None, error.problems
     except UsageError as error:
         return None, [(("model", "variant"), str(error))]
+
+
+def _continued(spec: RunSpec, architecture: Architecture | None) -> Problems:
+    """Whether training can go on from lora.adapter, by its config and the shapes of its tensors."""
+    if spec.lora.adapter is None:
+        return []
+    directory, path = Path(spec.lora.adapter), ("lora", "adapter")
+    try:
+        differing = other_kind(adapter_config(directory), spec.lora)
+    except UsageError as error:
+        return [(path, f"lora.adapter: {error}")]
+    if differing:
+        return [(path, "\n".join([f"lora.adapter {directory}: is of another kind", *(f"  {d}" for d in differing)]))]
+    shapes, damage = header(directory / ADAPTER_WEIGHTS)
+    if damage:
+        return [(path, f"lora.adapter: {damage[0]}")]
+    others = other_modules(shapes, architecture, spec.lora) if architecture else []
+    if others:
+        what = f"{plural(len(others), 'tensor')} of its pairs differ from the spec's, {others[0]} first"
+        return [(path, f"lora.adapter {directory}: {what}; use the target_modules and model that it was trained with")]
+    return []
 
 
 def _devices(spec: RunSpec, devices: Callable[[ClusterSpec], Topology]) -> tuple[Topology | None, Problems]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import UsageError
-from launch.model_files import hub_name
+from launch.model_files import hub_name, weights_identity
 from launch.plan import Plan
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROGRESS, RunDir
 
@@ -38,6 +38,17 @@ class Trained:
         progress = self.adapter / PROGRESS
         return int(json.loads(progress.read_text(encoding="utf-8"))["step"]) if progress.is_file() else None
 
+    def check_base(self) -> None:
+        """Raises UsageError when the base's files are not those that it was trained on. Only a run knows them."""
+        known = [self.adapter, *(self.run.complete_checkpoints() if self.run else [])]
+        progress = next((path / PROGRESS for path in known if (path / PROGRESS).is_file()), None)
+        if progress is None:
+            return
+        identity = json.loads(progress.read_text(encoding="utf-8")).get("base")
+        if identity is not None and identity != weights_identity(self.base):
+            what = f"its weights are not those that {self.adapter} was trained on"
+            raise UsageError(f"{self.base}: {what}; restore them, or train again")
+
     @property
     def name(self) -> str:
         return self.plan.name if self.plan else self.adapter.resolve().name
@@ -53,13 +64,16 @@ def trained(path: Path) -> Trained:
         newest = next(iter(run.complete_checkpoints()), None)
         instead = f"give one of its checkpoints, such as {newest}, or " if newest else ""
         raise UsageError(f"{path}: this run has no final adapter yet; {instead}go on with muster run")
-    config = _config(adapter)
+    config = adapter_config(adapter)
+    if not config.get("base_model_name_or_path"):
+        raise UsageError(f"{adapter / ADAPTER_CONFIG}: does not name its base; set base_model_name_or_path in it")
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UsageError(f"{adapter / ADAPTER_WEIGHTS}: no such file; an adapter is that file and {ADAPTER_CONFIG}")
     return Trained(adapter, config, run, _plan(run))
 
 
-def _config(adapter: Path) -> dict[str, Any]:
+def adapter_config(adapter: Path) -> dict[str, Any]:
+    """A LoRA adapter's adapter_config.json. Raises UsageError."""
     path = adapter / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -69,8 +83,6 @@ def _config(adapter: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UsageError(f"{path}: is no LoRA adapter's config; its peft_type has to be LORA")
-    if not config.get("base_model_name_or_path"):
-        raise UsageError(f"{path}: does not name its base; set base_model_name_or_path in it")
     return config
 
 

@@ -50,7 +50,7 @@ def problems(directory: Path, architecture: Architecture | None, original: bool)
                 [] if zipfile.is_zipfile(path) else [f"{path} is no torch file that can be read; download it again"]
             )
         else:
-            more, damage = _header(path)
+            more, damage = header(path)
             shapes |= more
             found += damage
     if found or not shapes or architecture is None:
@@ -85,7 +85,7 @@ def _missing(directory: Path, path: Path, original: bool) -> str:
     return f"{path} is missing or empty{'' if original else hint}"
 
 
-def _header(path: Path) -> tuple[dict[str, Shape], list[str]]:
+def header(path: Path) -> tuple[dict[str, Shape], list[str]]:
     """The shapes in a safetensors file, and whether its size is right: 8 bytes, the header, the tensors."""
     try:
         with open(path, "rb") as file:

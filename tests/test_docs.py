@@ -19,7 +19,7 @@ def test_every_exit_code_is_documented() -> None:
         assert f"| {int(code)} | " in page
 
 
-@pytest.mark.parametrize("command", ["plan", "preflight", "run", "schema", "model", "data", "export"])
+@pytest.mark.parametrize("command", ["plan", "preflight", "run", "schema", "model", "data", "evaluate", "export"])
 def test_every_command_is_in_the_readme(command: str) -> None:
     assert f"muster {command}" in (ROOT / "README.md").read_text()
 

@@ -20,8 +20,6 @@ from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 Tensors = dict[str, torch.Tensor]
 Named = list[tuple[str, torch.nn.Parameter]]
 
-# Variants of LoRA that change weights in other ways, by their keys in adapter_config.json: neither trained nor merged.
-UNKNOWN = ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices", "use_qalora", "lora_bias")
 # Where a PeftModel keeps the pairs that PiSSA took out of its base, by parameter name.
 PRINCIPAL = "muster_principal"
 

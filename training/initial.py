@@ -1,6 +1,5 @@
 """How an adapter begins: unchanged base, PiSSA, LoftQ, or where another adapter ended."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,12 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 
-from launch.errors import UsageError, WorkerError
+from launch.errors import WorkerError
 from launch.model_files import find
 from launch.plan import Plan
-from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from launch.spec import LoraSpec
 from launch.weights import weight_files
-from training.adapter import PRINCIPAL, UNKNOWN, adapter_parameters, read_adapter, read_principal
+from training.adapter import PRINCIPAL, adapter_parameters, read_adapter, read_principal
 from training.original.importing import native_directory, original_directory
 from training.states import scatter_adapter
 
@@ -62,25 +60,10 @@ def seed_adapter(model: PeftModel, seed: int) -> None:
 
 
 def continue_from(directory: Path, model: PeftModel) -> None:
-    """Takes over an adapter's values. Raises UsageError when it is of another kind, naming each difference."""
-    try:
-        theirs = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"lora.adapter {directory}: {ADAPTER_CONFIG} cannot be read: {error}") from None
-    ours = model.peft_config["default"].to_dict()
-    compared = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
-    differing = [
-        f"  lora.{key}: the adapter has {theirs.get(name)!r}, the spec says {ours[name]!r}"
-        for name, key in compared.items()
-        if theirs.get(name, False) != ours[name]
-    ]
-    differing += [f"  {key} is set, which a spec cannot say" for key in UNKNOWN if theirs.get(key)]
-    if str(theirs.get("init_lora_weights", "")).startswith("pissa"):
-        differing.append("  it is for a base that PiSSA has changed; export it from there")
-    if differing:
-        raise UsageError("\n".join([f"lora.adapter {directory}: is of another kind", *differing]))
-    if not (directory / ADAPTER_WEIGHTS).is_file():
-        raise UsageError(f"lora.adapter {directory}: {ADAPTER_WEIGHTS} is missing")
+    """Takes over an adapter's values. Its kind was judged when the run was planned.
+
+    Raises UsageError when its tensors are not those of this model's adapter.
+    """
     parameters = adapter_parameters(model)
     scatter_adapter(parameters, read_adapter(directory, model, parameters))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from launch.claim import prepare_run
+from launch.model_files import read_architecture, weights_identity
+from launch.plan import resolve
 from launch.rundir import MANIFEST, RunDir
 from launch.trained import trained
+from tests.launch.conftest import CPU, plan_of, spec_of, write_model
 from tests.launch.conftest import in_process as call
-from tests.launch.conftest import plan_of
 
 CONFIG = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "Qwen/Qwen3-8B"}
 
@@ -45,6 +47,25 @@ def test_a_checkpoint_names_itself(run: RunDir) -> None:
     directory = write_adapter(run.checkpoint(25))
     (directory / "progress.json").write_text('{"step": 25}')
     assert (trained(directory).adapter, trained(directory).step) == (directory, 25)
+
+
+def test_a_base_that_was_changed_since(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only a run knows what its base was; the checkpoints of one tell it of the final adapter too."""
+    base = write_model(tmp_path / "base")
+    run = RunDir(tmp_path / "run")
+    prepare_run(run, resolve(spec_of(str(base), data={"max_length": 256}), read_architecture(str(base)), CPU))
+    write_adapter(run.adapter)
+    progress = json.dumps({"step": 25, "base": weights_identity(str(base))})
+    (write_adapter(run.checkpoint(25)) / "progress.json").write_text(progress)
+    trained(run.root).check_base()
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "rope_theta": 5e6}))
+    for path in (run.adapter, run.checkpoint(25)):
+        done = call(capsys, "export", str(path), "--merged", "--out", str(tmp_path / "out"))
+        assert (done.code, done.out) == (2, "")
+        assert done.err == (
+            f"error: {base}: its weights are not those that {path} was trained on; restore them, or train again\n"
+        )
 
 
 def test_an_adapter_of_others_names_its_base_itself(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.journal import append, event, keep_rows, rows, write_json, write_text
+from launch.journal import append, event, keep_rows, new_directory, rows, write_json, write_text
 
 TOKEN = "hf_abcdefghijklmnopqrst"
 
@@ -168,3 +168,24 @@ def test_a_secret_with_a_quote_is_found(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_number_that_json_does_not_know_is_null(tmp_path: Path) -> None:
     append(tmp_path / "metrics.jsonl", {"eval_loss": float("nan"), "mfu": [float("inf"), 0.5]})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"eval_loss": null, "mfu": [null, 0.5]}\n'
+
+
+def test_a_directory_has_one_writer(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with new_directory(target) as folder:
+        (folder / "shard").write_text("mine")
+        with pytest.raises(BlockingIOError, match="another process is writing it"), new_directory(target):
+            pass
+        assert (folder / "shard").read_text() == "mine"
+    assert (target / "shard").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_kill_left_of_a_directory_is_not_taken_for_new(tmp_path: Path) -> None:
+    left = tmp_path / ".model.partial" / "deep"
+    left.mkdir(parents=True)
+    (left / "shard").touch()
+    (left.parent / "config.json").touch()
+    with new_directory(tmp_path / "model") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from launch.discover import topology
-from launch.errors import UsageError
+from launch.errors import SpecError, UsageError
 from launch.plan import Plan
 from launch.planning import planned
 from tests.conftest import Workspace
@@ -24,6 +24,10 @@ NF4 = {"model": {"quantization": "nf4"}}
 
 def plan_for(workspace: Workspace, **sections: dict[str, Any]) -> Plan:
     return planned(workspace.spec(cluster={"devices_per_node": 1, "device": "cpu"}, **sections), [], topology)
+
+
+def base_of(plan: Plan) -> Any:
+    return load_base(plan.spec.model, plan.precision, plan.attention, {"": "cpu"})
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -63,7 +67,7 @@ def test_peft_makes_of_the_files_what_was_trained(workspace: Workspace, options:
     """Loaded upon the base as it is on disk, whatever the initialisation did to it."""
     plan = plan_for(workspace, lora=options)
     model = load(plan).eval()
-    untouched = logits(load_base(plan).eval())
+    untouched = logits(base_of(plan).eval())
     assert torch.allclose(logits(model), untouched, atol=1e-5)  # nothing is learnt yet
     disturb(model)
     expected = logits(model)
@@ -91,7 +95,7 @@ def test_the_files_are_read_back_into_a_resumed_model(workspace: Workspace, opti
 
 
 def test_loftq_is_nearer_to_the_base_than_nf4_alone(workspace: Workspace) -> None:
-    whole = logits(load_base(plan_for(workspace)).eval())
+    whole = logits(base_of(plan_for(workspace)).eval())
     plain, better = (
         load(plan_for(workspace, **NF4, lora={"init_lora_weights": start, "rank": 16}))
         for start in ("default", "loftq")
@@ -109,25 +113,44 @@ def test_an_adapter_goes_on_where_another_ended(workspace: Workspace) -> None:
 
 def test_an_adapter_of_another_kind_is_refused_with_both_values(workspace: Workspace) -> None:
     directory = saved(load(plan_for(workspace, lora={"rank": 4, "use_dora": True})), workspace.root / "adapter")
-    with pytest.raises(UsageError) as caught:
-        load(plan_for(workspace, lora={"adapter": str(directory)}))
-    assert str(caught.value).splitlines() == [
+    assert refused(workspace, {"adapter": str(directory)}).splitlines() == [
         f"lora.adapter {directory}: is of another kind",
         "  lora.rank: the adapter has 4, the spec says 8",
         "  lora.use_dora: the adapter has True, the spec says False",
     ]
-    with pytest.raises(UsageError, match=r"its adapter is not this run's: 36 tensors differ, .*down_proj.* first"):
-        load(
-            plan_for(
-                workspace, lora={"rank": 4, "use_dora": True, "adapter": str(directory), "target_modules": ["q_proj"]}
-            )
-        )
+    same = {"rank": 4, "use_dora": True, "adapter": str(directory)}
+    first = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    assert refused(workspace, {**same, "target_modules": ["q_proj"]}) == (
+        f"lora.adapter {directory}: 24 tensors of its pairs differ from the spec's, {first} first; use the"
+        " target_modules and model that it was trained with"
+    )
+    weights = directory / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    size = len(whole)
+    assert refused(workspace, same) == (
+        f"lora.adapter: {weights} has {size - 1:,} bytes, its header says {size:,}; download it again"
+    )
+    (directory / "adapter_config.json").unlink()
+    assert refused(workspace, same) == (
+        f"lora.adapter: {directory}/adapter_config.json: no such file; expected a run directory, a checkpoint or an"
+        " adapter"
+    )
+
+
+def refused(workspace: Workspace, lora: dict[str, Any]) -> str:
+    """What the plan says of a lora section, without its place in the spec."""
+    with pytest.raises(SpecError) as caught:
+        plan_for(workspace, lora=lora)
+    (mistake,) = caught.value.mistakes
+    assert mistake.line > 0
+    return mistake.message
 
 
 def test_what_is_not_quantised_keeps_its_type_unless_asked(workspace: Workspace) -> None:
     """bf16 as on a GPU: quant_storage is the engine's type, and 152,064 embeddings are not doubled."""
     plan = plan_for(workspace, **NF4).model_copy(update={"precision": "bf16"})
-    base = load_base(plan)
+    base = base_of(plan)
     layer = base.model.layers[0].self_attn.q_proj
     assert (layer.weight.dtype, layer.compute_dtype, layer.weight.quant_state.nested) == (
         torch.bfloat16, torch.bfloat16, True,
@@ -136,7 +159,7 @@ def test_what_is_not_quantised_keeps_its_type_unless_asked(workspace: Workspace)
         torch.bfloat16
     }
     asked = plan_for(workspace, model={"quantization": "nf4", "upcast_unquantized": True})
-    upcast = load_base(asked.model_copy(update={"precision": "bf16"}))
+    upcast = base_of(asked.model_copy(update={"precision": "bf16"}))
     assert {upcast.model.embed_tokens.weight.dtype, upcast.lm_head.weight.dtype} == {torch.float32}
 
 
@@ -153,4 +176,4 @@ def test_weights_that_are_in_no_file_are_not_made_up(workspace: Workspace) -> No
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match=r"1 tensors are in none of its files, .*up_proj.weight first"):
-        load_base(plan_for(workspace, model={"variant": str(directory)}))
+        base_of(plan_for(workspace, model={"variant": str(directory)}))

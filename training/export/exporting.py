@@ -53,6 +53,7 @@ def export_merged(trained: Trained, out: Path, precision: str | None, tell: Tell
     Raises WorkerError when its logits are not those of base and adapter; nothing is left then.
     """
     disable_progress_bar()
+    trained.check_base()
     name = loadable(trained.base, tell)
     base = find(name)
     problems = directory_problems(base) if base else [f"{name} is not on this machine: hf download {name}"]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from launch.adapter import UNKNOWN
 from launch.errors import UsageError
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from launch.trained import Trained
 from launch.weights import INDEX, weight_files
-from training.adapter import UNKNOWN
 
 Tensors = dict[str, torch.Tensor]
 

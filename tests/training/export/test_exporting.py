@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from launch.errors import DamagedCheckpoint, UsageError, WorkerError
 from launch.trained import trained
 from tests.conftest import Workspace
-from tests.training.test_initial import NF4, OPTIONS, disturb, logits, plan_for, saved
+from tests.training.test_initial import NF4, OPTIONS, base_of, disturb, logits, plan_for, saved
 from training.export import exporting
 from training.export.exporting import export_adapter, export_merged
-from training.model import load, load_base
+from training.model import load
 
 HEARD: list[str] = []
 
@@ -109,7 +109,7 @@ def test_a_merge_that_forgets_the_adapter_is_not_kept(
     model = load(plan_for(workspace))
     disturb(model, 0.0007)
     adapter = saved(model, workspace.root / "adapter")
-    change = peft_logits(workspace, adapter) - logits(load_base(plan_for(workspace)))
+    change = peft_logits(workspace, adapter) - logits(base_of(plan_for(workspace)))
     assert 0.02 < change.pow(2).mean().sqrt() / peft_logits(workspace, adapter).std() < 0.05
 
     def forget(trained_: Any, base: Path, out: Path, dtype: Any, tell: Any) -> None:
