@@ -24,6 +24,8 @@ def test_the_names() -> None:
         "attempts": "attempts",
         "checkpoints": "checkpoints",
         "adapter": "adapter",
+        "evaluations": "evaluations",
+        "answers": "answers.jsonl",
         "tokens": "tokens",
         "lock": "lock",
         "claimed": "claimed",
