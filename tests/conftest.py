@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time: what a run of the suite finds, the next one finds too.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 # The models are tiny: a second thread gains nothing, and spins while another test has the core that it waits for.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
