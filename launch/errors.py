@@ -14,7 +14,7 @@ MusterError                      exit code
 +-- HostError                     9   host memory or disk
 |   +-- DamagedCheckpoint         9   files that are not the ones a checkpoint's manifest names
 +-- WorkerError                  10   a worker ended for another reason
-+-- ProcessFailed                 *   a process that muster started ended with that code
++-- ProcessFailed                10   a process that muster started ended badly; its own code, where it has told one
 +-- PlanMismatch                  1   the worker got something else than the plan promised
 +-- Stopped                      75   stopped on purpose, resumable
 """
@@ -139,6 +139,8 @@ class WorkerError(MusterError):
 
 class ProcessFailed(MusterError):
     """A process that muster started ended badly, with this exit code."""
+
+    exit_code = ExitCode.WORKER
 
     def __init__(self, exit_code: ExitCode, reason: str):
         self.exit_code = exit_code

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from launch.evaluation import DECLINES
-from launch.specfile import is_hub_data
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
@@ -42,11 +40,13 @@ def evaluate(
         typer.Option(help="How the base is held.  [default: as it was trained]", show_default=False),
     ] = None,
     declines: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="REGEX", help="What an answer's first sentence says when it declines.", show_default=False
+            metavar="REGEX",
+            help="What an answer's first sentence says when it declines.  [default: in several ways, see docs]",
+            show_default=False,
         ),
-    ] = DECLINES,
+    ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Answers to show.")] = 3,
     out: Annotated[
         Path | None,
@@ -59,16 +59,17 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Measure held-out loss, answers, citations and declined questions of an adapter and of its base."""
+    from launch.evaluation import DECLINES
     from launch.evaluation import declines as compiled
     from launch.evaluators import evaluate_job
     from launch.journal import rows
     from launch.screen import answers_view, console, evaluation_view
     from launch.trained import trained
 
-    compiled(declines)
+    compiled(declines or DECLINES)
     found = trained(source)
     found.check_base()
-    job = _job(found, data, quantization, devices, limit, max_new_tokens, batch_size, declines)
+    job = _job(found, data, quantization, devices, limit, max_new_tokens, batch_size, declines or DECLINES)
     place = _place(found, out)
     screen = console()
     say(f"{found.name} and its base {found.base_name} on {job.data.train}: results go to {place.root}")
@@ -152,6 +153,7 @@ def _rows(found: "Trained", data: str | None, max_positions: int) -> "DataSpec":
 
 def _source(data: str) -> str:
     from launch.errors import DataError, Mistake
+    from launch.specfile import is_hub_data
 
     if Path(data).exists() or any(character in data for character in "*?["):
         return str(Path(data).absolute())

@@ -141,6 +141,8 @@ class TrainingSpec(Section):
     """Optimizer steps between evaluations; by default once an epoch. Needs data.eval."""
     eval_samples: PositiveInt | None = None
     """Questions of data.eval that are answered at each evaluation, into answers.jsonl; by default none."""
+    eval_max_new_tokens: PositiveInt = 256
+    """Tokens after which such an answer is cut off."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without a better eval_loss and keep the best adapter. Needs data.eval."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
@@ -213,6 +215,8 @@ def _given(section: Section, key: str) -> bool:
 def _unread(spec: RunSpec) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     training = spec.training
+    if training.eval_samples is None and _given(training, "eval_max_new_tokens"):
+        found.append((("training", "eval_max_new_tokens"), "nothing reads this without training.eval_samples"))
     if spec.data.eval is None:
         message = "nothing reads this: there is no data.eval; set data.eval or remove it"
         keys = [key for key in ("eval_steps", "eval_samples", "early_stopping_patience") if _given(training, key)]
@@ -307,7 +311,7 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
-        "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples",
+        "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

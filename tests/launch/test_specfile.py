@@ -21,7 +21,7 @@ data:
 TRAINING_KEYS = (
     "epochs, max_steps, micro_batch_size, gradient_accumulation_steps, global_batch_size, learning_rate, lr_scheduler,"
     " warmup_ratio, weight_decay, max_grad_norm, optimizer, precision, save_steps, save_total_limit, log_steps,"
-    " eval_steps, early_stopping_patience, gradient_checkpointing, seed, extra"
+    " eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, seed, extra"
 )
 SECRET_MESSAGE = (
     "looks like a secret; a spec is copied into the run directory: pass it through the environment"
@@ -92,6 +92,8 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "save_total_limit": 3,
         "log_steps": 25,
         "eval_steps": None,
+        "eval_samples": None,
+        "eval_max_new_tokens": 256,
         "early_stopping_patience": None,
         "gradient_checkpointing": "auto",
         "seed": 42,
@@ -342,7 +344,7 @@ def test_an_empty_text_is_no_value(value: str) -> None:
 # Values that nothing reads, and contradictions
 
 
-@pytest.mark.parametrize("key", ["eval_steps", "early_stopping_patience"])
+@pytest.mark.parametrize("key", ["eval_steps", "eval_samples", "early_stopping_patience"])
 def test_evaluation_without_rows_to_evaluate_on(key: str) -> None:
     assert mistake("training:", f"  {key}: 5") == (
         f"spec.yaml:7:{5 + len(key)}: training.{key}: nothing reads this: there is no data.eval;"

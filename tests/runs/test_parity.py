@@ -8,8 +8,7 @@ import pytest
 from launch.local import free_port
 from tests.conftest import Finished, Workspace, accelerate_launch, command, kill_when, losses, muster, read_rows
 
-# Few, for a tiny base never ends an answer by itself; they ask nothing of engines that leave the base whole.
-SAMPLES = ("-s", "training.eval_samples=2")
+SAMPLES = ("-s", "training.eval_samples=2", "-s", "training.eval_max_new_tokens=8")
 STRATEGIES = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 TOLERANCE = 1e-4
 

@@ -15,8 +15,6 @@ from training.evaluation.answers import Answering, answers
 from training.evaluation.questions import Question, questions
 from training.evaluation.scores import judged
 
-MAX_NEW_TOKENS = 256
-
 
 def sampled(plan: Plan, files: ChatFiles, evaluation: Sequences | None) -> list[Question]:
     """The questions that training.eval_samples asks for, spread evenly over data.eval.
@@ -41,7 +39,7 @@ def answered(model: Any, asked: list[Question], plan: Plan, ranks: Control, toke
         for place in range(ranks.rank, -(-len(asked) // ranks.world_size) * ranks.world_size, ranks.world_size)
     ]
     how = Answering(
-        MAX_NEW_TOKENS, plan.architecture.max_positions, tokenizer.pad_token_id,
+        plan.spec.training.eval_max_new_tokens, plan.architecture.max_positions, tokenizer.pad_token_id,
         frozenset(question.end for question in asked), in_step=shards and ranks.world_size > 1,
     )  # fmt: skip
     if isinstance(model, FSDPModule):
