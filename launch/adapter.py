@@ -55,6 +55,11 @@ def other_kind(theirs: Mapping[str, Any], lora: LoraSpec) -> list[str]:
         for key, ours in _COMMON.items()
         if theirs.get(key, False) != getattr(lora, ours)
     ]
+    if theirs.get("bias", "none") != lora.bias:
+        found.append(f"lora.bias: the adapter has {theirs['bias']!r}, the spec says {lora.bias!r}")
+    whole = sorted(theirs.get("modules_to_save") or [])
+    if whole != sorted(lora.modules_to_save):
+        found.append(f"lora.modules_to_save: the adapter has {whole!r}, the spec says {sorted(lora.modules_to_save)!r}")
     found += [f"{key} is set, which a spec cannot say" for key in UNKNOWN if theirs.get(key)]
     if str(theirs.get("init_lora_weights", "")).startswith("pissa"):
         found.append("it is for a base that PiSSA has changed; export it from there")

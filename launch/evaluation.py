@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from launch.wording import amount
 
 Model = Literal["base", "adapter"]
 MODELS: tuple[Model, ...] = ("base", "adapter")
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 # How an answer's first sentence says that the documents do not hold it. Which of the references it takes for one is
 # part of the report: they tell whether it understands these answers.
@@ -44,7 +46,10 @@ class Job(BaseModel):
     """Of a checkpoint, its optimizer step."""
     model: ModelSpec
     data: DataSpec
-    """`train` holds the held-out rows."""
+    split: Literal["train", "eval"]
+    """Which of its rows are judged: `train` where nobody knows what was trained on."""
+    tokens: str
+    """Where rows are tokenised, or have been."""
     max_positions: int
     precision: Precision
     attention: str
@@ -52,10 +57,15 @@ class Job(BaseModel):
     processes: int
     """One on each device, or a single one with the model laid over all of them."""
     loss_batch_size: int
-    batch_size: int
+    answer_batch_size: int
     limit: int | None
     max_new_tokens: int
     declines: str
+
+    @property
+    def source(self) -> str:
+        """The rows that are judged."""
+        return str(getattr(self.data, self.split))
 
     @property
     def spread(self) -> bool:
@@ -96,7 +106,7 @@ def processes_for(
     )
 
 
-def declines(pattern: str) -> re.Pattern[str]:
+def decline_pattern(pattern: str) -> re.Pattern[str]:
     """Raises UsageError for a pattern that is no regular expression."""
     try:
         return re.compile(pattern, re.IGNORECASE)
@@ -127,12 +137,12 @@ def answered(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def report(job: Job, found: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """The numbers of base and adapter. One that nothing was found for is None."""
     questions = answered(found)
-    data = next(row for row in found if row["kind"] == "data")
+    data = next(row for row in found if row["kind"] == "data")["statistics"]
     unanswerable = sum(question["unanswerable"] for question in questions)
     return {
         "name": job.name, "adapter_path": job.adapter, "step": job.step, "base_model": job.model.variant,
-        "quantization": job.model.quantization, "precision": job.precision, "data": job.data.train,
-        "rows": data["rows"], "tokens": data["tokens"], "questions": len(questions),
+        "quantization": job.model.quantization, "precision": job.precision, "data": job.source, **data,
+        "questions": len(questions),
         "questions_with_documents": sum(bool(question["documents"]) for question in questions),
         "unanswerable": unanswerable, "max_new_tokens": job.max_new_tokens,
         "devices": job.topology.devices_per_node, "device_name": job.topology.device_name,
@@ -146,9 +156,9 @@ def _numbers(model: Model, found: Sequence[dict[str, Any]], questions: list[dict
     loss = _ratio(sum(row["sum"] for row in losses), sum(row["tokens"] for row in losses))
     answers = [(question, question[model]) for question in questions]
     retrieved = [(question, answer) for question, answer in answers if question["documents"]]
-    right = sum(len(set(answer["cited"]) & set(question["oracles"])) for question, answer in retrieved)
-    invented = sum(len(answer["invented"]) for _, answer in retrieved)
-    cited = sum(len(answer["cited"]) for _, answer in retrieved) + invented
+    known = [(set(question["oracles"]), answer) for question, answer in retrieved if question["oracles"] is not None]
+    right = sum(len(oracles & set(answer["cited"])) for oracles, answer in known)
+    cited = sum(len(answer["cited"]) + len(answer["invented"]) for _, answer in known)
     declined = {
         unanswerable: _ratio(sum(answer["declined"] for answer in some), len(some))
         for unanswerable in (True, False)
@@ -156,12 +166,12 @@ def _numbers(model: Model, found: Sequence[dict[str, Any]], questions: list[dict
     }
     return {
         "loss": loss,
-        "perplexity": None if loss is None else _exp(loss),
+        "perplexity": None if loss is None or loss > LARGEST_EXPONENT else math.exp(loss),
         "answer_f1": _ratio(sum(answer["f1"] for _, answer in answers), len(answers)),
         "rouge_l": _ratio(sum(answer["rouge_l"] for _, answer in answers), len(answers)),
         "citation_precision": _ratio(right, cited),
-        "citation_recall": _ratio(right, sum(len(question["oracles"]) for question, _ in retrieved)),
-        "invented_citations": invented if retrieved else None,
+        "citation_recall": _ratio(right, sum(len(oracles) for oracles, _ in known)),
+        "invented_citations": sum(len(answer["invented"]) for _, answer in retrieved) if retrieved else None,
         "unanswerable_declined": declined[True],
         "answerable_declined": declined[False],
         "cut_off": sum(not answer["complete"] for _, answer in answers) if answers else None,
@@ -170,10 +180,3 @@ def _numbers(model: Model, found: Sequence[dict[str, Any]], questions: list[dict
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

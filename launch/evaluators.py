@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from rich.console import Console
@@ -18,9 +19,8 @@ from launch.evaluation import MODELS, Job, answered, report
 from launch.journal import rows, write_json, write_text
 from launch.local import environment
 from launch.processes import die_with_parent, log_writer
-from launch.progress import Tail
+from launch.progress import Tail, data_line
 from launch.rundir import Evaluation
-from launch.wording import plural
 
 LOOK_SECONDS = 0.2
 
@@ -32,6 +32,20 @@ def evaluate_job(job: Job, place: Evaluation, console: Console) -> dict[str, Any
     """
     began = time.monotonic()
     write_text(place.job, job.model_dump_json(indent=2) + "\n")
+    try:
+        _run(job, place, console)
+        found = [row for rank in range(job.processes) for row in rows(place.found(rank))]
+        made = report(job, found, time.monotonic() - began)
+        write_text(place.answers, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered(found)))
+        write_json(place.report, made)
+    finally:
+        _keep_quarantine(place)
+    for rank in range(job.processes):  # all of it has gone into report and answers
+        place.found(rank).unlink()
+    return made
+
+
+def _run(job: Job, place: Evaluation, console: Console) -> None:
     with ExitStack() as ending:
         workers = [_start(place, rank, ending) for rank in range(job.processes)]
         with _Progress(job, place, console) as progress:
@@ -40,15 +54,10 @@ def evaluate_job(job: Job, place: Evaluation, console: Console) -> dict[str, Any
                 if any(worker.returncode for worker in workers):
                     break
                 time.sleep(LOOK_SECONDS)
-    bad = next((worker.returncode for worker in workers if worker.returncode), 0)
+        # Before the others are ended: their return codes are then ours.
+        bad = [(rank, worker.returncode) for rank, worker in enumerate(workers) if worker.returncode]
     if bad:
-        raise _failed(place, bad)
-    found = [row for rank in range(job.processes) for row in rows(place.found(rank))]
-    made = report(job, found, time.monotonic() - began)
-    write_text(place.answers, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered(found)))
-    write_json(place.report, made)
-    _tidy(job, place)
-    return made
+        raise _failed(place, *bad[0])
 
 
 def _start(place: Evaluation, rank: int, ending: ExitStack) -> "subprocess.Popen[bytes]":
@@ -71,18 +80,20 @@ def _start(place: Evaluation, rank: int, ending: ExitStack) -> "subprocess.Popen
     return worker
 
 
-def _failed(place: Evaluation, returncode: int) -> ProcessFailed:
+def _failed(place: Evaluation, rank: int, returncode: int) -> ProcessFailed:
     cause = first_cause(read_failures(place))
     if cause is not None:
         return ProcessFailed(ExitCode(cause["exit_code"]), cause["message"])
+    code = ExitCode(returncode) if returncode in set(ExitCode) - {ExitCode.INTERNAL} else ExitCode.WORKER
     how = f"was killed by signal {-returncode}" if returncode < 0 else f"ended with exit code {returncode}"
-    return ProcessFailed(ExitCode.WORKER, f"a process of the evaluation {how} and left no reason; logs: {place.root}")
+    return ProcessFailed(code, f"process {rank} of the evaluation {how} and left no reason; its log: {place.log(rank)}")
 
 
-def _tidy(job: Job, place: Evaluation) -> None:
-    """What has gone into report and answers, or can be made again."""
-    for rank in range(job.processes):
-        place.found(rank).unlink()
+def _keep_quarantine(place: Evaluation) -> None:
+    """Tokens can be made again; rows that were left out are looked for."""
+    for file in place.tokens.glob("*/quarantine.jsonl"):
+        if file.stat().st_size:
+            shutil.copyfile(file, place.quarantine)
     shutil.rmtree(place.tokens, ignore_errors=True)
 
 
@@ -91,6 +102,7 @@ class _Progress:
 
     def __init__(self, job: Job, place: Evaluation, console: Console):
         self.console = console
+        self.measured: Counter[str] = Counter()
         self.tails = [Tail(place.found(rank)) for rank in range(job.processes)]
         self.bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -103,18 +115,25 @@ class _Progress:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.look()
         self.bar.__exit__(None, None, None)
 
     def look(self) -> None:
-        for row in (row for tail in self.tails for row in tail.rows()):
-            match row["kind"]:
-                case "data":
-                    self.bar.update(
-                        self.task, total=len(MODELS) * row["questions"] or None, description="held-out loss"
-                    )
-                case "loss":
-                    self.bar.update(self.task, description=f"answers of the {row['model']}")
-                    if not self.console.is_terminal:
-                        self.console.print(f"loss of the {row['model']}: {plural(row['tokens'], 'token')} judged")
-                case "answer":
-                    self.bar.advance(self.task)
+        with suppress(OSError):  # a terminal that was closed
+            for row in (row for tail in self.tails for row in tail.rows()):
+                self._show(row)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        match row["kind"]:
+            case "data":
+                total = len(MODELS) * row["questions"]
+                self.bar.update(self.task, total=total or None, description="held-out loss")
+                where = "quarantine.jsonl of the results"
+                self.console.print(data_line("evaluation", row["statistics"], where))
+            case "loss":
+                self.bar.update(self.task, description=f"answers of the {row['model']}")
+                self.measured[row["model"]] += 1
+                if self.measured[row["model"]] == len(self.tails) and not self.console.is_terminal:
+                    self.console.print(f"loss of the {row['model']}: measured")
+            case "answer":
+                self.bar.advance(self.task)

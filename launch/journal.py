@@ -81,36 +81,46 @@ def write_text(path: Path, text: str) -> None:
 def new_directory(target: Path) -> Iterator[Path]:
     """A directory to write into. It gets its name, on disk for good, when the block ends well; else it vanishes.
 
-    Raises BlockingIOError while another process writes what will have this name.
+    What had the name before is there until then. Raises BlockingIOError while another process writes what will have it.
     """
-    temporary = target.with_name(f".{target.name}.partial")
-    with _held(temporary, target):
+    temporary, old = (target.with_name(f".{target.name}.{what}") for what in ("partial", "replaced"))
+    with held(temporary, target):
         try:
             for path in temporary.iterdir():  # what a kill left behind
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield temporary
             for path in [*temporary.rglob("*"), temporary]:
                 _sync(path)
-            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+            if target.exists():  # a half-removed directory must not have the name of a complete one
+                target.rename(old)
             temporary.rename(target)
-            _sync(target.parent)
-        finally:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
-def _held(folder: Path, target: Path) -> Iterator[None]:
-    """The folder, made if need be, for this process alone. Storage without locks lets everybody in."""
+def held(folder: Path, target: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone. Storage without locks lets everybody in.
+
+    Raises BlockingIOError, which names the target, while another process has it.
+    """
+    taken = BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(target))
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(target)) from None
-    except OSError:
-        pass
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise taken from None
+        except OSError:
+            pass
+        # Between our opening it and locking it, who had it may have given it its name, or removed it.
+        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise taken
         yield
     finally:
         os.close(descriptor)

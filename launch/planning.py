@@ -10,7 +10,7 @@ from launch.errors import ConflictError, DataError, DeviceError, NoPlanError, Pr
 from launch.hardware import Topology
 from launch.model_files import read_architecture
 from launch.plan import Plan, conflicts, resolve
-from launch.rundir import ADAPTER_WEIGHTS
+from launch.rundir import ADAPTER_WEIGHTS, RunDir
 from launch.spec import ClusterSpec, RunSpec
 from launch.specfile import draft, missing_data
 from launch.trained import adapter_config
@@ -74,6 +74,8 @@ def _continued(spec: RunSpec, architecture: Architecture | None) -> Problems:
     if spec.lora.adapter is None:
         return []
     directory, path = Path(spec.lora.adapter), ("lora", "adapter")
+    if RunDir(directory).plan.exists():
+        return [(path, f"lora.adapter: {directory} is a run directory; its adapter is {RunDir(directory).adapter}")]
     try:
         differing = other_kind(adapter_config(directory), spec.lora)
     except UsageError as error:

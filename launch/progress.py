@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from launch.journal import parse_rows
 from launch.rundir import RunDir
+from launch.wording import plural
 
 
 class Tail:
@@ -93,11 +94,11 @@ class Follower:
             self.console.print(f"step {row['step']}/{self.total}: {numbers}")
 
 
-def data_line(name: str, data: dict[str, Any]) -> str:
-    """What became of rows, nothing left out."""
+def data_line(name: str, data: dict[str, Any], left_out: str = "tokens/*/quarantine.jsonl") -> str:
+    """What became of rows, nothing left out; those that were stand in `left_out`."""
     done = [f"{count:,} {what}" for what, count in data["counts"].items()]
     if data["quarantined_rows"]:
-        done.append(f"{data['quarantined_rows']:,} rows left out (see tokens/*/quarantine.jsonl)")
+        done.append(f"{plural(data['quarantined_rows'], 'row')} left out (see {left_out})")
     use = "trained on" if name == "data" else "judged"
     tokens = f"{data['tokens']:,} tokens, {data['trainable_tokens']:,} of them {use}"
-    return "; ".join([f"{name}: {data['rows']:,} rows, {tokens}", *done])
+    return "; ".join([f"{name}: {plural(data['rows'], 'row')}, {tokens}", *done])

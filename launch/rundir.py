@@ -1,6 +1,7 @@
 """The name of every file in a run directory. One truth: nothing else spells them."""
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +165,11 @@ class Evaluation:
         return self.root / "job.json"
 
     @property
+    def quarantine(self) -> Path:
+        """Rows that were left out, each with its errors."""
+        return self.root / "quarantine.jsonl"
+
+    @property
     def report(self) -> Path:
         """The numbers of base and adapter."""
         return self.root / "report.json"
@@ -189,3 +195,16 @@ class Evaluation:
 
     def failures(self) -> list[Path]:
         return sorted(self.root.glob("failure-rank-*.json"))
+
+    def unfinished(self) -> bool:
+        """Whether nothing is there but what an evaluation that failed has left."""
+        return not self.report.exists() and set(self.root.iterdir()) == set(self._leftovers())
+
+    def clear(self) -> None:
+        """Removes what an evaluation that failed has left."""
+        for path in self._leftovers():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _leftovers(self) -> list[Path]:
+        ours = ("job.json", "tokens", "quarantine.jsonl", "rank-*.jsonl", "rank-*.log", "failure-rank-*.json")
+        return [path for pattern in ours for path in self.root.glob(pattern)]

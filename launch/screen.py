@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from launch.evaluation import MODELS, chosen
 from launch.plan import Plan
 from launch.preflight import Result
 from launch.wording import amount, plural, printable
@@ -201,28 +202,28 @@ def evaluation_view(report: dict[str, Any]) -> RenderableType:
     """Base and adapter side by side. A number that nothing was found for is a dash."""
     table = Table(box=None, pad_edge=False)
     table.add_column(style="bold")
-    for name in ("base", "adapter"):
-        table.add_column(name, justify="right")
+    for model in MODELS:
+        table.add_column(model, justify="right")
     for key, name, form in _MEASURES:
-        values = [report[model][key] for model in ("base", "adapter")]
+        values = [report[model][key] for model in MODELS]
         table.add_row(name, *("-" if value is None else form.format(value) for value in values))
     asked = f"{plural(report['questions'], 'question')} answered, {report['unanswerable']} of them unanswerable"
-    head = f"{report['name']}: {report['rows']:,} rows, {report['tokens']:,} tokens judged; {asked}"
+    head = (
+        f"{report['name']}: {plural(report['samples'], 'row')}, {report['trainable_tokens']:,} tokens judged; {asked}"
+    )
     return Group(Text(head, style="bold"), table)
 
 
 def answers_view(answers: list[dict[str, Any]], count: int) -> RenderableType:
     """Some of the answers, spread evenly over them."""
     parts: list[RenderableType] = []
-    for place in range(min(count, len(answers))):
-        row = answers[place * len(answers) // count if count < len(answers) else place]
+    for row in (answers[place] for place in chosen(len(answers), count)):
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
-        for name, text in {
-            "question": row["question"], "reference": row["reference"],
-            **{model: row[model]["answer"] for model in ("base", "adapter")},
-        }.items():  # fmt: skip
+        texts = {"question": row["question"], "reference": row["reference"]}
+        texts |= {str(model): row[model]["answer"] for model in MODELS}
+        for name, text in texts.items():
             short = text if len(text) <= ANSWER_SHOWN else f"{text[:ANSWER_SHOWN]} ..."
             table.add_row(name, Text("\n".join(printable(line) for line in short.splitlines())))
         parts += [Text(), table]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from launch.errors import NumericalError, UsageError
@@ -24,7 +25,7 @@ Named = list[tuple[str, torch.nn.Parameter]]
 PRINCIPAL = "muster_principal"
 
 
-def adapter_parameters(model: Any) -> Named:
+def trainable_parameters(model: Any) -> Named:
     """The trainable parameters by name, in the model's order."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
@@ -70,10 +71,18 @@ def read_adapter(directory: Path, model: PeftModel, parameters: Named) -> Tensor
     return found
 
 
+def lacking_tensors(directory: Path, model: PeftModel) -> list[str]:
+    """What an adapter's file has not, of what the model trains, and pairs in it that the model has no place for."""
+    wanted = set(_saved_names(model, [name for name, _ in trainable_parameters(model)]).values())
+    with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as opened:
+        saved = set(opened.keys())
+    return sorted((wanted - saved) | {name for name in saved - wanted if "lora_" in name})
+
+
 def read_principal(directory: Path, model: PeftModel) -> Tensors:
     """What PiSSA took out of the base, from an adapter that `adapter_files` wrote with it."""
     saved = load_file(directory / ADAPTER_WEIGHTS)
-    names = _saved_names(model, [name for name, _ in adapter_parameters(model)])
+    names = _saved_names(model, [name for name, _ in trainable_parameters(model)])
     halves = {name: saved[key] for name, key in names.items() if _is_pair(name)}
     return {
         name: _second_half(tensor, dim=0) if "lora_A" in name else -_second_half(tensor, dim=1)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from launch.errors import DamagedCheckpoint, HostError, UsageError
 from launch.journal import keep_rows, new_directory
-from launch.rundir import MANIFEST, RunDir
+from launch.rundir import MANIFEST, PROGRESS, RunDir
 from training.manifest import described, sha256
 
 
@@ -167,6 +167,6 @@ def keep_newest(run: RunDir, limit: int, best: Path | None) -> list[Path]:
 
 
 def read_progress(directory: Path) -> dict[str, Any]:
-    progress = json.loads((directory / "progress.json").read_text(encoding="utf-8"))
+    progress = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
     assert isinstance(progress, dict)
     return progress

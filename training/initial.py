@@ -15,7 +15,7 @@ from launch.model_files import find
 from launch.plan import Plan
 from launch.spec import LoraSpec
 from launch.weights import weight_files
-from training.adapter import PRINCIPAL, adapter_parameters, read_adapter, read_principal
+from training.adapter import PRINCIPAL, read_adapter, read_principal, trainable_parameters
 from training.original.importing import native_directory, original_directory
 from training.states import scatter_adapter
 
@@ -52,7 +52,7 @@ def seed_adapter(model: PeftModel, seed: int) -> None:
     strategy.
     """
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(adapter_parameters(model)):
+    for name, parameter in sorted(trainable_parameters(model)):
         if "lora_A" in name:
             bound = math.sqrt(6 / ((1 + 5) * parameter.shape[1]))
             with torch.no_grad():
@@ -64,7 +64,7 @@ def continue_from(directory: Path, model: PeftModel) -> None:
 
     Raises UsageError when its tensors are not those of this model's adapter.
     """
-    parameters = adapter_parameters(model)
+    parameters = trainable_parameters(model)
     scatter_adapter(parameters, read_adapter(directory, model, parameters))
 
 

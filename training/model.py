@@ -25,7 +25,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
-    base = load_base(plan.spec.model, plan.precision, plan.attention, _device_map(plan))
+    base = load_base(plan.spec.model, plan.precision, plan.attention, **_placement(plan))
     base.config.use_cache = False
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -34,20 +34,21 @@ def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     return model
 
 
-def _device_map(plan: Plan) -> dict[str, str] | None:
+def _placement(plan: Plan) -> dict[str, Any]:
     """Packed weights are quantised on the device they stay on. Under ZeRO-3 transformers chooses the rank's itself,
     and weights that are not packed are the engine's to place."""
     if plan.spec.model.quantization == "none" or plan.zero_stage == 3:
-        return None
-    return {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"}
+        return {}
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.topology.device == "gpu" else "cpu"
+    return {"device_map": {"": device}}
 
 
-def load_base(
-    model: ModelSpec, precision: Precision, attention: str, device_map: dict[str, str] | str | None
-) -> PreTrainedModel:
-    """The base alone. Raises UsageError when its files are not a model that can be loaded, or lack a tensor."""
+def load_base(model: ModelSpec, precision: Precision, attention: str, **placement: Any) -> PreTrainedModel:
+    """The base alone. `placement` is from_pretrained's device_map and max_memory.
+
+    Raises UsageError when its files are not a model that can be loaded, or lack a tensor."""
     variant = model.variant
-    options: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    options = dict(placement)
     if model.quantization != "none":
         options["quantization_config"] = _quantization(model, precision)
     try:

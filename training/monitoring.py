@@ -36,6 +36,8 @@ class Recorder(TrainerCallback):
         self.tokens = 0
         self.stopped = False
         self.last_evaluation: int | None = None
+        self.best_step: int | None = None
+        """Once early stopping has gone back to an earlier adapter, its step: what is evaluated then is that one."""
         self.peak_bytes = 0
         self.tokens_at_log, self.step_at_log, self.clock, self.paused = 0, 0, time.monotonic(), 0.0
 
@@ -52,7 +54,10 @@ class Recorder(TrainerCallback):
     def answers(self, step: int, rows: list[dict[str, Any]]) -> None:
         if self.writes:
             for row in rows:
-                append(self.run.answers, {"step": step, **row})
+                append(self.run.answers, {"step": step, **self._of_best(), **row})
+
+    def _of_best(self) -> dict[str, int]:
+        return {} if self.best_step is None else {"best_step": self.best_step}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # A resumed TrainerState carries the intervals of the attempt that wrote it; this attempt's own count.
@@ -116,6 +121,7 @@ class Recorder(TrainerCallback):
                 {
                     "step": state.global_step,
                     "epoch": round(state.epoch or 0, 4),
+                    **self._of_best(),
                     **metrics,
                     "time": round(time.time(), 3),
                 },

@@ -21,7 +21,8 @@ INT8_TOLERANCE = 0.1
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Without dropout and gradients."""
+    """Without dropout and gradients; afterwards in the mode that it was in before."""
+    before = model.training
     model.eval()
     for module in model.modules():
         # On CPU bitsandbytes repacks NF4 weights for inference at the first forward pass of a layer in evaluation,
@@ -32,7 +33,7 @@ def evaluating(model: Any) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        model.train()
+        model.train(before)
 
 
 def check_model(model: Any, adapter: Any, device: torch.device, precision: torch.dtype, unchanged: bool) -> None:

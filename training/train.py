@@ -20,7 +20,7 @@ from training.control import Control
 from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Prepared, Sequences, prepare
 from training.evaluation.questions import Question
-from training.evaluation.samples import sampled
+from training.evaluation.while_training import questions_to_ask
 from training.manifest import sha256
 from training.model import load, loadable
 from training.monitoring import sampling
@@ -48,7 +48,7 @@ def load_data(plan: Plan, run: RunDir, writer: bool, tell: Callable[[str], None]
     check_tokens(plan.architecture.vocab_size, tokenizer)
     files = ChatFiles.of(tokenizer)
     prepared = prepare(plan.spec.data, files, run.tokens, writer)
-    asked = sampled(plan, files, prepared.evaluation)
+    asked = questions_to_ask(plan, files, prepared.evaluation)
     loadable(plan.spec.model.variant, tell)
     return Data(tokenizer, prepared, asked)
 
@@ -62,7 +62,8 @@ def train(
 
     # What a checkpoint's steps were trained on; going on with anything else would not be the same run.
     identity = {
-        "data": rows.fingerprint, "base": weights_identity(spec.model.variant), "adapter": _start(spec.lora.adapter),
+        "data": rows.fingerprint, "base": weights_identity(spec.model.variant),
+        "adapter": _adapter_identity(spec.lora.adapter),
         "spec": {**training_identity(spec), "global batch size": plan.global_batch_size},
     }  # fmt: skip
     directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
@@ -94,7 +95,7 @@ def train(
         trainer.recorder.event("finished", step=step, seconds=seconds, tokens=trainer.recorder.tokens)
 
 
-def _start(adapter: str | None) -> str | None:
+def _adapter_identity(adapter: str | None) -> str | None:
     """Identifies the adapter that training goes on from."""
     return sha256(Path(adapter, ADAPTER_WEIGHTS)) if adapter and Path(adapter, ADAPTER_WEIGHTS).is_file() else None
 
@@ -122,9 +123,10 @@ def _load_best(trainer: AdapterTrainer) -> None:
     best = trainer.best_checkpoint()
     if best is not None and best != trainer.run_dir.checkpoint(trainer.state.global_step):
         checkpoint.check_directory(best)
-        parameters = trainer.adapter_parameters()
+        parameters = trainer.trainable_parameters()
         scatter_adapter(parameters, read_adapter(best, trainer.peft_model, parameters))
         trainer.recorder.last_evaluation = None
+        trainer.recorder.best_step = trainer.state.best_global_step
         trainer.recorder.event("best_loaded", checkpoint=best.name, eval_loss=trainer.state.best_metric)
 
 
@@ -133,7 +135,7 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
 
     Under ZeRO-3 an adapter of 40 bytes has been written without an error (trl#4416): only what was reopened counts.
     """
-    parameters = trainer.adapter_parameters()
+    parameters = trainer.trainable_parameters()
     live = gather_adapter(parameters)
     if trainer.ranks.rank == 0:
 

@@ -15,9 +15,9 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from launch.plan import Plan
-from launch.rundir import RunDir
+from launch.rundir import PROGRESS, RunDir
 from training import checkpoint
-from training.adapter import adapter_files, adapter_parameters, read_adapter
+from training.adapter import adapter_files, read_adapter, trainable_parameters
 from training.arguments import loraplus
 from training.control import Control
 from training.data.collate import Collator
@@ -26,7 +26,7 @@ from training.data.tokens import Sequences
 from training.engine import verify
 from training.evaluation.loss import summed_loss
 from training.evaluation.questions import Question
-from training.evaluation.samples import answered
+from training.evaluation.while_training import ask
 from training.initial import leaves_base_unchanged
 from training.model import DTYPES
 from training.monitoring import Recorder
@@ -150,7 +150,7 @@ class AdapterTrainer(Trainer):
 
     def _answer(self, prefix: str) -> dict[str, float]:
         with evaluating(self.model_wrapped), self.accelerator.autocast():
-            rows = answered(self.peft_model, self.questions, self.plan, self.ranks, self.tokenizer)
+            rows = ask(self.peft_model, self.questions, self.plan, self.ranks, self.tokenizer)
         self.recorder.answers(self.state.global_step, rows)
         return {
             f"{prefix}_answer_f1": sum(row["f1"] for row in rows) / len(rows),
@@ -159,7 +159,7 @@ class AdapterTrainer(Trainer):
 
     # Checkpoints
 
-    def adapter_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+    def trainable_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """As the engine holds them between steps. Every rank calls this.
 
         FSDP2 leaves its outermost module whole after a forward pass, under parameters that the optimizer does not know.
@@ -167,11 +167,11 @@ class AdapterTrainer(Trainer):
         for module in self.model_wrapped.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-        return adapter_parameters(self.peft_model)
+        return trainable_parameters(self.peft_model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         began = time.monotonic()
-        step, parameters = self.state.global_step, self.adapter_parameters()
+        step, parameters = self.state.global_step, self.trainable_parameters()
         adapter = gather_adapter(parameters)
         moments, updates = gather_optimizer(self.optimizer, parameters)
         generators = self._generators()
@@ -189,7 +189,7 @@ class AdapterTrainer(Trainer):
                 **self.identity,
             }
             tensors |= {"optimizer.safetensors": moments, "generators.safetensors": generators}
-            texts |= {"progress.json": json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
+            texts |= {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
             size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
             self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
             checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, self.best_checkpoint())
@@ -221,7 +221,7 @@ class AdapterTrainer(Trainer):
         return prepared
 
     def _restore(self, directory: Path) -> None:
-        parameters = self.adapter_parameters()
+        parameters = self.trainable_parameters()
         scatter_adapter(parameters, read_adapter(directory, self.peft_model, parameters))
         progress = checkpoint.read_progress(directory)
         scatter_optimizer(

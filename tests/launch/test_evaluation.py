@@ -19,14 +19,15 @@ MODEL = ModelSpec(variant="qwen2.5-14b-instruct")
 def job(**changes: Any) -> Job:
     values: dict[str, Any] = {
         "name": "run", "adapter": "runs/run/adapter", "step": None, "model": MODEL,
-        "data": DataSpec(train="held-out.jsonl"), "max_positions": 32768, "precision": "fp32", "attention": "sdpa",
-        "topology": CPU, "processes": 2, "loss_batch_size": 1, "batch_size": 16, "limit": None, "max_new_tokens": 256,
-        "declines": DECLINES,
+        "data": DataSpec(train="train.jsonl", eval="held-out.jsonl"), "split": "eval", "tokens": "tokens",
+        "max_positions": 32768, "precision": "fp32", "attention": "sdpa",
+        "topology": CPU, "processes": 2, "loss_batch_size": 1, "answer_batch_size": 16, "limit": None,
+        "max_new_tokens": 256, "declines": DECLINES,
     }  # fmt: skip
     return Job(**{**values, **changes})
 
 
-def question(name: str, oracles: list[str], unanswerable: bool = False, documents: str = "ab") -> dict[str, Any]:
+def question(name: str, oracles: list[str] | None, unanswerable: bool = False, documents: str = "ab") -> dict[str, Any]:
     return {
         "kind": "question", "id": name, "file": "held-out.jsonl", "line": 1, "question": "Who?",
         "documents": list(documents), "reference": "Root.", "oracles": oracles, "unanswerable": unanswerable,
@@ -43,7 +44,7 @@ def answer(model: str, name: str, f1: float, cited: str = "", invented: str = ""
 def found() -> list[dict[str, Any]]:
     """As two processes leave it: the second one knows nothing of the questions."""
     return [
-        {"kind": "data", "rows": 3, "tokens": 30, "sequences": 3, "questions": 3},
+        {"kind": "data", "statistics": {"rows": 4, "samples": 3, "trainable_tokens": 30}, "questions": 3},
         question("1", ["a", "b"]), question("2", ["a"]), question("3", [], unanswerable=True),
         {"kind": "loss", "model": "base", "sum": 40.0, "tokens": 10},
         answer("base", "1", 0.5, "a", "x"), answer("base", "3", 0.0),
@@ -58,7 +59,8 @@ def found() -> list[dict[str, Any]]:
 
 def test_numbers_of_base_and_adapter() -> None:
     made = report(job(), found(), 1.25)
-    assert (made["questions"], made["unanswerable"], made["rows"], made["tokens"]) == (3, 1, 3, 30)
+    assert (made["questions"], made["unanswerable"], made["rows"], made["samples"]) == (3, 1, 4, 3)
+    assert made["data"] == "held-out.jsonl"
     assert made["base"] == {
         "loss": 4.0, "perplexity": math.exp(4), "answer_f1": pytest.approx(0.2), "rouge_l": pytest.approx(0.1),
         "citation_precision": pytest.approx(1 / 3),  # a of a, x, b
@@ -72,6 +74,14 @@ def test_numbers_of_base_and_adapter() -> None:
     }  # fmt: skip
 
 
+def test_where_nobody_knows_the_oracles_citations_are_not_judged() -> None:
+    rows = [{**row, "oracles": None} if row["kind"] == "question" and row["id"] == "1" else row for row in found()]
+    made = report(job(), rows, 1.0)
+    assert (made["adapter"]["citation_precision"], made["adapter"]["citation_recall"]) == (1.0, 1.0)
+    assert (made["base"]["citation_precision"], made["base"]["citation_recall"]) == (0.0, 0.0)
+    assert made["base"]["invented_citations"] == 1
+
+
 def test_what_nothing_was_found_for_is_no_number() -> None:
     only_loss = [row for row in found() if row["kind"] in ("data", "loss")]
     made = report(job(), only_loss, 1.0)["adapter"]
@@ -80,7 +90,7 @@ def test_what_nothing_was_found_for_is_no_number() -> None:
 
 def test_a_loss_beyond_all_bounds() -> None:
     rows = [{**row, "sum": 1e6} if row["kind"] == "loss" else row for row in found()]
-    assert report(job(), rows, 1.0)["base"]["perplexity"] == math.inf
+    assert report(job(), rows, 1.0)["base"]["perplexity"] is None  # JSON has no infinity
 
 
 @pytest.mark.parametrize(

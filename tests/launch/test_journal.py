@@ -1,5 +1,6 @@
 """Files that stay readable whenever the writer is killed."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -178,6 +179,36 @@ def test_a_directory_has_one_writer(tmp_path: Path) -> None:
             pass
         assert (folder / "shard").read_text() == "mine"
     assert (target / "shard").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_who_comes_at_the_rename_finds_nothing_of_ours(tmp_path: Path) -> None:
+    """The folder that was locked is the finished one by then: it must be neither written to nor removed."""
+    target, partial = tmp_path / "model", tmp_path / ".model.partial"
+    partial.mkdir()
+    (partial / "shard").write_text("theirs")
+    held_by_them = os.open(partial, os.O_RDONLY)
+    fcntl.flock(held_by_them, fcntl.LOCK_EX)
+
+    def renamed(descriptor: int, operation: int) -> None:
+        partial.rename(target)  # they are done between our opening the folder and our locking it
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fcntl, "flock", renamed)
+        with pytest.raises(BlockingIOError), new_directory(target):
+            pass
+    os.close(held_by_them)
+    assert (target / "shard").read_text() == "theirs"
+
+
+def test_what_had_the_name_is_there_until_the_new_one_is(tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    for content in ("old", "new"):
+        with new_directory(target) as folder:
+            (folder / "weights").write_text(content)
+            if content == "new":
+                assert (target / "weights").read_text() == "old"
+    assert (target / "weights").read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 
 

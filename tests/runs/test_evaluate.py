@@ -33,7 +33,7 @@ def test_the_losses_are_those_of_training(run: Path, report: Any) -> None:
     before, after = evaluations(run)
     assert (report["base"]["loss"], report["adapter"]["loss"]) == pytest.approx((before, after), rel=1e-6)
     assert report["adapter"]["perplexity"] < report["base"]["perplexity"]
-    assert (report["rows"], report["questions"], report["unanswerable"]) == (9, 3, 0)
+    assert (report["samples"], report["questions"], report["unanswerable"]) == (9, 3, 0)
 
 
 def test_what_it_leaves_behind(run: Path, report: Any) -> None:
@@ -82,10 +82,38 @@ def test_an_nf4_base_is_evaluated_as_it_was_trained(wide: Workspace) -> None:
 def test_rows_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "Who?", "documents": ["Root."], "answer": "Root."}\nnot JSON\n')
-    done = muster("evaluate", run, "--data", rows, *FEW)
+    for _ in range(2):  # what a failed one left is no obstacle
+        done = muster("evaluate", run, "--data", rows, *FEW, "--out", tmp_path / "out")
+        assert done.code == 5
+        assert f"error: {rows}:2:1: " in done.err
+        assert "Traceback" not in done.err
+
+
+def test_rows_that_were_trained_on_are_not_held_out(run: Path) -> None:
+    done = muster("evaluate", run, "--data", run.parent / "train.jsonl", "--limit", 0)
     assert done.code == 5
-    assert f"error: {rows}:2:1: " in done.err
-    assert "Traceback" not in done.err
+    assert "which is trained on [leakage]" in done.err
+
+
+def test_rows_that_are_left_out_are_told_and_kept(run: Path, tmp_path: Path) -> None:
+    """By an adapter alone, of which nobody knows what it was trained on: that is told too."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text((run.parent / "eval.jsonl").read_text() + "not JSON\n")
+    plan = json.loads((run / "plan.json").read_text())
+    plan["spec"]["data"] |= {"on_bad_row": "quarantine", "train": str(tmp_path / "gone.jsonl")}
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "plan.json").write_text(json.dumps(plan))
+    (other / "adapter").symlink_to(run / "adapter")
+    done = muster("evaluate", other, "--data", rows, "--limit", 0)
+    assert done.code == 0, done.err
+    told = " ".join(done.err.split())
+    assert "evaluation: 10 rows, " in told
+    assert "1 row left out (see quarantine.jsonl of the results)" in told
+    assert f"warning: {tmp_path}/gone.jsonl, which it was trained on, is not here" in told
+    assert "evaluated-single: 9 rows, " in done.out
+    (kept,) = read_rows(other / "evaluations/001/quarantine.jsonl")
+    assert "not JSON" in json.dumps(kept)
 
 
 def test_a_process_that_is_killed(run: Path, tmp_path: Path) -> None:
@@ -97,13 +125,13 @@ def test_a_process_that_is_killed(run: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         workers = _workers(out, 2)
-        os.kill(workers[1], signal.SIGKILL)
+        os.kill(workers[1], signal.SIGTERM)  # not the signal by which the other one is ended
         _, told = evaluate.communicate(timeout=60)
     finally:
         evaluate.kill()
     assert evaluate.returncode == 10
     assert told.splitlines()[-1] == (
-        f"error: a process of the evaluation was killed by signal 9 and left no reason; logs: {out}"
+        f"error: process 1 of the evaluation was killed by signal 15 and left no reason; its log: {out}/rank-1.log"
     )
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 

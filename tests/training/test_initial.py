@@ -13,7 +13,7 @@ from launch.errors import SpecError, UsageError
 from launch.plan import Plan
 from launch.planning import planned
 from tests.conftest import Workspace
-from training.adapter import adapter_files, adapter_parameters, read_adapter
+from training.adapter import adapter_files, read_adapter, trainable_parameters
 from training.checkpoint import write_directory
 from training.model import load, load_base
 from training.soundness import evaluating
@@ -27,7 +27,7 @@ def plan_for(workspace: Workspace, **sections: dict[str, Any]) -> Plan:
 
 
 def base_of(plan: Plan) -> Any:
-    return load_base(plan.spec.model, plan.precision, plan.attention, {"": "cpu"})
+    return load_base(plan.spec.model, plan.precision, plan.attention, device_map={"": "cpu"})
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -39,12 +39,12 @@ def disturb(model: Any, size: float = 0.02) -> None:
     """As if it had been trained."""
     torch.manual_seed(1)
     with torch.no_grad():
-        for _, parameter in adapter_parameters(model):
+        for _, parameter in trainable_parameters(model):
             parameter.add_(torch.randn_like(parameter) * size)
 
 
 def saved(model: PeftModel, directory: Path) -> Path:
-    live = {name: parameter.detach().clone() for name, parameter in adapter_parameters(model)}
+    live = {name: parameter.detach().clone() for name, parameter in trainable_parameters(model)}
     write_directory(directory, *adapter_files(model, live))
     return directory
 
@@ -85,9 +85,9 @@ def test_the_files_are_read_back_into_a_resumed_model(workspace: Workspace, opti
     disturb(model)
     directory = saved(model, workspace.root / "adapter")
     resumed = load(plan, directory).eval()
-    parameters = adapter_parameters(resumed)
+    parameters = trainable_parameters(resumed)
     tensors = read_adapter(directory, resumed, parameters)
-    assert all(torch.equal(tensors[name], parameter) for name, parameter in adapter_parameters(model))
+    assert all(torch.equal(tensors[name], parameter) for name, parameter in trainable_parameters(model))
     with torch.no_grad():
         for name, parameter in parameters:
             parameter.copy_(tensors[name])

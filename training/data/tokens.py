@@ -86,9 +86,11 @@ class Sequences:
         """The samples in a sequence, as the ledger calls them."""
         return [str(self._cell("name", row)) for row in self.packs.rows(index)]
 
-    def every_name(self) -> set[str]:
-        """The names of all samples."""
-        return {name for index in range(len(self)) for name in self.names(index)}
+    def samples(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Each sample's name and token ids."""
+        for index in range(len(self)):
+            for row in self.packs.rows(index):
+                yield str(self._cell("name", row)), self._list("input_ids", row)
 
     def tokens(self, index: int) -> int:
         """Tokens of a sequence without padding."""

@@ -5,32 +5,36 @@ adapter on it, and writes what it finds beside the job. Processes have nothing t
 """
 
 import logging
+import math
 import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from launch.diagnose import failure
+from launch.diagnose import classify, failure
 from launch.discover import cpu_count
-from launch.errors import MusterError
-from launch.evaluation import Job, Model, chosen
+from launch.errors import ExitCode, MusterError, NumericalError, UsageError
+from launch.evaluation import MODELS, Job, Model, chosen
 from launch.journal import append, write_json
 from launch.rundir import MANIFEST, Evaluation
+from launch.strategy import SAFE_SHARE
+from launch.wording import first_line, plural
+from training.adapter import lacking_tensors
 from training.checkpoint import check_directory
 from training.data.collate import Collator
 from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Sequences, prepare
-from training.evaluation.answers import Answering, answers
+from training.evaluation.answers import Answering, answers, ends
 from training.evaluation.batches import in_batches
 from training.evaluation.loss import summed_loss
 from training.evaluation.questions import Question, questions
-from training.evaluation.scores import judged
 from training.model import DTYPES, load_base, loadable
 from training.soundness import evaluating
 
@@ -42,70 +46,79 @@ def main() -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says that a kernel for inference is not installed
     try:
         job = Job.model_validate_json(place.job.read_text(encoding="utf-8"))
-        for row in evaluated(job, place, rank):
+        for row in evaluated(job, rank):
             append(place.found(rank), row)
     except BaseException as error:  # noqa: BLE001 - whatever ends a process has to be reported
         if not isinstance(error, MusterError):
             traceback.print_exc()
         told = failure(rank, error)
-        write_json(place.failure(rank), told)
+        with suppress(OSError):  # a full disk: the exit code is all that can be left
+            write_json(place.failure(rank), told)
         return int(told["exit_code"])
     return 0
 
 
-def evaluated(job: Job, place: Evaluation, rank: int) -> Iterator[Row]:
+def evaluated(job: Job, rank: int) -> Iterator[Row]:
     """Rows for launch.evaluation.report. Rank 0 also says what the data and the questions are."""
-    first, device = rank == 0, _device(job, rank)
-    adapter = Path(job.adapter)
+    first, adapter = rank == 0, Path(job.adapter)
     if first and (adapter / MANIFEST).is_file():
         check_directory(adapter)
     tokenizer = load_tokenizer(job.model.variant)
     files = ChatFiles.of(tokenizer)
-    rows = prepare(job.data, files, place.tokens, writer=first).train
-    asked = _questions(job, files, rows)
+    rows = _rows(job, files, writer=first)
+    every = list(questions(job.data, job.source, files, rows)) if job.limit != 0 else []
+    asked = [every[place] for place in chosen(len(every), job.limit)]
     if first:
-        yield {
-            "kind": "data", "rows": rows.statistics.rows, "tokens": rows.statistics.trainable_tokens,
-            "sequences": len(rows), "questions": len(asked),
-        }  # fmt: skip
+        yield {"kind": "data", "statistics": asdict(rows.statistics), "questions": len(asked)}
         yield from ({"kind": "question", **question.row(job.declines)} for question in asked)
     loadable(job.model.variant)
-    base = load_base(job.model, job.precision, job.attention, "auto" if job.spread else {"": device})
-    ends = _ends(base, asked)
-    how = Answering(job.max_new_tokens, job.max_positions, tokenizer.pad_token_id, ends)
-    sequences, mine = range(len(rows))[rank :: job.processes], asked[rank :: job.processes]
-    collator = Collator(tokenizer.pad_token_id, job.data.packing)
-    yield from _measured("base", base, job, rows, sequences, collator)
-    yield from _answered("base", base, job, mine, how, tokenizer)
-    # The base comes first, and by itself: an adapter that trains biases cannot be taken off again.
-    adapted = PeftModel.from_pretrained(base, adapter)
-    yield from _measured("adapter", adapted, job, rows, sequences, collator)
-    yield from _answered("adapter", adapted, job, mine, how, tokenizer)
+    loaded = load_base(job.model, job.precision, job.attention, **_placement(job, rank))
+    for model in MODELS:
+        # The base comes first, and by itself: an adapter that trains biases cannot be taken off again.
+        loaded = _adapted(loaded, adapter) if model == "adapter" else loaded
+        yield _measured(model, loaded, job, rows, range(len(rows))[rank :: job.processes], tokenizer)
+        yield from _answered(model, loaded, job, asked[rank :: job.processes], tokenizer)
 
 
-def _device(job: Job, rank: int) -> str:
+def _rows(job: Job, files: ChatFiles, writer: bool) -> Sequences:
+    prepared = prepare(job.data, files, Path(job.tokens), writer)
+    if job.split == "train":
+        return prepared.train
+    assert prepared.evaluation is not None
+    return prepared.evaluation
+
+
+def _placement(job: Job, rank: int) -> dict[str, Any]:
+    """Where from_pretrained puts the model: on this process's device, or over all of the job's GPUs."""
     if job.topology.device == "cpu":
         torch.set_num_threads(max(1, cpu_count() // job.processes))
-        return "cpu"
+        return {"device_map": {"": "cpu"}}
+    if job.spread:
+        room = int(SAFE_SHARE * job.topology.memory_bytes)
+        return {"device_map": "auto", "max_memory": dict.fromkeys(range(job.topology.devices_per_node), room)}
     torch.cuda.set_device(rank)
-    return f"cuda:{rank}"
+    return {"device_map": {"": f"cuda:{rank}"}}
 
 
-def _questions(job: Job, files: ChatFiles, rows: Sequences) -> list[Question]:
-    if job.limit == 0:
-        return []
-    every = list(questions(job.data, job.data.train, files, rows.every_name()))
-    return [every[place] for place in chosen(len(every), job.limit)]
+def _adapted(base: Any, adapter: Path) -> PeftModel:
+    """Raises UsageError for an adapter of another model: PEFT leaves out what has no place, with a warning."""
+    try:
+        # Trainable, for its parameters are found by that; nothing is trained.
+        model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        if classify(error)[0] is ExitCode.GPU_MEMORY:
+            raise
+        raise UsageError(f"{adapter}: is not an adapter of this base: {first_line(error)}") from error
+    lacking = lacking_tensors(adapter, model)
+    if lacking:
+        what = f"{plural(len(lacking), 'tensor')} of it or of the model have no counterpart, {lacking[0]} first"
+        raise UsageError(f"{adapter}: is not an adapter of this base: {what}")
+    return model
 
 
-def _ends(base: Any, asked: list[Question]) -> frozenset[int]:
-    """What ends an answer in training, and what the model's own settings end with."""
-    own = base.generation_config.eos_token_id
-    return frozenset({question.end for question in asked} | set(own if isinstance(own, list) else [own] if own else []))
-
-
-def _measured(model: Model, loaded: Any, job: Job, rows: Sequences, mine: range, collator: Collator) -> Iterator[Row]:
-    """This process's share of the loss."""
+def _measured(model: Model, loaded: Any, job: Job, rows: Sequences, mine: range, tokenizer: Any) -> Row:
+    """This process's share of the loss. Raises NumericalError when it is not finite."""
+    collator = Collator(tokenizer.pad_token_id, job.data.packing)
 
     def loss(batch: list[int]) -> tuple[float, int]:
         inputs = collator([rows[index] for index in batch])
@@ -117,20 +130,22 @@ def _measured(model: Model, loaded: Any, job: Job, rows: Sequences, mine: range,
     with evaluating(loaded), _cast(job):
         for _, (summed, counted) in in_batches(mine, job.loss_batch_size, loss):
             total, tokens = total + summed, tokens + counted
-    yield {"kind": "loss", "model": model, "sum": total, "tokens": tokens}
+    if not math.isfinite(total):
+        raise NumericalError(
+            f"the held-out loss of the {model} is {total}: its weights are broken, or {job.precision} is too narrow for"
+            " them"
+        )
+    return {"kind": "loss", "model": model, "sum": total, "tokens": tokens}
 
 
-def _answered(
-    model: Model, loaded: Any, job: Job, mine: list[Question], how: Answering, tokenizer: Any
-) -> Iterator[Row]:
+def _answered(model: Model, loaded: Any, job: Job, mine: list[Question], tokenizer: Any) -> Iterator[Row]:
+    known = ends(loaded, (question.end for question in mine))
+    how = Answering(job.max_new_tokens, job.max_positions, tokenizer.pad_token_id, known)
     with evaluating(loaded), _cast(job):
-        for answer in answers(loaded, [question.prompt for question in mine], how, job.batch_size):
-            question, text = mine[answer.place], tokenizer.decode(answer.tokens).strip()
-            scores = judged(text, question.sample.answer, question.documents, job.declines)
-            yield {
-                "kind": "answer", "model": model, "id": question.sample.id, "answer": text, **scores,
-                "tokens": len(answer.tokens), "complete": answer.complete,
-            }  # fmt: skip
+        for answer in answers(loaded, [question.prompt for question in mine], how, job.answer_batch_size):
+            question = mine[answer.place]
+            judged = question.judged(answer, tokenizer, job.declines)
+            yield {"kind": "answer", "model": model, "id": question.name, **judged}
 
 
 def _cast(job: Job) -> AbstractContextManager[Any]:

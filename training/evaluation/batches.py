@@ -5,7 +5,8 @@ from typing import TypeVar
 
 import torch
 
-from launch.errors import GpuMemoryError
+from launch.diagnose import classify
+from launch.errors import ExitCode, GpuMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,5 +38,7 @@ def _tried(work: Callable[[list[Item]], Result], batch: list[Item]) -> Result | 
     """None when it does not fit. By the time of return the error, which holds its tensors, is gone."""
     try:
         return work(batch)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if classify(error)[0] is not ExitCode.GPU_MEMORY:
+            raise
         return None

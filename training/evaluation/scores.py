@@ -10,7 +10,7 @@ import string
 import unicodedata
 from typing import Any
 
-from launch.evaluation import declines as compiled
+from launch.evaluation import decline_pattern
 from training.data.citations import cited, without_citations
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -43,7 +43,7 @@ def overlap(answer: str, reference: str) -> tuple[float, float]:
     return float(found["rouge1_fmeasure"]), float(found["rougeL_fmeasure"])
 
 
-def judged(answer: str, reference: str, documents: set[str], pattern: str) -> dict[str, Any]:
+def scores(answer: str, reference: str, documents: set[str], pattern: str) -> dict[str, Any]:
     """An answer's scores, as a row of answers.jsonl holds them."""
     there, absent = cited(answer, documents)
     meant, _ = cited(reference, documents)
@@ -57,4 +57,4 @@ def judged(answer: str, reference: str, documents: set[str], pattern: str) -> di
 def declined(answer: str, pattern: str) -> bool:
     """Whether the first sentence says that there is no answer."""
     first = _SENTENCE.split(answer.strip(), maxsplit=1)[0]
-    return compiled(pattern).search(first) is not None
+    return decline_pattern(pattern).search(first) is not None

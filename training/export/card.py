@@ -73,7 +73,8 @@ def _recipe(plan: Plan) -> list[str]:
 def _results(run: RunDir, step: int | None) -> list[str]:
     attempts: list[dict[str, Any]] = [row for row in rows(run.events) if row["event"] == "started"]
     started = attempts[-1] if attempts else {}  # an earlier one may have failed on other rows
-    reached = [row for row in rows(run.metrics) if step is None or row["step"] <= step]
+    # After early stopping the last row is the best adapter's, which is the final one and no checkpoint's.
+    reached = [row for row in rows(run.metrics) if step is None or ("best_step" not in row and row["step"] <= step)]
     seen = [row["eval_loss"] for row in reached if row.get("eval_loss") is not None]
     found = []
     if "data" in started:

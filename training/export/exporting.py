@@ -3,6 +3,7 @@ name."""
 
 import gc
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from launch.journal import new_directory
 from launch.model_files import directory_problems, find
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from launch.trained import Trained
-from launch.weights import weight_files
+from launch.weights import header, weight_files
 from launch.wording import first_line
 from training.checkpoint import check_directory
 from training.data.template import load_tokenizer
@@ -60,7 +61,7 @@ def export_merged(trained: Trained, out: Path, precision: str | None, tell: Tell
     if base is None or problems:
         raise UsageError("\n".join(problems))
     dtype = DTYPES[precision] if precision else None
-    with _made(trained, out, sum(path.stat().st_size for path in weight_files(base, original=False))) as folder:
+    with _made(trained, out, _needed(base, dtype)) as folder:
         merge(trained, base, folder, dtype, tell)
         for pattern in BESIDE:
             for path in base.glob(pattern):
@@ -88,8 +89,9 @@ def _compared(trained: Trained, base: Path, merged: Path, dtype: torch.dtype | N
     gc.collect()
     found = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=dtype or "auto", trust_remote_code=False).eval())
     spread, off, change = float(expected.std()), distance(found, expected), distance(plain, expected)
-    allowed = TOLERANCE[kind] * spread
-    if not off <= min(allowed, max(change / 2, allowed / 5)):
+    rounding = TOLERANCE[kind] * spread
+    allowed = min(rounding, max(change / 2, rounding / 5))
+    if not off <= allowed:
         raise WorkerError(
             f"the merged model's logits are {off:.2e} from those of base and adapter, whose standard deviation is"
             f" {spread:.2e} (allowed {allowed:.2e}); it was not kept"
@@ -97,6 +99,14 @@ def _compared(trained: Trained, base: Path, merged: Path, dtype: torch.dtype | N
     return (
         f"logits: {off / spread:.1e} of their standard deviation from base and adapter (allowed {allowed / spread:.0e})"
     )
+
+
+def _needed(base: Path, dtype: torch.dtype | None) -> int:
+    """Bytes of the base's weights, in another type if need be."""
+    files = weight_files(base, original=False)
+    if dtype is None:
+        return sum(path.stat().st_size for path in files)
+    return dtype.itemsize * sum(math.prod(shape) for path in files for shape in header(path)[0].values())
 
 
 @torch.no_grad()

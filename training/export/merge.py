@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from launch.adapter import UNKNOWN
@@ -14,6 +15,7 @@ from launch.errors import UsageError
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from launch.trained import Trained
 from launch.weights import INDEX, weight_files
+from launch.wording import first_line
 
 Tensors = dict[str, torch.Tensor]
 
@@ -28,11 +30,11 @@ def merge(trained: Trained, base: Path, out: Path, dtype: torch.dtype | None, te
     odd = [key for key in UNKNOWN if trained.config.get(key)]
     if odd:
         raise UsageError(f"{trained.adapter / ADAPTER_CONFIG}: {odd[0]} is set; only LoRA, rsLoRA and DoRA are merged")
-    adapter = load_file(trained.adapter / ADAPTER_WEIGHTS)
+    adapter = _read(trained.adapter / ADAPTER_WEIGHTS)
     left = set(adapter)
     for path in weight_files(base, original=False):
         merged: Tensors = {}
-        for name, weight in load_file(path).items():
+        for name, weight in _read(path).items():
             value, used = merged_weight(name, weight, adapter, trained.config)
             merged[name] = value.to(dtype or weight.dtype).contiguous()
             left -= used
@@ -47,6 +49,19 @@ def merge(trained: Trained, base: Path, out: Path, dtype: torch.dtype | None, te
         shutil.copyfile(base / INDEX, out / INDEX)
 
 
+def _read(path: Path) -> Tensors:
+    try:
+        tensors: Tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be read: {first_line(error)}") from None
+    return tensors
+
+
+def _check_shape(name: str, weight: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(weight.shape) != tuple(shape):
+        raise UsageError(f"{name}: the adapter's is {list(shape)}, the base's {list(weight.shape)}; is this its base?")
+
+
 def merged_weight(
     name: str, weight: torch.Tensor, adapter: Tensors, config: dict[str, Any]
 ) -> tuple[torch.Tensor, set[str]]:
@@ -58,11 +73,13 @@ def merged_weight(
     module, _, kind = name.rpartition(".")
     whole = [key for key in (f"{PREFIX}{name}", f"{PREFIX}{module}.base_layer.{kind}") if key in adapter]
     if whole:  # trained whole: modules_to_save, or a bias
+        _check_shape(name, weight, adapter[whole[0]].shape)
         return adapter[whole[0]], set(whole)
     a, b = (f"{PREFIX}{module}.lora_{half}.weight" for half in "AB")
     if kind != "weight" or a not in adapter:
         return weight, set()
     rank = adapter[a].shape[0]
+    _check_shape(name, weight, (adapter[b].shape[0], adapter[a].shape[1]))
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     value = weight.float() + scale * adapter[b].float() @ adapter[a].float()
     length = f"{PREFIX}{module}.lora_magnitude_vector"

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from launch.errors import GpuMemoryError
 from tests.conftest import Workspace
-from training.evaluation.answers import Answering, answers
+from training.evaluation.answers import Answering, answers, ends
 from training.evaluation.batches import in_batches
 
 NOTHING = frozenset({10**6})  # ends an answer
@@ -48,9 +48,12 @@ def test_each_answer_is_the_most_likely_one_in_any_batch(model: Any) -> None:
 def test_a_model_s_own_habits_change_nothing(model: Any) -> None:
     expected = made(model, how())
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=5.0, repetition_penalty=9.0, no_repeat_ngram_size=1, max_new_tokens=1
-    )
+        do_sample=True, temperature=5.0, repetition_penalty=9.0, no_repeat_ngram_size=1, max_new_tokens=1,
+        suppress_tokens=sorted({token for tokens in expected for token in tokens}), min_new_tokens=2,
+    )  # fmt: skip
+    own = model.generation_config
     assert made(model, how()) == expected
+    assert model.generation_config is own
 
 
 def test_an_answer_ends_where_training_ends_it(model: Any) -> None:
@@ -64,7 +67,27 @@ def test_an_answer_ends_where_training_ends_it(model: Any) -> None:
 
 def test_no_answer_goes_beyond_the_model_s_positions(model: Any) -> None:
     (answer,) = answers(model, PROMPTS[1:2], how(max_positions=24), 1)
-    assert len(answer.tokens) == 4
+    assert (len(answer.tokens), answer.complete) == (4, False)
+
+
+def test_a_long_prompt_takes_no_room_from_others(model: Any) -> None:
+    tight = how(max_positions=24)
+    assert made(model, tight, batch_size=5) == made(model, tight, batch_size=1)
+    assert [len(tokens) for tokens in made(model, tight, batch_size=5)] == [12, 4, 12, 12, 12]
+
+
+def test_in_step_every_rank_asks_as_often(model: Any) -> None:
+    """Whatever the lengths, and nothing is halved: the other ranks are inside the same forward passes."""
+    calls = []
+    model.generate = lambda **given: calls.append(given["input_ids"].shape[0]) or given["input_ids"]
+    list(answers(model, PROMPTS, how(in_step=True), 4))
+    assert calls == [1] * len(PROMPTS)
+
+
+def test_what_ends_an_answer(model: Any) -> None:
+    for own, expected in ((None, {7}), (0, {0, 7}), ([3, 4], {3, 4, 7})):
+        model.generation_config.eos_token_id = own
+        assert ends(model, [7, 7]) == expected
 
 
 def test_a_batch_without_room_is_halved_and_nothing_is_lost() -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torchmetrics.functional.text.squad import squad
 
 from launch.errors import UsageError
-from launch.evaluation import DECLINES, declines
+from launch.evaluation import DECLINES, decline_pattern
 from tests.conftest import ROOT, WORDS
-from training.evaluation.scores import declined, judged, overlap, words
+from training.evaluation.scores import declined, overlap, scores, words
 
 ENGLISH = st.lists(st.sampled_from([*WORDS, "The", "a", "an", "It's", "e-mail,", "CVE-2024-3094."]), max_size=12).map(
     " ".join
@@ -50,10 +50,10 @@ def test_order_counts_for_rouge_l_alone() -> None:
 
 def test_citations_are_judged_apart_from_words() -> None:
     known = {"id-mfa", "net-dns"}
-    found = judged("Use two factors [id-mfa] [net-ntp].", "Use two factors [id-mfa].", known, DECLINES)
+    found = scores("Use two factors [id-mfa] [net-ntp].", "Use two factors [id-mfa].", known, DECLINES)
     expected = {"f1": 1.0, "rouge_l": 1.0, "cited": ["id-mfa"], "invented": ["net-ntp"], "declined": False}
     assert found == expected
-    other = judged("Use two factors [1].", "Use two factors.", set(), DECLINES)
+    other = scores("Use two factors [1].", "Use two factors.", set(), DECLINES)
     assert (other["cited"], other["invented"], other["f1"]) == ([], [], 0.8571)  # without documents [1] is a word
 
 
@@ -94,4 +94,4 @@ def test_the_shipped_answers_are_told_apart() -> None:
 def test_a_pattern_of_one_s_own() -> None:
     assert declined("Keine Angabe.", "^keine angabe")
     with pytest.raises(UsageError, match=r"--declines \(: is no regular expression: missing \)"):
-        declines("(")
+        decline_pattern("(")
