@@ -10,6 +10,8 @@ from launch.spec import LoraSpec, Path, is_pattern
 
 # Variants of LoRA that change weights in other ways, by their keys in adapter_config.json: neither trained nor merged.
 UNKNOWN = ("rank_pattern", "alpha_pattern", "layer_replication", "trainable_token_indices", "use_qalora", "lora_bias")
+# Initialisations by which PEFT changes the base itself: an adapter that was saved as it is then belongs to that base.
+CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")
 # A spec's keys by PEFT's, of what two adapters must have in common.
 _COMMON = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
 
@@ -42,10 +44,20 @@ def conflicts(architecture: Architecture, lora: LoraSpec) -> list[tuple[Path, st
         given = ", ".join(map(str, beyond)) or "empty"
         message = f"lora.layers_to_transform: {given}; allowed: 0 to {architecture.layers - 1}"
         found.append((("lora", "layers_to_transform"), message))
+    if not found and lora.init_lora_weights != "default":
+        narrowest = min(min(sizes) for sizes in adapted(architecture, lora).values())
+        found += _too_many_pairs(lora, narrowest)
     if lora.modules_to_save and architecture.tied_embeddings:
         message = "lora.modules_to_save: this model's output head is its embedding; training one would part them"
         found.append((("lora", "modules_to_save"), f"{message}; remove it"))
     return found
+
+
+def _too_many_pairs(lora: LoraSpec, narrowest: int) -> list[tuple[Path, str]]:
+    if lora.rank <= narrowest:
+        return []
+    message = f"lora.rank {lora.rank}: {lora.init_lora_weights} finds at most {narrowest} pairs in the narrowest module"
+    return [(("lora", "rank"), f"{message}; lower it, or use init_lora_weights: default")]
 
 
 def other_kind(theirs: Mapping[str, Any], lora: LoraSpec) -> list[str]:
@@ -61,9 +73,19 @@ def other_kind(theirs: Mapping[str, Any], lora: LoraSpec) -> list[str]:
     if whole != sorted(lora.modules_to_save):
         found.append(f"lora.modules_to_save: the adapter has {whole!r}, the spec says {sorted(lora.modules_to_save)!r}")
     found += [f"{key} is set, which a spec cannot say" for key in UNKNOWN if theirs.get(key)]
-    if str(theirs.get("init_lora_weights", "")).startswith("pissa"):
-        found.append("it is for a base that PiSSA has changed; export it from there")
-    return found
+    changed = changed_base(theirs)
+    return found + ([changed] if changed else [])
+
+
+def changed_base(config: Mapping[str, Any]) -> str | None:
+    """Why an adapter, by its adapter_config.json, is for no base that is on a disk; None where it is for its base."""
+    start = str(config.get("init_lora_weights", ""))
+    if not start.startswith(CHANGES_BASE):
+        return None
+    return (
+        f"it is for a base that its init_lora_weights {start!r} has changed: save it for the unchanged one, with PEFT's"
+        " path_initial_model_for_weight_conversion"
+    )
 
 
 def other_modules(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture, lora: LoraSpec) -> list[str]:

@@ -16,6 +16,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="SOURCE", help="Held-out rows.  [default: the run's data.eval]", show_default=False),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a row with its answer.  [default: as in training]", show_default=False),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=0, help="Answer only so many questions, spread evenly; 0 measures the loss alone."),
@@ -58,7 +62,16 @@ def evaluate(
     from launch.trained import trained
 
     found = trained(source)
-    asked = Options(data, limit, max_new_tokens, batch_size, devices, quantization, declines or DECLINES)
+    asked = Options(
+        data,
+        max_length,
+        limit,
+        max_new_tokens,
+        batch_size,
+        devices,
+        quantization,
+        DECLINES if declines is None else declines,
+    )
     with place_for(found, out) as place:
         job, notes = job_of(found, asked, place)
         say(

@@ -18,6 +18,14 @@ from launch.wording import amount
 
 Model = Literal["base", "adapter"]
 MODELS: tuple[Model, ...] = ("base", "adapter")
+# The rows of an evaluation's table: the report's key, what it is called, and how its value reads.
+MEASURES = (
+    ("loss", "held-out loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"), ("answer_f1", "answer F1", "{:.3f}"),
+    ("rouge_l", "ROUGE-L", "{:.3f}"), ("citation_precision", "citation precision", "{:.1%}"),
+    ("citation_recall", "citation recall", "{:.1%}"), ("invented_citations", "citations of no document", "{}"),
+    ("unanswerable_declined", "unanswerable: declined", "{:.1%}"),
+    ("answerable_declined", "answerable: declined", "{:.1%}"), ("cut_off", "answers cut off", "{}"),
+)  # fmt: skip
 LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 # How an answer's first sentence says that the documents do not hold it. Which of the references it takes for one is

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.architecture import Architecture
-from launch.discover import topology
+from launch.discover import cpu_count, topology
 from launch.errors import DataError, HostError, Mistake, PreflightError, UsageError
 from launch.evaluation import Job, decline_pattern, precision_here, processes_for
 from launch.hardware import Topology
@@ -26,6 +26,7 @@ class Options(NamedTuple):
     """Those of the command line."""
 
     data: str | None
+    max_length: int | None
     limit: int | None
     max_new_tokens: int
     batch_size: int
@@ -43,6 +44,11 @@ def job_of(found: Trained, asked: Options, place: Evaluation) -> tuple[Job, list
     found.check_base()
     model, architecture = _base(found, asked.quantization)
     data, split, notes = _held_out(found, asked.data, architecture.max_positions)
+    if asked.max_length is not None:
+        if asked.max_length > architecture.max_positions:
+            limit = f"the model's {architecture.max_positions} positions"
+            raise UsageError(f"--max-length {asked.max_length} is beyond {limit}; lower it")
+        data = data.model_copy(update={"max_length": asked.max_length})
     plan, here = found.plan, _topology(found, asked.devices)
     precision = precision_here(plan.precision if plan else None, here)
     length = data.max_length + asked.max_new_tokens
@@ -140,6 +146,11 @@ def _topology(found: Trained, devices: int | None) -> Topology:
     on_cpu = found.plan is not None and found.plan.spec.cluster.device == "cpu"
     cluster = ClusterSpec(device="cpu" if on_cpu else "auto", devices_per_node=devices or "auto")
     try:
-        return topology(cluster)
+        here = topology(cluster)
+        if here.device == "cpu" and here.devices_per_node > cpu_count():
+            raise PreflightError(
+                f"{here.devices_per_node} CPU processes on {cpu_count()} cores; ask for as many or fewer"
+            )
+        return here
     except PreflightError as error:
         raise PreflightError(f"--devices {devices}: {error}" if devices else str(error)) from None

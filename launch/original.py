@@ -87,17 +87,25 @@ def native_config(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
         "head_dim": count(known, "kv_channels", origin, hidden // heads),
         "intermediate_size": both_halves // 2,
         "hidden_act": "silu",
-        "rms_norm_eps": known.get("layer_norm_epsilon", 1e-6),
+        "rms_norm_eps": fraction(known, "layer_norm_epsilon", origin, 1e-6),
         "rope_theta": float(base),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(base)},
         "max_position_embeddings": min(count(known, "seq_length", origin, positions), positions),
-        "initializer_range": known.get("initializer_range", 0.02),
+        "initializer_range": fraction(known, "initializer_range", origin, 0.02),
         "attention_dropout": 0.0,
         "tie_word_embeddings": False,
         "use_sliding_window": False,
         "bos_token_id": None,
         "use_cache": True,
     }
+
+
+def fraction(config: Mapping[str, Any], key: str, origin: str, default: float) -> float:
+    """A number between 0 and 1 that config.json gives. Raises UsageError for anything else."""
+    value = config.get(key, default)
+    if not isinstance(value, int | float) or not 0 < value < 1:
+        raise UsageError(f"{origin}: key {key!r} is {value!r}; expected a number between 0 and 1")
+    return float(value)
 
 
 def count(config: Mapping[str, Any], key: str, origin: str, default: int | None = None) -> int:

@@ -10,10 +10,10 @@ from launch.errors import ConflictError, DataError, DeviceError, NoPlanError, Pr
 from launch.hardware import Topology
 from launch.model_files import read_architecture
 from launch.plan import Plan, conflicts, resolve
-from launch.rundir import ADAPTER_WEIGHTS, RunDir
+from launch.rundir import ADAPTER_WEIGHTS, PROGRESS, RunDir
 from launch.spec import ClusterSpec, RunSpec
 from launch.specfile import draft, missing_data
-from launch.trained import adapter_config
+from launch.trained import adapter_config, trained
 from launch.weights import header
 from launch.wording import plural
 
@@ -85,6 +85,11 @@ def _continued(spec: RunSpec, architecture: Architecture | None) -> Problems:
     shapes, damage = header(directory / ADAPTER_WEIGHTS)
     if damage:
         return [(path, f"lora.adapter: {damage[0]}")]
+    if (directory / PROGRESS).is_file() or RunDir(directory.parent).plan.exists():
+        try:
+            trained(directory).check_base(spec.model.variant)
+        except UsageError as error:
+            return [(path, f"lora.adapter: {error}")]
     others = other_modules(shapes, architecture, spec.lora) if architecture else []
     if others:
         what = f"{plural(len(others), 'tensor')} of its pairs differ from the spec's, {others[0]} first"

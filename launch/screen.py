@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.evaluation import MODELS, chosen
+from launch.evaluation import MEASURES, MODELS, chosen
 from launch.plan import Plan
 from launch.preflight import Result
 from launch.wording import amount, plural, printable
@@ -186,15 +186,6 @@ def _bars(histogram: dict[str, list[int]]) -> RenderableType:
     return table
 
 
-# The rows of an evaluation's table: the report's key, what it is called, and how its value reads.
-_MEASURES = (
-    ("loss", "held-out loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}"), ("answer_f1", "answer F1", "{:.3f}"),
-    ("rouge_l", "ROUGE-L", "{:.3f}"), ("citation_precision", "citation precision", "{:.1%}"),
-    ("citation_recall", "citation recall", "{:.1%}"), ("invented_citations", "citations of no document", "{}"),
-    ("unanswerable_declined", "unanswerable: declined", "{:.1%}"),
-    ("answerable_declined", "answerable: declined", "{:.1%}"), ("cut_off", "answers cut off", "{}"),
-)  # fmt: skip
-
 ANSWER_SHOWN = 400  # characters of an answer on the screen; answers.jsonl has it whole
 
 
@@ -204,7 +195,7 @@ def evaluation_view(report: dict[str, Any]) -> RenderableType:
     table.add_column(style="bold")
     for model in MODELS:
         table.add_column(model, justify="right")
-    for key, name, form in _MEASURES:
+    for key, name, form in MEASURES:
         values = [report[model][key] for model in MODELS]
         table.add_row(name, *("-" if value is None else form.format(value) for value in values))
     asked = f"{plural(report['questions'], 'question')} answered, {report['unanswerable']} of them unanswerable"

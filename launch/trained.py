@@ -8,7 +8,8 @@ from typing import Any
 from launch.errors import UsageError
 from launch.model_files import hub_name, weights_identity
 from launch.plan import Plan
-from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PROGRESS, RunDir
+from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST, PROGRESS, RunDir
+from launch.weights import header
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,20 @@ class Trained:
         progress = self.adapter / PROGRESS
         return int(json.loads(progress.read_text(encoding="utf-8"))["step"]) if progress.is_file() else None
 
-    def check_base(self) -> None:
-        """Raises UsageError when the base's files are not those that it was trained on. Only a run knows them."""
+    def check_base(self, base: str | None = None) -> None:
+        """Raises UsageError when a base, its own unless another is given, is not what it was trained on.
+
+        Only a run knows what that was.
+        """
+        base = base or self.base
         known = [self.adapter, *(self.run.complete_checkpoints() if self.run else [])]
         progress = next((path / PROGRESS for path in known if (path / PROGRESS).is_file()), None)
         if progress is None:
             return
         identity = json.loads(progress.read_text(encoding="utf-8")).get("base")
-        if identity is not None and identity != weights_identity(self.base):
+        if identity is not None and identity != weights_identity(base):
             what = f"its weights are not those that {self.adapter} was trained on"
-            raise UsageError(f"{self.base}: {what}; restore them, or train again")
+            raise UsageError(f"{base}: {what}; restore them, or train again")
 
     @property
     def name(self) -> str:
@@ -69,6 +74,9 @@ def trained(path: Path) -> Trained:
         raise UsageError(f"{adapter / ADAPTER_CONFIG}: does not name its base; set base_model_name_or_path in it")
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UsageError(f"{adapter / ADAPTER_WEIGHTS}: no such file; an adapter is that file and {ADAPTER_CONFIG}")
+    damage = [] if (adapter / MANIFEST).is_file() else header(adapter / ADAPTER_WEIGHTS)[1]  # else its hashes tell
+    if damage:
+        raise UsageError(damage[0])
     return Trained(adapter, config, run, _plan(run))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launch.adapter import adapted, adapter_parameters, conflicts
+from launch.adapter import adapted, adapter_parameters, conflicts, other_kind
 from launch.architecture import from_config
 from launch.spec import LoraSpec
 from tests.launch.conftest import TINY_CONFIG
@@ -51,6 +51,36 @@ def test_the_modules_and_parameters_are_peft_s(options: dict[str, Any]) -> None:
     lora = LoraSpec(rank=4, **options)
     assert conflicts(ARCHITECTURE, lora) == []
     assert (set(adapted(ARCHITECTURE, lora)), adapter_parameters(ARCHITECTURE, lora)) == by_peft(lora)
+
+
+@pytest.mark.parametrize(("start", "refused"), [("pissa", True), ("loftq", True), ("default", False)])
+def test_more_pairs_than_a_module_has(start: Any, refused: bool) -> None:
+    """k_proj has 32 outputs."""
+    lora = LoraSpec(rank=33, init_lora_weights=start)
+    message = f"lora.rank 33: {start} finds at most 32 pairs in the narrowest module; lower it, or use"
+    expected = [(("lora", "rank"), f"{message} init_lora_weights: default")] if refused else []
+    assert conflicts(ARCHITECTURE, lora) == expected
+    assert conflicts(ARCHITECTURE, LoraSpec(rank=32, init_lora_weights=start)) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, []),
+        ({"bias": "all"}, ["lora.bias: the adapter has 'all', the spec says 'none'"]),
+        ({"modules_to_save": ["lm_head"]}, ["lora.modules_to_save: the adapter has ['lm_head'], the spec says []"]),
+        ({"rank_pattern": {"q_proj": 4}}, ["rank_pattern is set, which a spec cannot say"]),
+        ({"r": 4}, ["lora.rank: the adapter has 4, the spec says 8"]),
+    ],
+)
+def test_what_another_adapter_must_have_in_common(config: dict[str, Any], expected: list[str]) -> None:
+    assert other_kind({"r": 8, "lora_alpha": 32, **config}, LoraSpec()) == expected
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga"])
+def test_an_adapter_of_a_changed_base_is_for_no_other(start: str) -> None:
+    (told,) = other_kind({"r": 8, "lora_alpha": 32, "init_lora_weights": start}, LoraSpec())
+    assert told.startswith(f"it is for a base that its init_lora_weights {start!r} has changed")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,20 @@ def test_more_devices_than_there_are(
     assert "this machine has 1 GPU that can be used (NVIDIA A100-SXM4-80GB)" in told
 
 
+def test_more_processes_than_cores(
+    run: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.evaluation_request.cpu_count", lambda: 2)
+    expected = "error: --devices 99: 99 CPU processes on 2 cores; ask for as many or fewer\n"
+    assert refused(capsys, run.root, "--devices", 99) == (3, expected)
+    assert not run.evaluations.exists() or not any(run.evaluations.iterdir())
+
+
+def test_a_length_beyond_the_model_s(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = "error: --max-length 513 is beyond the model's 512 positions; lower it\n"
+    assert refused(capsys, run.root, "--max-length", 513) == (2, expected)
+
+
 def test_a_place_that_is_taken(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     code, told = refused(capsys, run.root, "--out", run.root)
     assert (code, told) == (2, f"error: --out {run.root}: exists already; choose another place\n")

@@ -10,7 +10,7 @@ from launch.model_files import read_architecture, weights_identity
 from launch.plan import resolve
 from launch.rundir import MANIFEST, RunDir
 from launch.trained import trained
-from tests.launch.conftest import CPU, plan_of, spec_of, write_model
+from tests.launch.conftest import CPU, plan_of, spec_of, weights, write_model
 from tests.launch.conftest import in_process as call
 
 CONFIG = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "Qwen/Qwen3-8B"}
@@ -19,7 +19,7 @@ CONFIG = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "Qwen/Qwen3-8B
 def write_adapter(directory: Path) -> Path:
     directory.mkdir(parents=True)
     (directory / "adapter_config.json").write_text(json.dumps(CONFIG))
-    (directory / "adapter_model.safetensors").touch()
+    (directory / "adapter_model.safetensors").write_bytes(weights({}))
     return directory
 
 

@@ -23,7 +23,7 @@ def test_a_quantised_base_trains_as_on_one_device(wide: Workspace, quantization:
     assert_same_training(trained(wide, strategy, sections, quantization), reference)
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "mistral"])
+@pytest.mark.parametrize("kind", ["qwen3", "mistral", "llama"])
 def test_each_architecture_learns(workspace: Workspace, kind: str) -> None:
     make_base(workspace.root / kind, kind)
     run = trained(workspace, "single", {"model": {"variant": str(workspace.root / kind)}}, kind)

@@ -9,10 +9,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from launch.discover import topology
-from launch.errors import SpecError, UsageError
+from launch.errors import SpecError, UsageError, WorkerError
 from launch.plan import Plan
 from launch.planning import planned
 from tests.conftest import Workspace
+from training import initial
 from training.adapter import adapter_files, read_adapter, trainable_parameters
 from training.checkpoint import write_directory
 from training.model import load, load_base
@@ -131,6 +132,18 @@ def test_an_adapter_of_another_kind_is_refused_with_both_values(workspace: Works
     assert refused(workspace, same) == (
         f"lora.adapter: {weights} has {size - 1:,} bytes, its header says {size:,}; download it again"
     )
+    run = directory.parent / "run"
+    run.mkdir()
+    (run / "plan.json").touch()
+    assert refused(workspace, {**same, "adapter": str(run)}) == (
+        f"lora.adapter: {run} is a run directory; its adapter is {run}/adapter"
+    )
+    weights.write_bytes(whole)
+    (directory / "progress.json").write_text('{"step": 4, "base": "of another base"}')
+    assert refused(workspace, same) == (
+        f"lora.adapter: {workspace.root}/base: its weights are not those that {directory} was trained on; restore them,"
+        " or train again"
+    )
     (directory / "adapter_config.json").unlink()
     assert refused(workspace, same) == (
         f"lora.adapter: {directory}/adapter_config.json: no such file; expected a run directory, a checkpoint or an"
@@ -177,3 +190,11 @@ def test_weights_that_are_in_no_file_are_not_made_up(workspace: Workspace) -> No
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UsageError, match=r"1 tensors are in none of its files, .*up_proj.weight first"):
         base_of(plan_for(workspace, model={"variant": str(directory)}))
+
+
+def test_a_pair_that_a_weight_cannot_lose_is_told(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base and adapter together have to stay what was loaded: a pair beyond all measure rounds it away."""
+    low_rank = initial._low_rank
+    monkeypatch.setattr(initial, "_low_rank", lambda *given: tuple(1e6 * half for half in low_rank(*given)))
+    with pytest.raises(WorkerError, match=r"pissa: .*q_proj: base and adapter together are .* from the weight"):
+        load(plan_for(workspace, lora={"init_lora_weights": "pissa"}))

@@ -105,7 +105,7 @@ def _adapted(base: Any, adapter: Path) -> PeftModel:
     try:
         # Trainable, for its parameters are found by that; nothing is trained.
         model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
         if classify(error)[0] is ExitCode.GPU_MEMORY:
             raise
         raise UsageError(f"{adapter}: is not an adapter of this base: {first_line(error)}") from error

@@ -1,9 +1,11 @@
 """The model card: what an adapter was trained on, how, and what came out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from launch.discover import installed
+from launch.evaluation import MEASURES, MODELS
 from launch.journal import rows
 from launch.model_files import hub_name
 from launch.plan import Plan
@@ -27,14 +29,16 @@ def model_card(trained: Trained, merged: bool) -> str:
     parts = [what, "", f"- Base: {trained.base_name}", f"- License of the base: {license_name}"]
     if trained.plan:
         parts += _recipe(trained.plan)
+    else:
+        parts.append(f"- Adapter: rank {trained.config['r']}, alpha {trained.config['lora_alpha']:g}")
     if trained.run:
-        parts += _results(trained.run, trained.step)
+        parts += [*_results(trained.run, trained.step), *_evaluation(trained.run, trained.adapter)]
     parts += [
         f"- Exported with: {_versions()}",
         "",
         "## Use",
         "",
-        *(f"    {line}" for line in serving(trained, merged, "DIR")),
+        *(f"    {_without_folders(line, trained)}" for line in serving(trained, merged, "DIR")),
         "",
     ]
     return "\n".join([*head, *parts])
@@ -84,6 +88,33 @@ def _results(run: RunDir, step: int | None) -> list[str]:
     if len(seen) > 1:
         found.append(f"- Evaluation loss: {seen[0]:.4f} before, {seen[-1]:.4f} after")
     return found
+
+
+def _evaluation(run: RunDir, adapter: Path) -> list[str]:
+    """The numbers of the newest `muster evaluate` of this adapter."""
+    found = []
+    for path in sorted(run.evaluations.glob("*/report.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if Path(report["adapter_path"]) == adapter:
+            found = _numbers(report)
+    return found
+
+
+def _numbers(report: dict[str, Any]) -> list[str]:
+    lines = [
+        f"- Evaluated on {Path(report['data']).name}: {report['samples']:,} rows, {report['questions']:,} questions"
+    ]
+    for key, name, form in MEASURES:
+        base, adapter = (report[model][key] for model in MODELS)
+        if adapter is not None:
+            before = "" if base is None else f", base {form.format(base)}"
+            lines.append(f"  - {name}: {form.format(adapter)}{before}")
+    return lines
+
+
+def _without_folders(line: str, trained: Trained) -> str:
+    """A local base by its name alone: a card is for others."""
+    return line.replace(hub_name(trained.base), trained.base_name)
 
 
 def _versions() -> str:

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from launch.errors import HostError, UsageError, WorkerError
+from launch.errors import HostError, NumericalError, UsageError, WorkerError
 from launch.journal import new_directory
 from launch.model_files import directory_problems, find
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
 from launch.trained import Trained
 from launch.weights import header, weight_files
-from launch.wording import first_line
+from launch.wording import first_line, plural
 from training.checkpoint import check_directory
 from training.data.template import load_tokenizer
 from training.export.card import model_card
@@ -40,7 +40,11 @@ LENGTH = 48
 
 
 def export_adapter(trained: Trained, out: Path, tell: Tell) -> None:
-    """PEFT's two files with the tokenizer and a model card."""
+    """PEFT's two files with the tokenizer and a model card. Raises NumericalError for one that is not finite."""
+    with safe_open(trained.adapter / ADAPTER_WEIGHTS, framework="pt") as opened:
+        broken = [name for name in opened.keys() if not opened.get_tensor(name).isfinite().all()]  # noqa: SIM118
+    if broken:
+        raise NumericalError(f"{trained.adapter}: {plural(len(broken), 'tensor')} not finite, {broken[0]} first")
     with _made(trained, out, needed=0) as folder:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(trained.adapter / name, folder / name)

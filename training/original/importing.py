@@ -135,7 +135,8 @@ def _write(source: Path, files: list[Path], folder: Path, tell: Callable[[str], 
     wrong = directory_problems(folder)
     if wrong:
         raise HostError("what was written is not whole: " + "; ".join(wrong))
-    read = [*files, source / CONFIG, source / TOKENS]
+    texts = [path for pattern in (GENERATION, "LICENSE*", "NOTICE*") for path in source.glob(pattern)]
+    read = [*files, source / CONFIG, source / TOKENS, *texts]
     manifest = {"files": described(folder.iterdir()), "source": {"directory": str(source), "files": described(read)}}
     _write_json(folder / MANIFEST, manifest)
 

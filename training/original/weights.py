@@ -4,7 +4,6 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -76,7 +75,9 @@ def _read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 for key in file.keys():  # noqa: SIM118 - is no dict
                     yield key, file.get_tensor(key)
         else:
-            tensors: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+                raise UsageError(f"{path}: holds no dictionary of tensors by name; download it again")
             yield from tensors.items()
     except pickle.UnpicklingError as error:
         raise UsageError(

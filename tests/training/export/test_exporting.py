@@ -1,19 +1,23 @@
 """An adapter, or base and adapter in one, as others load it: the same logits, or nothing at all."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from launch.errors import DamagedCheckpoint, UsageError, WorkerError
+from launch.claim import prepare_run
+from launch.errors import DamagedCheckpoint, NumericalError, UsageError, WorkerError
+from launch.evaluation import MEASURES
+from launch.rundir import RunDir
 from launch.trained import trained
-from tests.conftest import Workspace
+from tests.conftest import Workspace, make_base
 from tests.training.test_initial import NF4, OPTIONS, base_of, disturb, logits, plan_for, saved
 from training.export import exporting
 from training.export.exporting import export_adapter, export_merged
@@ -46,6 +50,67 @@ def test_a_merged_model_gives_the_adapter_s_logits(workspace: Workspace, options
     assert torch.allclose(merged_logits(workspace.root / "merged"), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen3"])
+def test_every_architecture_is_merged(workspace: Workspace, kind: str) -> None:
+    make_base(workspace.root / kind, kind)
+    adapter = adapter_in(workspace, model={"variant": str(workspace.root / kind)})
+    base = AutoModelForCausalLM.from_pretrained(workspace.root / kind, dtype=torch.float32)
+    expected = logits(PeftModel.from_pretrained(base, adapter))
+    export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    assert torch.allclose(merged_logits(workspace.root / "merged"), expected, atol=1e-4)
+
+
+def by_peft(workspace: Workspace, **options: Any) -> Path:
+    """An adapter that muster did not make."""
+    base = AutoModelForCausalLM.from_pretrained(workspace.root / "base", dtype=torch.float32)
+    torch.manual_seed(1)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, **options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    model.save_pretrained(workspace.root / "theirs")
+    return workspace.root / "theirs"
+
+
+def test_an_adapter_of_the_output_head(workspace: Workspace) -> None:
+    """PEFT saves the head's own weight with it."""
+    adapter = by_peft(workspace, target_modules=["q_proj", "lm_head"])
+    assert any("lm_head.base_layer" in name for name in load_file(adapter / "adapter_model.safetensors"))
+    export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
+    assert torch.allclose(merged_logits(workspace.root / "merged"), peft_logits(workspace, adapter), atol=1e-4)
+
+
+def test_adapters_for_another_base_are_refused_by_what_made_them(workspace: Workspace) -> None:
+    adapter = by_peft(workspace, target_modules=["q_proj"], init_lora_weights="olora")
+    assert refused(adapter, workspace.root / "merged") == (
+        "theirs/adapter_config.json: it is for a base that its init_lora_weights 'olora' has changed: save it for the"
+        " unchanged one, with PEFT's path_initial_model_for_weight_conversion"
+    )
+    embedding = by_peft(workspace, target_modules=["embed_tokens"])
+    assert refused(embedding, workspace.root / "merged") == (
+        "theirs: base_model.model.model.embed_tokens.lora_embedding_A: adapters of embeddings are not merged"
+    )
+
+
+def test_a_card_has_the_newest_evaluation_of_its_adapter(workspace: Workspace) -> None:
+    run = RunDir(workspace.root / "run")
+    prepare_run(run, plan_for(workspace))
+    adapter_in(workspace, "run/adapter")
+    numbers = {key: 0.5 for key, _, _ in MEASURES}
+    report = {"data": "/private/eval.jsonl", "samples": 9, "questions": 3, "adapter_path": str(run.adapter)}
+    for number, loss in (("001", 3.0), ("002", 2.0)):
+        path = run.evaluations / number / "report.json"
+        path.parent.mkdir(parents=True)
+        base = {**numbers, "citation_precision": None}
+        path.write_text(json.dumps({**report, "base": base, "adapter": {**numbers, "loss": loss}}))
+    export_adapter(trained(run.root), workspace.root / "out", HEARD.append)
+    card = (workspace.root / "out/README.md").read_text()
+    assert "- Evaluated on eval.jsonl: 9 rows, 3 questions\n  - held-out loss: 2.0000, base 0.5000\n" in card
+    assert "  - citation precision: 50.0%\n" in card
+    assert "/private" not in card
+
+
 def test_an_adapter_of_a_packed_base_is_merged_into_what_was_packed(workspace: Workspace) -> None:
     adapter = adapter_in(workspace, **NF4)
     export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
@@ -75,6 +140,12 @@ def test_shards_stay_shards_with_their_index(workspace: Workspace) -> None:
     shards = sorted(path.name for path in (workspace.root / "merged").glob("*.safetensors"))
     assert shards == sorted(path.name for path in (workspace.root / "sharded").glob("*.safetensors"))
     assert len(shards) > 2
+    index = json.loads((workspace.root / "merged/model.safetensors.index.json").read_text())
+    tensors = [tensor for name in shards for tensor in load_file(workspace.root / "merged" / name).values()]
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors)
+    export_merged(trained(adapter), workspace.root / "half", "bf16", HEARD.append)
+    index = json.loads((workspace.root / "half/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors) / 2
     assert torch.allclose(merged_logits(workspace.root / "merged"), peft_logits(workspace, adapter), atol=1e-4)
 
 
@@ -96,7 +167,9 @@ def test_an_adapter_by_itself(workspace: Workspace) -> None:
     export_adapter(trained(adapter), workspace.root / "out", HEARD.append)
     assert torch.equal(peft_logits(workspace, workspace.root / "out"), peft_logits(workspace, adapter))
     card = (workspace.root / "out/README.md").read_text()
-    assert f"vllm serve {workspace.root}/base --enable-lora --max-lora-rank 8 --lora-modules adapter=DIR" in card
+    assert "vllm serve base --enable-lora --max-lora-rank 8 --lora-modules adapter=DIR" in card
+    assert str(workspace.root) not in card
+    assert "- Adapter: rank 4, alpha 32" in card
 
 
 # What must not happen
@@ -129,6 +202,22 @@ def test_a_merge_that_forgets_the_adapter_is_not_kept(
     assert float(found[1]) > float(found[3])
     assert not (workspace.root / "merged").exists()
     assert list(workspace.root.glob(".*.partial")) == []
+
+
+def test_a_broken_adapter_of_others_is_not_passed_on(workspace: Workspace) -> None:
+    adapter = by_peft(workspace, target_modules=["q_proj"])
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"][0, 0] = torch.nan
+    save_file(tensors, file)
+    with pytest.raises(NumericalError, match=r"1 tensor not finite, .*layers\.1.*lora_A\.weight first"):
+        export_adapter(trained(adapter), workspace.root / "out", HEARD.append)
+    size = file.stat().st_size
+    os.truncate(file, size - 100)
+    with pytest.raises(UsageError) as told:
+        trained(adapter)
+    assert str(told.value) == f"{file} has {size - 100:,} bytes, its header says {size:,}; download it again"
+    assert not (workspace.root / "out").exists()
 
 
 def refused(source: Path, out: Path) -> str:

@@ -88,7 +88,8 @@ def test_what_was_read_and_written_is_recorded(imported: Path) -> None:
             assert said == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     assert set(manifest["files"]) == {path.name for path in imported.iterdir()} - {"manifest.json"}
     assert set(manifest["source"]["files"]) == {
-        "config.json", "qwen.tiktoken", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "config.json", "generation_config.json", "qwen.tiktoken", "LICENSE", "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
     }  # fmt: skip
     assert (imported / "LICENSE").read_text() == "Tongyi Qianwen LICENSE AGREEMENT\n"
 
