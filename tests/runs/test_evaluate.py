@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import ROOT, Workspace, environment, muster, read_rows
 from tests.runs.short_runs import evaluations, trained
@@ -77,6 +79,34 @@ def test_an_nf4_base_is_evaluated_as_it_was_trained(wide: Workspace) -> None:
     assert found["base"]["loss"] == pytest.approx(evaluations(run)[0], rel=1e-5)
     assert found["adapter"]["loss"] < found["base"]["loss"]
     assert found["questions"] == 0
+
+
+def test_a_loss_that_is_not_finite_ends_with_7(run: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "broken"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_bytes((run / "adapter/adapter_config.json").read_bytes())
+    tensors = load_file(run / "adapter/adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    done = muster("evaluate", adapter, "--data", run.parent / "eval.jsonl", "--limit", 0, "--out", tmp_path / "out")
+    assert done.code == 7
+    assert "error: the held-out loss of the adapter is nan: its weights are broken" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_adapter_of_another_model(run: Path, wide: Workspace, tmp_path: Path) -> None:
+    """PEFT would leave out what has no place, with a warning in a log."""
+    adapter = tmp_path / "theirs"
+    adapter.mkdir()
+    config = json.loads((run / "adapter/adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(wide.root / "base")  # its MLP is wider
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "adapter_model.safetensors").write_bytes((run / "adapter/adapter_model.safetensors").read_bytes())
+    done = muster("evaluate", adapter, "--data", run.parent / "eval.jsonl", "--limit", 0, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert f"error: {adapter}: is not an adapter of this base: " in done.err
 
 
 def test_rows_that_cannot_be_used(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The same spec gives the same training under every strategy, and in every way it can be started."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_work
             (row["step"], row["id"], row["answer"]) for row in expected
         ]
         assert len(answers) == 2 * 3  # before training and after each of two epochs
+
+
+def test_a_checkpoint_of_shards_is_exported_by_one_process_without_a_gpu(base_workspace: Workspace) -> None:
+    """Zero3's, from the run above; fsdp2's has the same files."""
+    run = base_workspace.root / "zero3"
+    checkpoints = sorted((run / "checkpoints").iterdir())
+    done = muster("export", checkpoints[0], "--merged", "--out", base_workspace.root / "merged")
+    assert done.code == 0, done.err
+    assert re.search(r"logits: \d\.\de-\d\d of their standard deviation from base and adapter", done.err)
+    assert (base_workspace.root / "merged/model.safetensors").is_file()
 
 
 def test_plain_python_gives_the_losses_of_muster_run(single: Path, base_workspace: Workspace) -> None:

@@ -212,6 +212,21 @@ def test_a_pickle_that_would_run_code_is_refused(tensors: Tensors, tmp_path: Pat
     assert not Path("/tmp/muster-was-here").exists()
 
 
+@pytest.mark.parametrize("content", [[1, 2], {"transformer.wte.weight": "words"}])
+def test_a_pickle_of_something_else(tensors: Tensors, tmp_path: Path, content: Any) -> None:
+    source = write_checkpoint(tmp_path / "source", tensors, 1, pickled=True)
+    torch.save(content, source / "pytorch_model.bin")
+    expected = "source/pytorch_model.bin: holds no dictionary of tensors by name; download it again"
+    assert refused(source, tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("value", ["x", 0, 2.0, None])
+def test_an_epsilon_that_is_none(tensors: Tensors, tmp_path: Path, value: Any) -> None:
+    source = write_checkpoint(tmp_path / "source", tensors, layer_norm_epsilon=value)
+    expected = f"source/config.json: key 'layer_norm_epsilon' is {value!r}; expected a number between 0 and 1"
+    assert refused(source, tmp_path / "out") == expected
+
+
 def test_a_disk_that_is_too_small(tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_checkpoint(tmp_path / "source", tensors)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
