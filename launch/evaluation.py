@@ -98,8 +98,8 @@ def processes_for(
     """
     setting = Setting(
         strategy="single", world_size=1, micro_batch_size=1, max_length=length, gradient_checkpointing=False,
-        quantization=model.quantization, upcast_unquantized=model.upcast_unquantized,
-        element_bytes=4 if precision == "fp32" else 2, gpu=topology.device == "gpu",
+        quantization=model.quantization, upcast_unquantized=model.upcast_unquantized, precision=precision,
+        gpu=topology.device == "gpu",
     )  # fmt: skip
     needed = inference_bytes(architecture, setting)
     room = int(SAFE_SHARE * topology.memory_bytes)

@@ -73,7 +73,7 @@ def _fits(name: str, architecture: Architecture, gpu: str) -> list[dict[str, Any
         fit: dict[str, Any] = {"gpus": f"{count}x{gpu}", "quantization": quantization, "strategy": None}
         try:
             plan = resolve(spec, architecture, topology)
-            share = round(plan.peak_bytes / topology.memory_bytes, 3)
+            share = round(plan.memory.process_bytes / topology.memory_bytes, 3)
             fit |= {"strategy": plan.strategy, "micro_batch_size": plan.micro_batch_size, "memory_share": share}
             fit["gradient_checkpointing"] = plan.gradient_checkpointing
         except NoPlanError:

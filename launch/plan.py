@@ -14,6 +14,7 @@ from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
+from launch.memory import Forecast
 from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
 from launch.versions import NEWEST, Versions
@@ -40,8 +41,7 @@ class Plan(BaseModel):
     gradient_checkpointing: bool
     optimizer: Optimizer
     lr_scheduler: str
-    peak_bytes: int
-    components: dict[str, int]
+    memory: Forecast
     candidates: list[Candidate]
     refusals: list[Refusal]
     warnings: list[str]
@@ -86,7 +86,7 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versi
         world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
         global_batch_size=micro * accumulation * topology.world_size, precision=precision, attention="sdpa",
         gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
-        peak_bytes=chosen.peak_bytes, components=chosen.components, candidates=found, refusals=refused,
+        memory=chosen.memory, candidates=found, refusals=refused,
         warnings=warnings, topology=topology, architecture=architecture, spec=spec,
     )  # fmt: skip
 
@@ -266,9 +266,11 @@ def _conflict(path: Path, message: str) -> ConflictError:
 
 
 def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
-    share = 100 * chosen.peak_bytes / topology.memory_bytes
+    share = 100 * chosen.memory.process_bytes / topology.memory_bytes
     device = "GPU" if topology.device == "gpu" else "process"
-    memory = f"{amount(chosen.peak_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {device}"
+    memory = (
+        f"{amount(chosen.memory.process_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {device}"
+    )
     tried = {candidate.strategy for candidate in found}
     simpler = [strategy for strategy in ORDER[: ORDER.index(chosen.strategy)] if strategy in tried]
     if spec.cluster.strategy != "auto":
@@ -285,7 +287,7 @@ def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Ca
 def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str:
     if not found:
         return "no strategy can run this spec on these devices"
-    best = min(found, key=lambda candidate: candidate.peak_bytes)
+    best = min(found, key=lambda candidate: candidate.memory.process_bytes)
     advice = []
     if spec.model.quantization == "none" and topology.device == "gpu":
         advice.append("model.quantization: nf4")
@@ -299,7 +301,7 @@ def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str
     devices = f"{topology.nodes} x {topology.devices_per_node} {topology.device_name}"
     return (
         f"no plan fits {devices} with {amount(topology.memory_bytes)} each: the smallest, {best.strategy},"
-        f" needs {amount(best.peak_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
+        f" needs {amount(best.memory.process_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
         f" What would help: {'; '.join(advice)}"
     )
 

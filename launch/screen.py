@@ -46,7 +46,7 @@ def _plan_rows(plan: Plan) -> dict[str, str]:
         "batch": f"{plan.global_batch_size} = {share} x {devices}",
         "training": f"{length}, learning rate {training.learning_rate:g} {plan.lr_scheduler}, {plan.optimizer}",
         "precision": f"{plan.precision}, {plan.attention} attention, gradient checkpointing {checkpointing}",
-        "memory": ", ".join(f"{part} {amount(size)}" for part, size in plan.components.items()),
+        "memory": ", ".join(f"{part} {amount(size)}" for part, size in plan.memory.components.items()),
     }
 
 
@@ -59,7 +59,7 @@ def candidates_view(plan: Plan) -> RenderableType:
             candidate.strategy,
             "on" if candidate.gradient_checkpointing else "off",
             str(candidate.micro_batch_size),
-            amount(candidate.peak_bytes),
+            amount(candidate.memory.process_bytes),
             "yes" if candidate.fits else "no",
         )
     return table

@@ -2,11 +2,10 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
-from launch.memory import Setting, components
+from launch.memory import Forecast, Setting, adapter_of, forecast
 from launch.spec import OFFLOADS, Precision, RunSpec, Strategy
 from launch.versions import NEWEST, Versions
 
@@ -27,8 +26,7 @@ class Candidate(BaseModel):
     strategy: Strategy
     gradient_checkpointing: bool
     micro_batch_size: int
-    peak_bytes: int
-    components: dict[str, int]
+    memory: Forecast
     fits: bool
 
 
@@ -47,6 +45,7 @@ def candidates(
     asked = spec.cluster.strategy
     checkpointing = spec.training.gradient_checkpointing
     found, refused = [], []
+    adapter = adapter_of(architecture, spec.lora)
     for strategy in ORDER if asked == "auto" else (asked,):
         reasons = refusals(spec, strategy, topology.world_size, versions)
         refused += reasons
@@ -58,20 +57,19 @@ def candidates(
                     strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro,
                     world_size=topology.world_size, max_length=spec.data.max_length,
                     quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
-                    element_bytes=4 if precision == "fp32" else 2,
-                    gpu=topology.device == "gpu",
+                    precision=precision, gpu=topology.device == "gpu", adapter=adapter,
+                    masked=spec.data.packing or micro > 1, optimizer=spec.training.optimizer,
                 )  # fmt: skip
-                found.append(_candidate(spec, architecture, topology, setting))
+                found.append(_candidate(architecture, topology, setting))
     return found, refused
 
 
-def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
-    parts = components(architecture, adapter_parameters(architecture, spec.lora), setting)
-    peak = sum(parts.values())
+def _candidate(architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
+    memory = forecast(architecture, setting)
     return Candidate(
         strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,
-        micro_batch_size=setting.micro_batch_size, peak_bytes=peak, components=parts,
-        fits=peak <= SAFE_SHARE * topology.memory_bytes,
+        micro_batch_size=setting.micro_batch_size, memory=memory,
+        fits=memory.process_bytes <= SAFE_SHARE * topology.memory_bytes,
     )  # fmt: skip
 
 

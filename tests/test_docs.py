@@ -39,4 +39,4 @@ def test_each_example_is_valid_and_fits_its_hardware(spec: str, gpus: str, strat
     assert done.code == 0, done.err
     plan = json.loads(done.out)
     assert (plan["strategy"], plan["global_batch_size"]) == (strategy, global_batch)
-    assert plan["peak_bytes"] < 0.8 * plan["topology"]["memory_bytes"]
+    assert plan["memory"]["process_bytes"] < 0.8 * plan["topology"]["memory_bytes"]

@@ -69,7 +69,7 @@ def memory(context: Context) -> Result:
     """Free memory of every device against the plan's peak, and of the host where something is offloaded to it."""
     plan, topology = context.plan, context.plan.topology
     if topology.device == "cpu":
-        return _host_memory(plan.peak_bytes * topology.devices_per_node, "free memory or use fewer processes")
+        return _host_memory(plan.memory.process_bytes * topology.devices_per_node, "free memory or use fewer processes")
     if plan.offload:
         adapter = 12 * plan.adapter_parameters
         element = 4 if plan.precision == "fp32" else 2
@@ -81,10 +81,10 @@ def memory(context: Context) -> Result:
     if len(found) < topology.devices_per_node:
         evidence = f"{len(found)} of {topology.devices_per_node} GPUs can be read"
         return Result(name="memory", family="gpu", status="unknown", evidence=evidence, fix="see nvidia-smi")
-    short = [gpu for gpu in found if gpu.free_bytes < plan.peak_bytes]
+    short = [gpu for gpu in found if gpu.free_bytes < plan.memory.process_bytes]
     free = ", ".join(f"GPU {gpu.index}: {amount(gpu.free_bytes)} free" for gpu in (short or found))
     fix = "stop what else runs on these GPUs (nvidia-smi)" if short else ""
-    evidence = f"{free}; the plan needs {amount(plan.peak_bytes)}"
+    evidence = f"{free}; the plan needs {amount(plan.memory.process_bytes)}"
     return Result(name="memory", family="gpu", status="fail" if short else "pass", evidence=evidence, fix=fix)
 
 

@@ -39,7 +39,7 @@ def test_the_recipe_on_eight_a100() -> None:
     assert (plan.world_size, plan.precision, plan.gradient_checkpointing) == (8, "bf16", True)
     assert (plan.optimizer, plan.lr_scheduler, plan.attention) == ("paged_adamw_32bit", "constant_with_warmup", "sdpa")
     assert (plan.micro_batch_size, plan.gradient_accumulation_steps, plan.global_batch_size) == (4, 4, 128)
-    assert plan.peak_bytes == sum(plan.components.values())
+    assert plan.memory.process_bytes == sum(plan.memory.components.values())
     assert plan.warnings == []
 
 
@@ -50,16 +50,16 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
 @pytest.mark.parametrize(
     ("gpus", "sections", "reason"),
     [
-        ("1xH200-141GB", {}, "single: one device, nothing to share; 73.4 GiB of 139.8 GiB (53 %) on each GPU"),
+        ("1xH200-141GB", {}, "single: one device, nothing to share; 67.5 GiB of 139.8 GiB (48 %) on each GPU"),
         (
             "8xA100-80GB",
             {"data": SMALL},
-            "ddp: the base fits one device and only adapter gradients move; 52.9 GiB of 79.2 GiB (67 %) on each GPU",
+            "ddp: the base fits one device and only adapter gradients move; 62.7 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",
             {"cluster": {"strategy": "zero2"}, "data": SMALL},
-            "zero2: as the spec asks; 52.4 GiB of 79.2 GiB (66 %) on each GPU",
+            "zero2: as the spec asks; 62.2 GiB of 79.2 GiB (79 %) on each GPU",
         ),
     ],
 )
@@ -69,7 +69,7 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the simplest that fits (ddp, zero2 would not); 50.5 GiB of 79.2 GiB (64 %) on each GPU"
+        "zero3: the simplest that fits (ddp, zero2 would not); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
     )
 
 
@@ -77,7 +77,7 @@ def test_nothing_fits() -> None:
     with pytest.raises(NoPlanError) as caught:
         plan_of("1xRTX4090-24GB")
     assert str(caught.value) == (
-        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 47.0 GiB and muster"
+        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 40.5 GiB and muster"
         " plans for at most 80 %. What would help: model.quantization: nf4; data.max_length: 2048;"
         " training.micro_batch_size: 1; larger or more GPUs (see --gpus)"
     )

@@ -153,9 +153,13 @@ def test_fewer_gpus_than_planned(free: list[float], evidence: str, monkeypatch: 
 # memory
 
 
+def needing(plan: Plan, gib: int) -> Plan:
+    return plan.model_copy(update={"memory": plan.memory.model_copy(update={"process_bytes": gib * GIB})})
+
+
 def test_enough_free_memory_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, 78, 77)
-    result = preflight.memory(context(ON_GPUS.model_copy(update={"peak_bytes": 30 * GIB})))
+    result = preflight.memory(context(needing(ON_GPUS, 30)))
     assert (result.status, result.evidence) == (
         "pass",
         "GPU 0: 78.0 GiB free, GPU 1: 77.0 GiB free; the plan needs 30.0 GiB",
@@ -164,7 +168,7 @@ def test_enough_free_memory_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_gpu_that_somebody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, 78, 12.5)
-    result = preflight.memory(context(ON_GPUS.model_copy(update={"peak_bytes": 30 * GIB})))
+    result = preflight.memory(context(needing(ON_GPUS, 30)))
     assert (result.status, result.evidence) == ("fail", "GPU 1: 12.5 GiB free; the plan needs 30.0 GiB")
     assert result.fix == "stop what else runs on these GPUs (nvidia-smi)"
 
@@ -185,7 +189,7 @@ def test_offloading_needs_memory_on_the_host(monkeypatch: pytest.MonkeyPatch) ->
 def test_host_memory_of_all_cpu_processes(free: int, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discover, "host_memory", lambda: free * GIB)
     topology = CPU.model_copy(update={"devices_per_node": 2})
-    plan = ON_CPU.model_copy(update={"topology": topology, "peak_bytes": 10 * GIB})
+    plan = needing(ON_CPU.model_copy(update={"topology": topology}), 10)
     result = preflight.memory(context(plan))
     assert (result.status, result.evidence) == (
         status,

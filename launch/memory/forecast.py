@@ -1,0 +1,114 @@
+"""Bytes of one rank in each phase of training, by component, and the peak.
+
+Three numbers: what torch has allocated at the peak, what its caching allocator has reserved from the driver for that,
+and what the driver says the process uses. Only the last has to fit.
+"""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.architecture import Architecture
+from launch.hardware import GIB
+from launch.memory import activations, static
+from launch.memory.setting import Setting
+
+# CUDA context, cuBLAS workspaces and NCCL's buffers of one process: 0.4 to 0.8 GB, 8 to 32 MB, and up to 0.5 GB.
+FRAMEWORK_BYTES = int(1.2 * GIB)
+# What the caching allocator reserves beyond what is allocated: 3 to 5 %.
+FRAGMENTATION = 0.04
+# Bytes of a logit at the loss's peak: log-softmax, its gradient and that of the logits, in fp32. Forward it is never
+# more: the logit itself in the base's type, its fp32 copy, and log-softmax.
+LOGIT_BYTES = 12
+# Nothing is kept of an evaluation's: the logit, its fp32 copy, log-softmax.
+EVALUATION_LOGIT_BYTES = {2: 10, 4: 8}
+
+
+class Forecast(BaseModel):
+    """Bytes on a device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    peak_bytes: int
+    """torch.cuda.max_memory_allocated."""
+    reserved_bytes: int
+    """torch.cuda.max_memory_reserved; without a GPU nothing is reserved beyond what is allocated."""
+    process_bytes: int
+    """What nvidia-smi shows of the process: this has to fit."""
+    phase: str
+    """The one with the peak."""
+    components: dict[str, int]
+    """The peak's, and what is held beyond it; their sum is process_bytes."""
+    phases: dict[str, int]
+    """Allocated bytes of each."""
+
+
+def forecast(architecture: Architecture, setting: Setting) -> Forecast:
+    """What training needs on one rank."""
+    base = {
+        "base weights": static.resident_base(architecture, setting),
+        "quantisation constants": static.quantization_constants(architecture, setting),
+    }
+    held = {
+        **base,
+        "adapters": static.adapters(setting),
+        "optimizer": static.optimizer(setting),
+        "engine buffers": static.buffers(architecture, setting),
+    }
+    trained = {**held, "gradients": static.gradients(setting)}
+    kept = activations.saved(architecture, setting) + activations.cast_weights(setting)
+    ahead, back = (activations.passing(architecture, setting, backward) for backward in (False, True))
+    again = activations.recomputed(architecture, setting)
+    unpacked = dequantised(architecture, setting)
+    logits = setting.tokens * architecture.vocab_size
+    evaluated = EVALUATION_LOGIT_BYTES[setting.element] * logits
+    phases = {
+        # A packed base lands whole on each device before it is sharded (DeepSpeed#5637).
+        "load": {**base, "base weights": _loading(architecture, setting), "dequantisation": unpacked},
+        "forward": {**trained, "activations": kept, "in passing": ahead + again, "dequantisation": unpacked},
+        "loss": {**trained, "activations": kept, "logits and loss": LOGIT_BYTES * logits},
+        "backward": {
+            **trained, "activations": kept, "recompute of one layer": again, "in passing": back,
+            "dequantisation": unpacked,
+        },
+        "optimizer step": trained,
+        "evaluation": {**held, "in passing": ahead, "logits and loss": evaluated, "dequantisation": unpacked},
+        "save": trained,
+    }  # fmt: skip
+    return _summed(phases, setting.gpu)
+
+
+def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool) -> Forecast:
+    sums = {name: sum(parts.values()) for name, parts in phases.items()}
+    phase = max(sums, key=lambda name: sums[name])
+    peak = sums[phase]
+    beyond = {"fragmentation": int(FRAGMENTATION * peak), "framework": FRAMEWORK_BYTES} if gpu else {}
+    components = {name: size for name, size in {**phases[phase], **beyond}.items() if size}
+    reserved = peak + beyond.get("fragmentation", 0)
+    return Forecast(
+        peak_bytes=peak, reserved_bytes=reserved, process_bytes=sum(components.values()), phase=phase,
+        components=components, phases=sums,
+    )  # fmt: skip
+
+
+def inference_bytes(architecture: Architecture, setting: Setting) -> int:
+    """What answering needs, or a loss without gradients: weights, keys and values, logits, and the process itself."""
+    kv = architecture.kv_heads * architecture.head_dim
+    cache = setting.tokens * architecture.layers * 2 * kv * setting.element
+    logits = EVALUATION_LOGIT_BYTES[setting.element] * setting.tokens * architecture.vocab_size
+    weights = static.base_weights(architecture, setting) + static.quantization_constants(architecture, setting)
+    passing = activations.passing(architecture, setting, backward=False)
+    return weights + cache + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
+
+
+def dequantised(architecture: Architecture, setting: Setting) -> int:
+    """The largest packed weight in the type that it is computed in."""
+    if setting.quantization == "none":
+        return 0
+    return setting.element * max(inputs * outputs for inputs, outputs in architecture.linears.values())
+
+
+def _loading(architecture: Architecture, setting: Setting) -> int:
+    if setting.quantization == "none":
+        return static.resident_base(architecture, setting)
+    return static.base_weights(architecture, setting)

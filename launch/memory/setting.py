@@ -1,0 +1,91 @@
+"""What decides the memory of one rank."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from launch.adapter import adapted
+from launch.architecture import Architecture
+from launch.spec import LoraSpec, Optimizer, Precision, Quantization, Strategy
+
+ELEMENT: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is trained. Sizes count elements."""
+
+    rank: int = 0
+    dropout: float = 0
+    targets: frozenset[str] = frozenset()
+    """The kinds of linear layers that are adapted, such as q_proj."""
+    pairs: int = 0
+    magnitudes: int = 0
+    """DoRA's."""
+    whole: int = 0
+    """Copies of embeddings and output head that are trained."""
+    first_block: int = 0
+    """The first one that gradients flow through."""
+    embeddings: bool = False
+    """Whether gradients flow into the embeddings, too."""
+
+
+def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
+    sizes = adapted(architecture, lora)
+    saved, blocks = set(lora.modules_to_save), [int(name.split(".")[2]) for name in sizes]
+    embeddings = "embed_tokens" in saved
+    return Adapter(
+        rank=lora.rank, dropout=lora.dropout, targets=frozenset(name.rpartition(".")[2] for name in sizes),
+        pairs=lora.rank * sum(inputs + outputs for inputs, outputs in sizes.values()),
+        magnitudes=sum(outputs for _, outputs in sizes.values()) if lora.use_dora else 0,
+        whole=architecture.vocab_size * architecture.hidden_size * len(saved),
+        first_block=0 if embeddings else min(blocks, default=architecture.layers), embeddings=embeddings,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run. Lengths in tokens."""
+
+    strategy: Strategy
+    world_size: int
+    micro_batch_size: int
+    max_length: int
+    gradient_checkpointing: bool
+    precision: Precision
+    gpu: bool
+    adapter: Adapter = Adapter()
+    quantization: Quantization = "none"
+    double_quantization: bool = True
+    upcast_unquantized: bool = False
+    attention: Literal["eager", "sdpa", "varlen"] = "sdpa"
+    masked: bool = True
+    """Whether attention gets a mask: packed rows, and rows of several lengths in one batch."""
+    optimizer: Optimizer = "paged_adamw_32bit"
+
+    @property
+    def tokens(self) -> int:
+        """Of a micro-batch whose sequences are all as long as they may be."""
+        return self.micro_batch_size * self.max_length
+
+    @property
+    def element(self) -> int:
+        """Bytes of a base weight that is not quantised, and of an activation."""
+        return ELEMENT[self.precision]
+
+    @property
+    def zero(self) -> bool:
+        """Whether DeepSpeed runs it."""
+        return self.strategy.startswith("zero")
+
+    @property
+    def adapter_element(self) -> int:
+        """Bytes of an adapter's weight as the model computes with it.
+
+        DeepSpeed casts it to the engine's type and keeps its own fp32 copy; PEFT else holds it in fp32.
+        """
+        return self.element if self.zero else ELEMENT["fp32"]
+
+    @property
+    def casts(self) -> bool:
+        """Whether autocast makes copies of what goes into the adapters."""
+        return self.adapter_element != self.element
