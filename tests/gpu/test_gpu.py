@@ -3,6 +3,7 @@
 python -m pytest tests/gpu
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,40 @@ def test_more_gpus_than_exist_is_3(workspace: Workspace) -> None:
     done = muster("run", workspace.spec("many"), "-s", f"cluster.devices_per_node={GPUS + 1}")
     assert done.code == 3
     assert f"{GPUS + 1}" in done.err
+
+
+def test_an_evaluation_gives_the_losses_of_training_and_uses_all_gpus(workspace: Workspace) -> None:
+    run = train(workspace, "evaluated", "-s", "cluster.devices_per_node=1")
+    expected = [row["eval_loss"] for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row]
+    reports = []
+    for devices in {1, GPUS}:
+        done = muster("evaluate", run, "--devices", devices, "--max-new-tokens", 16, "--json")
+        assert done.code == 0, done.err
+        reports.append(json.loads(done.out))
+    for report in reports:
+        assert report["device_name"] != "CPU process"
+        assert report["questions"] == 9
+        found = report["base"]["loss"], report["adapter"]["loss"]
+        assert found == pytest.approx((expected[0], expected[-1]), rel=1e-2)  # bf16 sums in another order
+
+
+@pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
+def test_a_model_laid_over_gpus_answers_as_on_one(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that a single GPU cannot hold."""
+    from rich.console import Console
+
+    from launch import evaluation_request
+    from launch.evaluation import DECLINES
+    from launch.evaluators import evaluate_job
+    from launch.trained import trained
+
+    run = trained(train(workspace, "laid", "-s", "cluster.devices_per_node=1"))
+    reports = []
+    for processes in (GPUS, 1):
+        monkeypatch.setattr(evaluation_request, "processes_for", lambda *given, count=processes: count)
+        asked = evaluation_request.Options(None, None, None, 16, 4, None, None, DECLINES)
+        with evaluation_request.place_for(run, None) as place:
+            job, _ = evaluation_request.job_of(run, asked, place)
+            assert job.spread is (processes == 1)
+            reports.append(evaluate_job(job, place, Console(stderr=True)))
+    assert reports[0]["adapter"]["loss"] == pytest.approx(reports[1]["adapter"]["loss"], rel=1e-2)

@@ -70,17 +70,6 @@ def test_an_adapter_by_itself_on_two_processes(run: Path, report: Any, tmp_path:
     assert done.out.count("question ") >= 3  # examples
 
 
-def test_an_nf4_base_is_evaluated_as_it_was_trained(wide: Workspace) -> None:
-    run = trained(wide, "single", {"model": {"quantization": "nf4"}}, "nf4")
-    done = muster("evaluate", run / "checkpoints/step-000002", "--limit", 0, "--json")
-    assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert (found["quantization"], found["step"]) == ("nf4", 2)
-    assert found["base"]["loss"] == pytest.approx(evaluations(run)[0], rel=1e-5)
-    assert found["adapter"]["loss"] < found["base"]["loss"]
-    assert found["questions"] == 0
-
-
 def test_a_loss_that_is_not_finite_ends_with_7(run: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "broken"
     adapter.mkdir()

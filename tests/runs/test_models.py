@@ -3,13 +3,15 @@
 The losses of two ranks are compared with those of one process, whose engine has nothing to divide.
 """
 
+import json
+
 import pytest
 
-from tests.conftest import Workspace, make_base
+from tests.conftest import Workspace, make_base, muster
 from tests.runs.short_runs import assert_same_training, evaluations, trained
 from tests.training.original.checkpoint import random_tensors, write_checkpoint
 
-# nf4 under zero3 and fsdp2 is among the adapters' options; the other cells that are allowed were run once.
+# nf4 under zero3 and fsdp2 is among the adapters' options; benchmarks/cells.py runs all cells.
 QUANTISED = [
     ("nf4", "ddp"), ("int8", "zero3"),
 ]  # fmt: skip
@@ -21,6 +23,17 @@ def test_a_quantised_base_trains_as_on_one_device(wide: Workspace, quantization:
     reference = trained(wide, "single", sections, quantization)
     assert evaluations(reference)[-1] < evaluations(reference)[0]
     assert_same_training(trained(wide, strategy, sections, quantization), reference)
+
+
+def test_an_nf4_base_is_evaluated_as_it_was_trained(wide: Workspace) -> None:
+    run = trained(wide, "single", {"model": {"quantization": "nf4"}}, "nf4")  # the reference above
+    done = muster("evaluate", run / "checkpoints/step-000002", "--limit", 0, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["quantization"], found["step"]) == ("nf4", 2)
+    assert found["base"]["loss"] == pytest.approx(evaluations(run)[0], rel=1e-5)
+    assert found["adapter"]["loss"] < found["base"]["loss"]
+    assert found["questions"] == 0
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "mistral", "llama"])
