@@ -17,7 +17,7 @@ class Refusal(BaseModel):
         return f"{self.combination}: {self.reason}; {self.fix}"
 
 
-# From which versions on a packed base was seen to train as it does unsharded (tests/runs: test_models, test_adapters).
+# From which versions on a packed base was seen to train as it does unsharded (benchmarks/cells.py).
 # Before, packed weights were replicated or cast by value (accelerate#3987, DeepSpeed#5637).
 QUANTISED_SHARDED: dict[str, Versions] = {
     "zero3": {"transformers": "5.17", "deepspeed": "0.19.8", "bitsandbytes": "0.50"},
@@ -81,7 +81,10 @@ def _optimizer(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
 
 def _adapter(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
     lora, found = spec.lora, []
-    if lora.use_dora and spec.model.quantization != "none" and strategy == "zero3":
+    if lora.use_dora and spec.model.quantization == "int8":
+        reason = "peft's DoRA cannot unpack an int8 weight that has been used once (AttributeError: dtype)"
+        found.append(_refusal("lora.use_dora and int8", reason, "use model.quantization: nf4, or leave use_dora out"))
+    elif lora.use_dora and spec.model.quantization != "none" and strategy == "zero3":
         combination = f"lora.use_dora and {spec.model.quantization} with {strategy}"
         reason = "peft takes DoRA's magnitudes from a packed base that ZeRO-3 has not divided yet (no attribute ds_id)"
         found.append(_refusal(combination, reason, "use fsdp2, zero2 or ddp"))

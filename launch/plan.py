@@ -15,13 +15,19 @@ from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
 from launch.memory import Forecast
+from launch.remedies import Remedy, remedies
 from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
-from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
+from launch.strategy import (
+    AUTO_MICRO_BATCH,
+    ORDER,
+    SAFE_SHARE,
+    Candidate,
+    candidates,
+    choose,
+    micro_batch_sizes,
+)
 from launch.versions import NEWEST, Versions
 from launch.wording import amount
-
-# What `micro_batch_size: auto` means without a global batch to divide: the recipe's value.
-AUTO_MICRO_BATCH = 4
 
 
 class Plan(BaseModel):
@@ -73,11 +79,14 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versi
     if problems:
         raise ConflictError(problems)
     precision, warnings = _precision(spec, topology)
-    sizes = _micro_batch_sizes(spec, topology.world_size)
+    sizes = micro_batch_sizes(spec, topology.world_size)
     found, refused = candidates(spec, architecture, topology, precision, sizes, versions)
+    if not found:
+        reasons = dict.fromkeys(f"  {refusal}" for refusal in refused)
+        raise NoPlanError("\n".join(["no strategy can run this spec on these devices", *reasons]))
     chosen = choose(found)
     if chosen is None:
-        raise NoPlanError(_too_large(spec, topology, found))
+        raise NoPlanError(_too_large(topology, found, remedies(spec, architecture, topology, precision, versions)))
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
     optimizer, optimizer_note = _optimizer(spec, chosen.strategy)
     warnings += optimizer_note
@@ -119,7 +128,7 @@ def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> 
     found = _ddp_conflicts(spec, topology)
     decisions: list[Callable[[], object]] = [lambda: _precision(spec, topology)]
     if not batch_contradictions(spec.training):  # told already, without the devices
-        micro = _micro_batch_sizes(spec, topology.world_size)[0]
+        micro = micro_batch_sizes(spec, topology.world_size)[0]
         decisions.append(lambda: divide_batch(spec, topology.world_size, micro))
     for decide in decisions:
         try:
@@ -190,22 +199,6 @@ def as_launched(
         )
     here = cluster.model_copy(update={"strategy": strategy, "nodes": nodes, "devices_per_node": devices_per_node})
     return spec.model_copy(update={"cluster": here, **update}), differing
-
-
-def _micro_batch_sizes(spec: RunSpec, world_size: int) -> list[int]:
-    """Micro-batch sizes to try, largest first."""
-    training = spec.training
-    given = training.micro_batch_size
-    if given != "auto" and "micro_batch_size" in training.model_fields_set:
-        return [given]
-    if training.global_batch_size is None:
-        return [AUTO_MICRO_BATCH if given == "auto" else given]
-    if "gradient_accumulation_steps" in training.model_fields_set:
-        share = world_size * training.gradient_accumulation_steps
-        return [max(1, training.global_batch_size // share)]
-    per_device = training.global_batch_size / world_size
-    sizes = [size for size in range(8 if given == "auto" else given, 0, -1) if per_device % size == 0]
-    return (sizes if given == "auto" else sizes[:1]) or [1]
 
 
 def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]:
@@ -284,25 +277,14 @@ def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Ca
     return f"{chosen.strategy}: {why}; {memory}"
 
 
-def _too_large(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str:
-    if not found:
-        return "no strategy can run this spec on these devices"
+def _too_large(topology: Topology, found: list[Candidate], helps: list[Remedy]) -> str:
     best = min(found, key=lambda candidate: candidate.memory.process_bytes)
-    advice = []
-    if spec.model.quantization == "none" and topology.device == "gpu":
-        advice.append("model.quantization: nf4")
-    if not best.gradient_checkpointing:
-        advice.append("training.gradient_checkpointing: auto")
-    if spec.data.max_length > 512:
-        advice.append(f"data.max_length: {spec.data.max_length // 2}")
-    if best.micro_batch_size > 1:
-        advice.append("training.micro_batch_size: 1")
-    advice.append("larger or more GPUs (see --gpus)")
     devices = f"{topology.nodes} x {topology.devices_per_node} {topology.device_name}"
+    advice = "; ".join(map(str, helps)) or "no change that muster knows is enough: a smaller model, or far more GPUs"
     return (
         f"no plan fits {devices} with {amount(topology.memory_bytes)} each: the smallest, {best.strategy},"
         f" needs {amount(best.memory.process_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
-        f" What would help: {'; '.join(advice)}"
+        f" What would make it fit: {advice}"
     )
 
 

@@ -18,6 +18,10 @@ SAFE_SHARE = 0.8
 ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
 
 
+# What `micro_batch_size: auto` means without a global batch to divide: the recipe's value.
+AUTO_MICRO_BATCH = 4
+
+
 class Candidate(BaseModel):
     """One way to run, and what it needs on each device."""
 
@@ -28,6 +32,22 @@ class Candidate(BaseModel):
     micro_batch_size: int
     memory: Forecast
     fits: bool
+
+
+def micro_batch_sizes(spec: RunSpec, world_size: int) -> list[int]:
+    """Micro-batch sizes to try, largest first."""
+    training = spec.training
+    given = training.micro_batch_size
+    if given != "auto" and "micro_batch_size" in training.model_fields_set:
+        return [given]
+    if training.global_batch_size is None:
+        return [AUTO_MICRO_BATCH if given == "auto" else given]
+    if "gradient_accumulation_steps" in training.model_fields_set:
+        share = world_size * training.gradient_accumulation_steps
+        return [max(1, training.global_batch_size // share)]
+    per_device = training.global_batch_size / world_size
+    sizes = [size for size in range(8 if given == "auto" else given, 0, -1) if per_device % size == 0]
+    return (sizes if given == "auto" else sizes[:1]) or [1]
 
 
 def candidates(

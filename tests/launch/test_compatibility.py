@@ -3,9 +3,10 @@
 import pytest
 
 from launch.compatibility import refusals
+from launch.errors import NoPlanError
 from launch.spec import RunSpec, Strategy
 from launch.versions import NEWEST, Versions
-from tests.launch.conftest import spec_of
+from tests.launch.conftest import plan_of, spec_of
 
 STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 SHARDED: tuple[Strategy, ...] = ("zero3", "zero3_offload", "fsdp2")
@@ -97,6 +98,25 @@ def test_pissa_needs_whole_weights(strategy: Strategy) -> None:
     )
     found = told(spec_of(lora={"init_lora_weights": "pissa"}), strategy, 1 if strategy == "single" else 8)
     assert found == ([expected] if strategy in ("zero3", "zero3_offload") else [])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_dora_on_int8_is_not_unpacked_twice(strategy: Strategy) -> None:
+    spec = spec_of(model={"quantization": "int8"}, lora={"use_dora": True})
+    expected = (
+        "lora.use_dora and int8: peft's DoRA cannot unpack an int8 weight that has been used once (AttributeError:"
+        " dtype); use model.quantization: nf4, or leave use_dora out"
+    )
+    assert expected in told(spec, strategy, 1 if strategy == "single" else 8)
+
+
+def test_when_every_strategy_is_refused_the_reasons_are_told() -> None:
+    with pytest.raises(NoPlanError) as caught:
+        plan_of("1xA100-80GB", 1, spec_of(model={"quantization": "int8"}, lora={"use_dora": True}))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "no strategy can run this spec on these devices"
+    assert "  lora.use_dora and int8: peft's DoRA cannot unpack an int8 weight that has been used once" in lines[1]
+    assert len(lines) == len(set(lines))
 
 
 def test_dora_and_a_packed_base_do_not_know_zero3() -> None:

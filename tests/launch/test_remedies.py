@@ -1,0 +1,75 @@
+"""What would make a spec fit: each change it names does, when it is made."""
+
+from typing import Any
+
+import pytest
+
+from launch.errors import NoPlanError
+from launch.hardware import parse_gpus
+from launch.remedies import remedies
+from launch.spec import RunSpec
+from launch.versions import NEWEST
+from tests.launch.conftest import CPU, architecture_of, plan_of, spec_of
+
+
+def told(spec: RunSpec, gpus: str) -> list[str]:
+    with pytest.raises(NoPlanError):
+        plan_of(gpus, 1, spec)
+    found = remedies(spec, architecture_of(spec), parse_gpus(gpus), "bf16", NEWEST)
+    for remedy in found:
+        assert remedy.best.fits
+    return [remedy.text for remedy in found]
+
+
+def test_the_cheapest_first() -> None:
+    assert told(spec_of(data={"max_length": 2048}), "8xRTX4090-24GB") == [
+        "training.micro_batch_size: 1, gradient_accumulation_steps: 16", "data.max_length: 1024", "RTX5090-32GB GPUs",
+    ]  # fmt: skip
+
+
+def test_what_the_spec_does_already_is_left_out() -> None:
+    spec = spec_of(
+        "qwen2.5-7b-instruct", model={"quantization": "nf4"}, data={"max_length": 1023},
+        training={"micro_batch_size": 1, "gradient_checkpointing": False}, cluster={"strategy": "single"},
+    )  # fmt: skip
+    assert told(spec, "T4-16GB") == ["training.gradient_checkpointing: auto", "A10-24GB GPUs"]
+
+
+def test_a_global_batch_is_kept_by_the_planner() -> None:
+    spec = spec_of(data={"max_length": 2048}, training={"global_batch_size": 64, "micro_batch_size": 4})
+    assert told(spec, "8xRTX4090-24GB")[0] == "training.micro_batch_size: 1"
+
+
+def test_several_together_where_one_is_not_enough() -> None:
+    assert told(spec_of(cluster={"strategy": "single"}), "RTX3090-24GB") == [
+        "H200-141GB GPUs",
+        "training.micro_batch_size: 1, gradient_accumulation_steps: 16 with model.quantization: nf4 with"
+        " data.max_length: 2048",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "gpus"),
+    [
+        ({"training": {"micro_batch_size": 1, "gradient_accumulation_steps": 16}}, "8xRTX4090-24GB"),
+        ({"data": {"max_length": 1024}}, "8xRTX4090-24GB"),
+        ({}, "8xRTX5090-32GB"),
+    ],
+)
+def test_what_is_told_is_so(change: dict[str, Any], gpus: str) -> None:
+    sections: dict[str, Any] = {"data": {"max_length": 2048}, **change}
+    plan = plan_of(gpus, 1, spec_of(**sections))
+    (size,) = (
+        remedy.best.memory.process_bytes
+        for remedy in remedies(
+            spec_of(data={"max_length": 2048}), plan.architecture, parse_gpus("8xRTX4090-24GB"), "bf16", NEWEST
+        )
+        if remedy.best.memory == plan.memory
+    )
+    assert size == plan.memory.process_bytes
+
+
+def test_nothing_helps_a_cpu_that_is_too_small() -> None:
+    small = CPU.model_copy(update={"memory_bytes": 1 << 30})
+    with pytest.raises(NoPlanError, match=r"What would make it fit: no change that muster knows is enough: a smaller"):
+        plan_of(small)
