@@ -91,7 +91,8 @@ def trained(root: Path, name: str, strategy: str) -> dict[str, Any]:
     run = root / f"{name}-{strategy}".replace(" ", "-").replace("+", "plus")
     done = muster("run", Workspace(root).spec(run.name, **sections), "--run-dir", run)
     if done.code == 2:
-        return {"refused": done.err.split("error: ", 1)[1].split(": ", 2)[-1].strip()}
+        lines = [line.split(": ", 2)[-1] for line in done.err.splitlines() if line.startswith("error: ")]
+        return {"refused": "; ".join(lines)}
     if done.code:
         return {"failed": done.err.strip().splitlines()[-2:]}
     rows = read_rows(run / "metrics.jsonl")
