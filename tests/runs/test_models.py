@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.conftest import Workspace, make_base, muster
+from tests.conftest import Workspace, make_base, muster, read_rows
 from tests.runs.short_runs import assert_same_training, evaluations, trained
 from tests.training.original.checkpoint import random_tensors, write_checkpoint
 
@@ -15,6 +15,8 @@ from tests.training.original.checkpoint import random_tensors, write_checkpoint
 QUANTISED = [
     ("nf4", "ddp"), ("int8", "zero3"),
 ]  # fmt: skip
+# An answer at each evaluation.
+SAMPLES = {"eval_samples": 1, "eval_max_new_tokens": 4}
 
 
 @pytest.mark.parametrize(("quantization", "strategy"), QUANTISED)
@@ -39,8 +41,10 @@ def test_an_nf4_base_is_evaluated_as_it_was_trained(wide: Workspace) -> None:
 @pytest.mark.parametrize("kind", ["qwen3", "mistral", "llama"])
 def test_each_architecture_learns(workspace: Workspace, kind: str) -> None:
     make_base(workspace.root / kind, kind)
-    run = trained(workspace, "single", {"model": {"variant": str(workspace.root / kind)}}, kind)
+    sections = {"model": {"variant": str(workspace.root / kind)}, "training": SAMPLES}
+    run = trained(workspace, "single", sections, kind)
     assert evaluations(run)[-1] < evaluations(run)[0]
+    assert [(row["step"], row["tokens"] <= 4) for row in read_rows(run / "answers.jsonl")] == [(0, True), (4, True)]
 
 
 def test_an_original_checkpoint_is_trained_from_where_it_is(
@@ -51,8 +55,9 @@ def test_an_original_checkpoint_is_trained_from_where_it_is(
     source = write_checkpoint(
         workspace.root / "Qwen-7B-Chat", random_tensors(), seq_length=512, max_position_embeddings=512
     )
-    sections = {"model": {"variant": str(source)}, "training": {"micro_batch_size": 1}}
+    sections = {"model": {"variant": str(source)}, "training": {"micro_batch_size": 1, **SAMPLES}}
     first = trained(workspace, "single", sections, "first")
     (imported,) = (path for path in (workspace.root / "hf/muster").iterdir() if path.is_dir())
     assert evaluations(first)[-1] < evaluations(first)[0]
+    assert len(read_rows(first / "answers.jsonl")) == 2
     assert (imported / "manifest.json").is_file()
