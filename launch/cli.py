@@ -14,6 +14,8 @@ from launch.model_cli import app as model_app
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from launch.hardware import Topology
@@ -66,12 +68,28 @@ def plan(
         ),
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Plan for so many nodes.", show_default=False)] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8xA100-80GB,...", help="Set several kinds of GPUs side by side instead.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a spec would run: strategy, batch, memory, and why."""
-    from launch.screen import candidates_view, console, plan_view
+    from launch.compare import compared
+    from launch.screen import candidates_view, comparison_view, console, plan_view
     from launch.specfile import draft, missing_data
 
+    if compare is not None:
+        if gpus is not None:
+            raise UsageError("--gpus and --compare: only one says what to plan for; give all kinds with --compare")
+        rows = compared(spec, overrides, compare.split(","), _on_nodes(nodes))
+        if as_json:
+            print_json(rows)
+        else:
+            console(stderr=False).print(comparison_view(rows))
+        return
     resolved = _resolve(spec, overrides, gpus, nodes, data=False)
     for mistake in missing_data(draft(spec, overrides), resolved.spec):  # it may be there on the machine that trains
         say(f"warning: {mistake}")
@@ -166,15 +184,19 @@ def _resolve(
         _warn_of_what_is_set_aside(cluster, gpus, here)
         return here
 
+    resolved = planned(spec_file, overrides, devices, _on_nodes(nodes), data)
+    for warning in resolved.warnings:
+        say(f"warning: {warning}")
+    return resolved
+
+
+def _on_nodes(nodes: int | None) -> "Callable[[RunSpec], RunSpec]":
     def adjust(spec: "RunSpec") -> "RunSpec":
         if nodes is None:
             return spec
         return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
 
-    resolved = planned(spec_file, overrides, devices, adjust, data)
-    for warning in resolved.warnings:
-        say(f"warning: {warning}")
-    return resolved
+    return adjust
 
 
 def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str, here: "Topology") -> None:

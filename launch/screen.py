@@ -50,6 +50,23 @@ def _plan_rows(plan: Plan) -> dict[str, str]:
     }
 
 
+def comparison_view(rows: list[dict[str, Any]]) -> RenderableType:
+    """Kinds of GPUs, a row each; below, why some do not do."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("GPUs", no_wrap=True)
+    for column in ("strategy", "checkpointing", "batch", "per device"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        if row["strategy"] is None:
+            table.add_row(row["gpus"], "-", "-", "-", "does not fit")
+            continue
+        batch = f"{row['micro_batch_size']} x {row['gradient_accumulation_steps']}"
+        memory = f"{amount(row['process_bytes'])} ({100 * row['memory_share']:.0f} %)"
+        table.add_row(row["gpus"], row["strategy"], "on" if row["gradient_checkpointing"] else "off", batch, memory)
+    reasons = [Text(f"{row['gpus']}: {row['why']}") for row in rows if row["strategy"] is None]
+    return Group(table, *([Text(), *reasons] if reasons else []))
+
+
 def candidates_view(plan: Plan) -> RenderableType:
     table = Table(title="Candidates", title_justify="left", box=None, pad_edge=False)
     for column in ("strategy", "checkpointing", "micro-batch", "per device", "fits"):

@@ -1,0 +1,34 @@
+"""One spec planned for several kinds of GPUs, side by side."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launch.errors import NoPlanError
+from launch.hardware import parse_gpus
+from launch.planning import planned
+from launch.spec import RunSpec
+
+
+def compared(
+    path: str | Path, overrides: list[str], gpus: list[str], adjust: Callable[[RunSpec], RunSpec] = lambda spec: spec
+) -> list[dict[str, Any]]:
+    """How the spec would run on each of `gpus` (COUNTxTYPE): a row each. Where it does not fit, strategy is None.
+
+    Raises UsageError for a type that is not known, SpecError for a spec that no GPU helps.
+    """
+    return [_row(path, overrides, text.strip(), adjust) for text in gpus]
+
+
+def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[RunSpec], RunSpec]) -> dict[str, Any]:
+    try:
+        plan = planned(path, overrides, lambda cluster: parse_gpus(gpus, cluster.nodes), adjust, data=False)
+    except NoPlanError as error:
+        return {"gpus": gpus, "strategy": None, "why": str(error).removeprefix(f"{path}: ")}
+    return {
+        "gpus": gpus, "strategy": plan.strategy, "gradient_checkpointing": plan.gradient_checkpointing,
+        "micro_batch_size": plan.micro_batch_size, "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "global_batch_size": plan.global_batch_size, "precision": plan.precision,
+        "process_bytes": plan.memory.process_bytes,
+        "memory_share": round(plan.memory.process_bytes / plan.topology.memory_bytes, 3), "why": plan.reason,
+    }  # fmt: skip

@@ -1,0 +1,51 @@
+"""muster plan --compare: kinds of GPUs side by side."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import in_process as call
+from tests.launch.conftest import plan_of, spec_of
+
+SPEC = "name: demo\nmodel: {variant: qwen2.5-14b-instruct}\ndata: {train: train.jsonl, max_length: 2048}\n"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def test_each_row_is_the_plan_for_its_gpus(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", spec, "--compare", "8xA100-80GB, 8xRTX4090-24GB", "--nodes", "2", "--json")
+    assert (done.code, done.err) == (0, "")
+    large, small = json.loads(done.out)
+    plan = plan_of("8xA100-80GB", 2, spec_of(data={"max_length": 2048}, cluster={"nodes": 2}))
+    assert (large["gpus"], large["strategy"], large["global_batch_size"]) == ("8xA100-80GB", plan.strategy, 256)
+    assert (large["process_bytes"], large["why"]) == (plan.memory.process_bytes, plan.reason)
+    assert (small["gpus"], small["strategy"]) == ("8xRTX4090-24GB", None)
+    assert small["why"].startswith("no plan fits 2 x 8 RTX4090-24GB with 23.6 GiB each: ")
+
+
+def test_for_people(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", spec, "--compare", "8xA100-80GB,T4-16GB")
+    assert done.code == 0
+    lines = [line.split() for line in done.out.splitlines()]
+    assert lines[0] == ["GPUs", "strategy", "checkpointing", "batch", "per", "device"]
+    assert lines[1][:6] == ["8xA100-80GB", "ddp", "on", "4", "x", "4"]
+    assert lines[2] == ["T4-16GB", "-", "-", "-", "does", "not", "fit"]
+    assert "T4-16GB: no plan fits 1 x 1 T4-16GB" in done.out
+
+
+def test_a_type_that_is_unknown(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", spec, "--compare", "8xA100-80GB,8xA800")
+    assert (done.code, done.out) == (2, "")
+    assert "8xA800: not COUNTxTYPE with a known type" in done.err
+
+
+def test_two_answers_to_one_question(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", spec, "--compare", "8xA100-80GB", "--gpus", "8xA100-80GB")
+    expected = "error: --gpus and --compare: only one says what to plan for; give all kinds with --compare\n"
+    assert (done.code, done.out, done.err) == (2, "", expected)
