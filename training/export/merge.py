@@ -45,7 +45,7 @@ def merge(trained: Trained, base: Path, out: Path, dtype: torch.dtype | None, te
         size += sum(tensor.nbytes for tensor in merged.values())
         save_file(merged, out / path.name, metadata={"format": "pt"})
         tell(f"{path.name}: {len(merged)} tensors")
-    embeddings = [name for name in left if "lora_embedding" in name]
+    embeddings = sorted(name for name in left if "lora_embedding" in name)
     if embeddings:
         raise UsageError(f"{trained.adapter}: {embeddings[0]}: adapters of embeddings are not merged")
     if left:
