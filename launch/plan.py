@@ -25,6 +25,7 @@ from launch.strategy import (
     candidates,
     choose,
     micro_batch_sizes,
+    optimizer_under,
 )
 from launch.versions import NEWEST, Versions
 from launch.wording import amount
@@ -88,8 +89,10 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versi
     if chosen is None:
         raise NoPlanError(_too_large(topology, found, remedies(spec, architecture, topology, precision, versions)))
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
-    optimizer, optimizer_note = _optimizer(spec, chosen.strategy)
-    warnings += optimizer_note
+    optimizer = optimizer_under(spec, chosen.strategy)
+    if optimizer != spec.training.optimizer:
+        other = f"the recipe's {spec.training.optimizer} does not go with {chosen.strategy}"
+        warnings.append(f"{other}: {optimizer}, the same update, is used")
     return Plan(
         name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found),
         world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
@@ -224,15 +227,6 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
         return "fp16", [
             f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can"
             " overflow in fp16; use auto"
-        ]
-    return asked, []
-
-
-def _optimizer(spec: RunSpec, strategy: Strategy) -> tuple[Optimizer, list[str]]:
-    asked = spec.training.optimizer
-    if asked == "paged_adamw_32bit" and (strategy in OFFLOADS or strategy == "fsdp2"):
-        return "adamw_torch", [
-            f"the recipe's paged_adamw_32bit does not go with {strategy}: adamw_torch, the same update, is used"
         ]
     return asked, []
 

@@ -6,7 +6,7 @@ from launch.architecture import Architecture
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Forecast, Setting, adapter_of, forecast
-from launch.spec import OFFLOADS, Precision, RunSpec, Strategy
+from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
 from launch.versions import NEWEST, Versions
 
 # No run planned under 80 % of a GPU's memory ever failed
@@ -78,10 +78,18 @@ def candidates(
                     world_size=topology.world_size, max_length=spec.data.max_length,
                     quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
                     precision=precision, gpu=topology.device == "gpu", adapter=adapter,
-                    masked=spec.data.packing or micro > 1, optimizer=spec.training.optimizer,
+                    masked=spec.data.packing or micro > 1, optimizer=optimizer_under(spec, strategy),
                 )  # fmt: skip
                 found.append(_candidate(architecture, topology, setting))
     return found, refused
+
+
+def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:
+    """The recipe's optimizer; where it does not go with a strategy, the one that makes the same update."""
+    asked = spec.training.optimizer
+    if asked == "paged_adamw_32bit" and (strategy in OFFLOADS or strategy == "fsdp2"):
+        return "adamw_torch"
+    return asked
 
 
 def _candidate(architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:

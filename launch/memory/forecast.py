@@ -11,17 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from launch.architecture import Architecture
 from launch.hardware import GIB
 from launch.memory import activations, static
-from launch.memory.setting import Setting
+from launch.memory.setting import ELEMENT, Setting
 
 # CUDA context, cuBLAS workspaces and NCCL's buffers of one process: 0.4 to 0.8 GB, 8 to 32 MB, and up to 0.5 GB.
 FRAMEWORK_BYTES = int(1.2 * GIB)
 # What the caching allocator reserves beyond what is allocated: 3 to 5 %.
 FRAGMENTATION = 0.04
-# Bytes of a logit at the loss's peak: log-softmax, its gradient and that of the logits, in fp32. Forward it is never
-# more: the logit itself in the base's type, its fp32 copy, and log-softmax.
-LOGIT_BYTES = 12
-# Nothing is kept of an evaluation's: the logit, its fp32 copy, log-softmax.
-EVALUATION_LOGIT_BYTES = {2: 10, 4: 8}
+# Tensors as large as the logits at the loss's peak: log-softmax, its gradient and that of the logits. Forward it is
+# never more: the logits themselves, what the loss makes of them, and log-softmax.
+LOGIT_COPIES = 3
 
 
 class Forecast(BaseModel):
@@ -61,28 +59,43 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
     again = activations.recomputed(architecture, setting)
     unpacked = dequantised(architecture, setting)
     logits = setting.tokens * architecture.vocab_size
-    evaluated = EVALUATION_LOGIT_BYTES[setting.element] * logits
     phases = {
         # A packed base lands whole on each device before it is sharded (DeepSpeed#5637).
         "load": {**base, "base weights": _loading(architecture, setting), "dequantisation": unpacked},
         "forward": {**trained, "activations": kept, "in passing": ahead + again, "dequantisation": unpacked},
-        "loss": {**trained, "activations": kept, "logits and loss": LOGIT_BYTES * logits},
+        "loss": {**trained, "activations": kept, "logits and loss": LOGIT_COPIES * _loss_element(setting) * logits},
         "backward": {
             **trained, "activations": kept, "recompute of one layer": again, "in passing": back,
             "dequantisation": unpacked,
         },
-        "optimizer step": trained,
-        "evaluation": {**held, "in passing": ahead, "logits and loss": evaluated, "dequantisation": unpacked},
+        "optimizer step": {**trained, "in passing": static.updating(setting)},
+        "evaluation": {
+            **held, "in passing": ahead, "logits and loss": _evaluated_logit(setting) * logits,
+            "dequantisation": unpacked,
+        },
         "save": trained,
     }  # fmt: skip
-    return _summed(phases, setting.gpu)
+    return _summed(phases, setting.gpu, static.scattered(setting))
 
 
-def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool) -> Forecast:
+def _loss_element(setting: Setting) -> int:
+    """Bytes of a logit in the loss, which autocast too computes in fp32."""
+    return ELEMENT[setting.logits_precision or ("fp32" if setting.casts else setting.precision)]
+
+
+def _evaluated_logit(setting: Setting) -> int:
+    """Bytes: nothing is kept of an evaluation's, but the logit, its copy in another type, and log-softmax."""
+    element = _loss_element(setting)
+    return setting.element + (element if element != setting.element else 0) + element
+
+
+def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) -> Forecast:
+    """`scattered`: bytes that the allocator keeps after the optimizer's step in blocks that the loss cannot use."""
     sums = {name: sum(parts.values()) for name, parts in phases.items()}
     phase = max(sums, key=lambda name: sums[name])
     peak = sums[phase]
-    beyond = {"fragmentation": int(FRAGMENTATION * peak), "framework": FRAMEWORK_BYTES} if gpu else {}
+    left = 0 if phase == "optimizer step" else scattered
+    beyond = {"fragmentation": int(FRAGMENTATION * peak) + left, "framework": FRAMEWORK_BYTES} if gpu else {}
     components = {name: size for name, size in {**phases[phase], **beyond}.items() if size}
     reserved = peak + beyond.get("fragmentation", 0)
     return Forecast(
@@ -95,7 +108,7 @@ def inference_bytes(architecture: Architecture, setting: Setting) -> int:
     """What answering needs, or a loss without gradients: weights, keys and values, logits, and the process itself."""
     kv = architecture.kv_heads * architecture.head_dim
     cache = setting.tokens * architecture.layers * 2 * kv * setting.element
-    logits = EVALUATION_LOGIT_BYTES[setting.element] * setting.tokens * architecture.vocab_size
+    logits = _evaluated_logit(setting) * setting.tokens * architecture.vocab_size
     weights = static.base_weights(architecture, setting) + static.quantization_constants(architecture, setting)
     passing = activations.passing(architecture, setting, backward=False)
     return weights + cache + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)

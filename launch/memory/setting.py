@@ -61,6 +61,14 @@ class Setting:
     masked: bool = True
     """Whether attention gets a mask: packed rows, and rows of several lengths in one batch."""
     optimizer: Optimizer = "paged_adamw_32bit"
+    adapter_precision: Precision | None = None
+    """Of the adapter's weights; None where PEFT (from 0.8 on) and the engine choose it."""
+    logits_precision: Precision | None = "fp32"
+    """What the loss is computed in: transformers casts (from 4.45 on); None where they stay as the model made them."""
+    bucket_elements: int | None = None
+    """DeepSpeed's reduce_bucket_size; None for the one that muster renders."""
+    update_copies: int = 1
+    """Temporaries of a moment's size in torch's AdamW on a GPU (foreach): 1, in torch 2.0 it was 2."""
 
     @property
     def tokens(self) -> int:
@@ -83,7 +91,7 @@ class Setting:
 
         DeepSpeed casts it to the engine's type and keeps its own fp32 copy; PEFT else holds it in fp32.
         """
-        return self.element if self.zero else ELEMENT["fp32"]
+        return self.element if self.zero else ELEMENT[self.adapter_precision or "fp32"]
 
     @property
     def casts(self) -> bool:

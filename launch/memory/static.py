@@ -1,6 +1,7 @@
 """What a rank holds between steps: weights, their constants, adapters, gradients, optimizer states, buckets. Bytes."""
 
 import math
+from dataclasses import replace
 
 from launch.architecture import Architecture
 from launch.memory.setting import ELEMENT, Setting
@@ -64,21 +65,50 @@ def gradients(setting: Setting) -> int:
     """Of the type of their weights. ZeRO-2 and 3 keep a share of them; its buffers are counted apart."""
     pairs, whole = _trained(setting)
     held = pairs * setting.adapter_element + whole * setting.element
-    if setting.strategy in OFFLOADS and setting.gpu:
-        return 0
-    return held // setting.world_size if setting.zero or setting.strategy == "fsdp2" else held
+    return 0 if _offloaded(setting) else _share(held, setting)
 
 
 def optimizer(setting: Setting) -> int:
     """Adam's moments; under ZeRO a rank's share of them and of fp32 weights (arXiv 1910.02054, section 5)."""
+    if setting.zero and _offloaded(setting):
+        return 0
+    masters = _share(FP32 * sum(_trained(setting)), setting) if setting.zero else 0
+    return masters + MOMENTS * _moment(setting)
+
+
+def updating(setting: Setting) -> int:
+    """What the optimizer's step makes for an instant: torch's AdamW on a GPU temporaries of a moment's size (its
+    foreach implementation; one tensor at a time on a CPU, none in bitsandbytes' and fused kernels), ZeRO's an fp32
+    gradient for a rank's share of the weights (stage_1_and_2.py and stage3.py, step).
+    """
+    if _offloaded(setting):
+        return 0
+    foreach = setting.optimizer == "adamw_torch" and setting.gpu
+    copies = setting.update_copies * _moment(setting) if foreach else 0
+    return copies + (_share(FP32 * sum(_trained(setting)), setting) if setting.zero else 0)
+
+
+def scattered(setting: Setting) -> int:
+    """Those of the temporaries that are as small as the pairs' tensors: torch's caching allocator cuts blocks of 1 to
+    10 MB from segments of 20 MB (CUDACachingAllocator.cpp, kLargeBuffer), where logits find no room.
+    """
+    return 0 if setting.zero else updating(replace(setting, adapter=replace(setting.adapter, whole=0)))
+
+
+def _moment(setting: Setting) -> int:
+    """One of the two moments, on one rank."""
     pairs, whole = _trained(setting)
-    if setting.zero:
-        if setting.strategy in OFFLOADS and setting.gpu:
-            return 0
-        return (1 + MOMENTS) * FP32 * (pairs + whole) // setting.world_size
-    element = FP32 if setting.optimizer == "paged_adamw_32bit" else setting.element
-    held = MOMENTS * (FP32 * pairs + element * whole)
-    return held // setting.world_size if setting.strategy == "fsdp2" else held
+    if setting.zero or setting.optimizer == "paged_adamw_32bit":
+        return _share(FP32 * (pairs + whole), setting)
+    return _share(setting.adapter_element * pairs + setting.element * whole, setting)
+
+
+def _offloaded(setting: Setting) -> bool:
+    return setting.strategy in OFFLOADS and setting.gpu
+
+
+def _share(held: int, setting: Setting) -> int:
+    return held // setting.world_size if setting.zero or setting.strategy == "fsdp2" else held
 
 
 def buffers(architecture: Architecture, setting: Setting) -> int:
@@ -99,7 +129,7 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     if setting.strategy == "fsdp2":
         whole = embeddings * (1 if architecture.tied_embeddings else 2)
         return element * (2 * _packed(block, setting) + whole)
-    held = 2 * hidden**2 * setting.adapter_element
+    held = 2 * (setting.bucket_elements or hidden**2) * setting.adapter_element
     if setting.strategy in SHARDS_BASE:
         held += element * (_packed(block, setting) + int(0.9 * hidden**2) + embeddings)
     return held

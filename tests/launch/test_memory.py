@@ -1,6 +1,9 @@
 """Bytes per rank: what each strategy divides, and what makes a run need more. tests/training/test_memory.py holds the
 terms against real tensors."""
 
+import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,6 +15,7 @@ from launch.memory import Forecast, Setting, adapter_of, forecast, inference_byt
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.spec import LoraSpec, Strategy
 from launch.variants import VARIANTS
+from tests.conftest import ROOT
 
 QWEN = VARIANTS["qwen2.5-14b"].architecture
 ADAPTER = adapter_of(QWEN, LoraSpec())
@@ -163,3 +167,41 @@ def test_ten_thousand_settings_take_no_time() -> None:
     for number in range(2000):
         forecast(QWEN, replace(ONE_GPU, max_length=64 + number))
     assert time.process_time() - began < 1
+
+
+def test_an_adapter_in_the_type_of_its_base_as_old_peft_made_it() -> None:
+    """Weight, gradient and torch's two moments in bf16; bitsandbytes' 32-bit moments are fp32 whatever the weight."""
+    setting = replace(ONE_GPU, adapter_precision="bf16", optimizer="adamw_torch")
+    assert static.adapters(setting) + static.gradients(setting) + static.optimizer(setting) == (2 + 2 + 4) * PAIRS
+    assert static.optimizer(replace(setting, optimizer="paged_adamw_32bit")) == 8 * PAIRS
+    assert not setting.casts
+
+
+def test_a_loss_that_casts_no_logits_needs_half() -> None:
+    plain, half = made("zero2", 2), made("zero2", 2, logits_precision=None)
+    assert half.phases["loss"] == plain.phases["loss"] - 6 * 4 * 4096 * 152_064
+    # Under autocast the loss is fp32 all the same.
+    assert made(logits_precision=None).phases["loss"] == made().phases["loss"]
+
+
+def test_what_the_optimizer_s_step_makes() -> None:
+    """ZeRO an fp32 gradient of a rank's share, torch's AdamW a temporary of a moment's size."""
+    setting = replace(ONE_GPU, strategy="zero2", world_size=8, optimizer="adamw_torch")
+    assert static.updating(setting) == (4 + 4) * PAIRS // 8
+    assert static.updating(replace(setting, optimizer="adamw_torch_fused")) == 4 * PAIRS // 8
+    assert static.updating(replace(setting, strategy="ddp")) == 4 * PAIRS
+    assert static.updating(replace(setting, strategy="zero2_offload")) == 0
+    whole = adapter_of(QWEN, LoraSpec(modules_to_save=["lm_head"]))
+    # Temporaries as large as the output head serve the loss as well; those of the pairs are left beside it.
+    assert static.scattered(replace(setting, strategy="ddp", adapter=whole)) == 4 * PAIRS
+
+
+def test_the_memory_that_qwen_s_authors_published() -> None:
+    """The mean error is at most 3 % and no row's is over 6 %."""
+    script = ROOT / "benchmarks/published_memory.py"
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    last = re.fullmatch(r"all rows: mean error ([\d.]+)%, largest ([+-][\d.]+)%", found.splitlines()[-1])
+    assert last, found
+    assert float(last[1]) <= 3
+    assert abs(float(last[2])) <= 6
+    assert len(found.splitlines()) == 24 + 4 + 1

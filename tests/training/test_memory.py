@@ -1,6 +1,7 @@
 """The memory model against real tensors on the CPU: static terms exactly, activations within 3 %, peaks within 6 %."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from launch.architecture import Architecture, from_config
 from launch.memory import activations, static
-from launch.memory.forecast import forecast
-from launch.memory.setting import Setting, adapter_of
+from launch.memory.forecast import LOGIT_COPIES, forecast
+from launch.memory.setting import Adapter, Setting, adapter_of
 from launch.spec import LoraSpec
 from tests.conftest import Workspace
 from tests.training.live_memory import Live, computing_in, saved_bytes
@@ -185,3 +186,31 @@ def test_the_peak_of_a_step(kind: str, vocabulary: int, precision: str, zero: bo
     steps = [made.phases[phase] for phase in ("forward", "loss", "backward")]
     assert max(steps) - held == pytest.approx(live.peak, rel=0.06)
     assert (made.phase == "loss") is (vocabulary == 8000)
+
+
+def test_what_torch_s_adamw_makes_in_its_step() -> None:
+    """Its foreach implementation, which it chooses on a GPU; the lists that it divides by are of no size."""
+    architecture = architecture_of(built("qwen2", "fp32", LoraSpec(), "sdpa", zero=False))
+    here = setting(architecture, "fp32", LoraSpec(), optimizer="adamw_torch")
+    weights = [torch.zeros(size, 8, requires_grad=True) for size in range(1000, 1100)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer = torch.optim.AdamW(weights, foreach=True)
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    with Live([*weights, *(weight.grad for weight in weights), *states]) as live:
+        optimizer.step()
+    of = replace(here, gpu=True, adapter=Adapter(pairs=sum(weight.numel() for weight in weights)))
+    assert static.updating(of) == pytest.approx(live.peak, rel=0.01)
+    assert static.updating(replace(of, optimizer="paged_adamw_32bit")) == 0
+    assert static.updating(replace(of, gpu=False)) == 0
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_logits_that_the_loss_makes(precision: torch.dtype) -> None:
+    """Log-softmax, its gradient and that of the logits, in the type that the loss is computed in."""
+    logits = torch.randn(64, 5000, dtype=precision, requires_grad=True)
+    labels = torch.randint(0, 5000, (64,))
+    with Live([logits, labels]) as live:
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+    assert live.peak == pytest.approx(LOGIT_COPIES * logits.nbytes, rel=0.01)
