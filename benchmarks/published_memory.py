@@ -48,8 +48,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "LoRA (emb)": {"logits_precision": "fp32"},
     # finetune_qlora_single_gpu.sh: fp16 under DeepSpeed, on a GPTQ base of 4 bits.
     "Q-LoRA": {**ZERO2, "precision": "fp16", "quantization": "nf4"},
-    # finetune_lora_ds.sh, whose micro-batch is 2. The README says 1 for all, but its seconds per iteration are 1.75 times
-    # those of one GPU at every length, which neither a micro-batch of 1 nor the network explains.
+    # finetune_lora_ds.sh, whose micro-batch is 2. The README says 1 for all, but its seconds per iteration are 1.75
+    # times those of one GPU at every length, which neither a micro-batch of 1 nor the network explains.
     "LoRA (multinode)": {**ZERO2, "micro_batch_size": 2},
 }
 # Bytes a logit by which their Q-LoRA's rows grow beyond what its code explains: fitted, one number for the method.
@@ -66,7 +66,8 @@ def main() -> None:
         name = f"{row['model']} {row['method']}"
         errors.setdefault(name, []).append(error)
         print(f"{name:25} {row['seq_len']:5} tokens {row['mem_gb']:6.1f} GB {expected:6.1f} GB {error:+6.1%}")
-    for name, found in {**errors, "all rows": sum(errors.values(), [])}.items():
+    together = [error for found in errors.values() for error in found]
+    for name, found in {**errors, "all rows": together}.items():
         print(f"{name}: mean error {_mean(found):.1%}, largest {max(found, key=abs):+.1%}")
 
 
