@@ -75,7 +75,7 @@ def predicted(row: dict[str, Any]) -> int:
     """Bytes of all GPUs of a row."""
     architecture, devices = MODELS[row["model"]], int(row["gpus"])
     setting = replace(
-        COMMON, world_size=devices, max_length=row["seq_len"], adapter=_adapter(architecture, row["method"]),
+        COMMON, world_size=devices, max_length=row["seq_len"], adapter=adapter_as_theirs(architecture, row["method"]),
         **METHODS[row["method"]],
     )  # fmt: skip
     found = forecast(architecture, setting)
@@ -84,7 +84,7 @@ def predicted(row: dict[str, Any]) -> int:
     return (found.process_bytes + beyond) * devices
 
 
-def _adapter(architecture: Architecture, method: str) -> Adapter:
+def adapter_as_theirs(architecture: Architecture, method: str) -> Adapter:
     """Their c_attn makes queries, keys and values of one pair."""
     whole: list[Any] = ["embed_tokens", "lm_head"] if "emb" in method else []
     adapter = adapter_of(architecture, LoraSpec(rank=RANK, modules_to_save=whole))

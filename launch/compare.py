@@ -29,6 +29,6 @@ def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[Ru
         "gpus": gpus, "strategy": plan.strategy, "gradient_checkpointing": plan.gradient_checkpointing,
         "micro_batch_size": plan.micro_batch_size, "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "global_batch_size": plan.global_batch_size, "precision": plan.precision,
-        "process_bytes": plan.memory.process_bytes,
+        "throughput": plan.throughput and plan.throughput.model_dump(), "process_bytes": plan.memory.process_bytes,
         "memory_share": round(plan.memory.process_bytes / plan.topology.memory_bytes, 3), "why": plan.reason,
     }  # fmt: skip

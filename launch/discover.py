@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import DeviceError
-from launch.hardware import CATALOGUE, GIB, Topology
+from launch.hardware import CATALOGUE, GIB, Rates, Topology
 from launch.spec import ClusterSpec
 from launch.versions import PACKAGES
 from launch.wording import plural
@@ -159,16 +159,19 @@ def _gpu_topology(cluster: ClusterSpec, found: list[FoundGpu]) -> Topology:
     smallest = min(used, key=lambda gpu: gpu.memory_bytes)
     return Topology(
         nodes=cluster.nodes, devices_per_node=wanted, device="gpu", device_name=smallest.name,
-        memory_bytes=smallest.memory_bytes, bf16=min(gpu.capability for gpu in used) >= (8, 0), flops=_flops(smallest),
+        memory_bytes=smallest.memory_bytes, bf16=min(gpu.capability for gpu in used) >= (8, 0), rates=_rates(smallest),
     )  # fmt: skip
 
 
-def _flops(gpu: FoundGpu) -> float | None:
-    """The catalogue's rate for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that is not in it."""
+def _rates(gpu: FoundGpu) -> Rates | None:
+    """The catalogue's for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that is not in it."""
     words = re.sub(r"RTX (?=\d)", "RTX", gpu.name.replace("-", " ").upper()).split()
     matches = [known for known in CATALOGUE.values() if known.name.split("-")[0].upper() in words]
     nearest = min(matches, key=lambda known: abs(known.memory_bytes - gpu.memory_bytes), default=None)
-    return nearest.flops if nearest and abs(nearest.memory_bytes - gpu.memory_bytes) < 8 * GIB else None
+    if nearest is None or abs(nearest.memory_bytes - gpu.memory_bytes) >= 8 * GIB:
+        return None
+    rates = nearest.rates
+    return rates.model_copy(update={"link": rates.host}) if "PCIE" in words else rates  # a card has no NVLink
 
 
 def installed() -> dict[str, str]:

@@ -11,15 +11,30 @@ from launch.errors import UsageError
 GIB = 1024**3
 
 
+class Rates(BaseModel):
+    """What a GPU of a kind does in a second, by its data sheet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flops: float
+    """Dense bf16 (or fp16) FLOP/s of the tensor cores."""
+    memory: float
+    """Bytes/s of its own memory."""
+    link: float
+    """Bytes/s that it sends to another GPU of its machine."""
+    host: float
+    """Bytes/s that it sends to its host."""
+
+
 class Gpu(BaseModel):
-    """One GPU model. Memory in bytes as the driver reports it, dense bf16 (or fp16) rate in FLOP/s."""
+    """One GPU model. Memory in bytes as the driver reports it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     memory_bytes: int
     capability: tuple[int, int]
-    flops: float
+    rates: Rates
 
     @property
     def bf16(self) -> bool:
@@ -27,30 +42,40 @@ class Gpu(BaseModel):
         return self.capability >= (8, 0)
 
 
-def _gpu(name: str, gib: float, capability: tuple[int, int], teraflops: float) -> Gpu:
-    return Gpu(name=name, memory_bytes=int(gib * GIB), capability=capability, flops=teraflops * 1e12)
+# Bytes/s in one direction of 16 lanes, and of a GPU's NVLinks together (NVIDIA's data sheets give both directions).
+PCIE3, PCIE4, PCIE5 = 15.75e9, 31.5e9, 63e9
+NVLINK2, NVLINK3, NVLINK4, NVLINK5 = 150e9, 300e9, 450e9, 900e9
 
 
-# Dense tensor-core rates from NVIDIA's data sheets (bf16; fp16 for V100 and T4); memory is nvidia-smi's total.
+def _gpu(
+    name: str, gib: float, capability: tuple[int, int], teraflops: float, gigabytes: float, host: float, link: float = 0
+) -> Gpu:
+    """`gigabytes`/s of memory; without `link` GPUs reach each other as they reach the host."""
+    rates = Rates(flops=teraflops * 1e12, memory=gigabytes * 1e9, link=link or host, host=host)
+    return Gpu(name=name, memory_bytes=int(gib * GIB), capability=capability, rates=rates)
+
+
+# From NVIDIA's data sheets: tensor cores dense (bf16; fp16 for V100 and T4), A100 and later as SXM modules. Memory is
+# nvidia-smi's total.
 CATALOGUE = {
     gpu.name: gpu
     for gpu in (
-        _gpu("T4-16GB", 14.7, (7, 5), 65),
-        _gpu("V100-16GB", 15.8, (7, 0), 125),
-        _gpu("V100-32GB", 31.7, (7, 0), 125),
-        _gpu("RTX3090-24GB", 23.7, (8, 6), 71),
-        _gpu("RTX4090-24GB", 23.6, (8, 9), 165),
-        _gpu("RTX5090-32GB", 31.4, (12, 0), 210),
-        _gpu("A10-24GB", 22.1, (8, 6), 125),
-        _gpu("A40-48GB", 44.5, (8, 6), 150),
-        _gpu("L4-24GB", 22.1, (8, 9), 121),
-        _gpu("L40S-48GB", 44.5, (8, 9), 362),
-        _gpu("A6000-48GB", 47.5, (8, 6), 155),
-        _gpu("A100-40GB", 39.4, (8, 0), 312),
-        _gpu("A100-80GB", 79.2, (8, 0), 312),
-        _gpu("H100-80GB", 79.1, (9, 0), 989),
-        _gpu("H200-141GB", 139.8, (9, 0), 989),
-        _gpu("B200-180GB", 178.4, (10, 0), 2250),
+        _gpu("T4-16GB", 14.7, (7, 5), 65, 320, PCIE3),
+        _gpu("V100-16GB", 15.8, (7, 0), 125, 900, PCIE3, NVLINK2),
+        _gpu("V100-32GB", 31.7, (7, 0), 125, 900, PCIE3, NVLINK2),
+        _gpu("RTX3090-24GB", 23.7, (8, 6), 71, 936, PCIE4),
+        _gpu("RTX4090-24GB", 23.6, (8, 9), 165, 1008, PCIE4),
+        _gpu("RTX5090-32GB", 31.4, (12, 0), 210, 1792, PCIE5),
+        _gpu("A10-24GB", 22.1, (8, 6), 125, 600, PCIE4),
+        _gpu("A40-48GB", 44.5, (8, 6), 150, 696, PCIE4),
+        _gpu("L4-24GB", 22.1, (8, 9), 121, 300, PCIE4 / 2),  # 8 lanes
+        _gpu("L40S-48GB", 44.5, (8, 9), 362, 864, PCIE4),
+        _gpu("A6000-48GB", 47.5, (8, 6), 155, 768, PCIE4),
+        _gpu("A100-40GB", 39.4, (8, 0), 312, 1555, PCIE4, NVLINK3),
+        _gpu("A100-80GB", 79.2, (8, 0), 312, 2039, PCIE4, NVLINK3),
+        _gpu("H100-80GB", 79.1, (9, 0), 989, 3350, PCIE5, NVLINK4),
+        _gpu("H200-141GB", 139.8, (9, 0), 989, 4800, PCIE5, NVLINK4),
+        _gpu("B200-180GB", 178.4, (10, 0), 2250, 8000, PCIE5, NVLINK5),
     )
 }
 
@@ -69,7 +94,8 @@ class Topology(BaseModel):
     device_name: str
     memory_bytes: int
     bf16: bool
-    flops: float | None = None
+    rates: Rates | None = None
+    """None for a CPU process and for a GPU that is not in the catalogue."""
 
     @property
     def world_size(self) -> int:
@@ -93,5 +119,5 @@ def parse_gpus(text: str, nodes: int = 1) -> Topology:
 def gpu_topology(gpu: Gpu, nodes: int, devices_per_node: int) -> Topology:
     return Topology(
         nodes=nodes, devices_per_node=devices_per_node, device="gpu", device_name=gpu.name,
-        memory_bytes=gpu.memory_bytes, bf16=gpu.bf16, flops=gpu.flops,
+        memory_bytes=gpu.memory_bytes, bf16=gpu.bf16, rates=gpu.rates,
     )  # fmt: skip

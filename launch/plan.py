@@ -11,24 +11,17 @@ from pydantic import BaseModel, ConfigDict
 from launch import adapter
 from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
+from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_device
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
 from launch.memory import Forecast
-from launch.remedies import Remedy, remedies
+from launch.remedies import remedies
 from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
-from launch.strategy import (
-    AUTO_MICRO_BATCH,
-    ORDER,
-    SAFE_SHARE,
-    Candidate,
-    candidates,
-    choose,
-    micro_batch_sizes,
-    optimizer_under,
-)
+from launch.strategy import Candidate, candidates, choose, optimizer_under
+from launch.throughput import Throughput
 from launch.versions import NEWEST, Versions
-from launch.wording import amount
+from launch.why import reason, too_large
 
 
 class Plan(BaseModel):
@@ -49,9 +42,13 @@ class Plan(BaseModel):
     optimizer: Optimizer
     lr_scheduler: str
     memory: Forecast
+    throughput: Throughput | None
+    """None on devices whose rates are not known."""
     candidates: list[Candidate]
     refusals: list[Refusal]
     warnings: list[str]
+    notes: list[str]
+    """What is kept on other devices than the spec asks for."""
     topology: Topology
     architecture: Architecture
     spec: RunSpec
@@ -79,6 +76,7 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versi
     problems = conflicts(spec, architecture, topology, versions)
     if problems:
         raise ConflictError(problems)
+    spec, notes = on_one_device(spec) if topology.world_size == 1 else (spec, [])
     precision, warnings = _precision(spec, topology)
     sizes = micro_batch_sizes(spec, topology.world_size)
     found, refused = candidates(spec, architecture, topology, precision, sizes, versions)
@@ -87,19 +85,19 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versi
         raise NoPlanError("\n".join(["no strategy can run this spec on these devices", *reasons]))
     chosen = choose(found)
     if chosen is None:
-        raise NoPlanError(_too_large(topology, found, remedies(spec, architecture, topology, precision, versions)))
+        raise NoPlanError(too_large(topology, found, remedies(spec, architecture, topology, precision, versions)))
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
     optimizer = optimizer_under(spec, chosen.strategy)
     if optimizer != spec.training.optimizer:
         other = f"the recipe's {spec.training.optimizer} does not go with {chosen.strategy}"
         warnings.append(f"{other}: {optimizer}, the same update, is used")
     return Plan(
-        name=spec.name, strategy=chosen.strategy, reason=_reason(spec, topology, chosen, found),
+        name=spec.name, strategy=chosen.strategy, reason=reason(spec, topology, chosen, found),
         world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
         global_batch_size=micro * accumulation * topology.world_size, precision=precision, attention="sdpa",
         gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
-        memory=chosen.memory, candidates=found, refusals=refused,
-        warnings=warnings, topology=topology, architecture=architecture, spec=spec,
+        memory=chosen.memory, throughput=chosen.throughput, candidates=found, refusals=refused,
+        warnings=warnings, notes=notes, topology=topology, architecture=architecture, spec=spec,
     )  # fmt: skip
 
 
@@ -145,32 +143,6 @@ def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> 
     return found
 
 
-def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
-    """(micro_batch_size, gradient_accumulation_steps) of each device. global_batch_size is kept exactly."""
-    training, path = spec.training, ("training", "global_batch_size")
-    total, asked = training.global_batch_size, training.gradient_accumulation_steps
-    if total is None:
-        return micro, asked
-    step = micro * world_size
-    if total % step:
-        below, above = total // step * step, (total // step + 1) * step
-        near = " or ".join(str(value) for value in (below, above) if value)
-        raise _conflict(
-            path,
-            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro}"
-            f" on {world_size} devices; nearest that can: {near}",
-        )
-    accumulation = total // step
-    if "gradient_accumulation_steps" in training.model_fields_set and asked != accumulation:
-        product = f"micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size} devices"
-        raise _conflict(
-            path,
-            f"training.global_batch_size {total} contradicts {product} = {step * asked};"
-            " give global_batch_size alone, or the other two alone",
-        )
-    return micro, accumulation
-
-
 def as_launched(
     spec: RunSpec, strategy: Strategy, nodes: int, devices_per_node: int, fallback: bool
 ) -> tuple[RunSpec, list[str]]:
@@ -180,28 +152,21 @@ def as_launched(
     Otherwise a spec that names another strategy or size is refused with both values: accelerate starts one process
     where it was asked for two (`--cpu --num_processes 2`) and says nothing.
     """
-    cluster, training = spec.cluster, spec.training
-    per_node = cluster.devices_per_node
-    asked_devices = None if per_node == "auto" else cluster.nodes * per_node
+    cluster, devices = spec.cluster, asked_devices(spec.cluster)
     differing = []
     if cluster.strategy not in ("auto", strategy):
         differing.append(f"cluster.strategy: the spec says {cluster.strategy}, this launch is {strategy}")
-    if asked_devices not in (None, nodes * devices_per_node):
-        differing.append(f"devices: the spec says {asked_devices}, this launch has {nodes * devices_per_node}")
+    if devices not in (None, nodes * devices_per_node):
+        differing.append(f"devices: the spec says {devices}, this launch has {nodes * devices_per_node}")
     elif "nodes" in cluster.model_fields_set and cluster.nodes != nodes:
         differing.append(f"cluster.nodes: the spec says {cluster.nodes}, this launch has {nodes}")
     if differing and not fallback:
         raise PlanMismatch("\n".join([*differing, "launch what the spec says, or change it with -s"]))
-    update = {}
-    if fallback and asked_devices and asked_devices > 1 and training.global_batch_size is None:
-        micro = AUTO_MICRO_BATCH if training.micro_batch_size == "auto" else training.micro_batch_size
-        accumulation = training.gradient_accumulation_steps * asked_devices
-        update = {"training": training.model_copy(update={"gradient_accumulation_steps": accumulation})}
-        differing.append(
-            f"the global batch of {micro * accumulation} is kept: {accumulation} accumulation steps on one device"
-        )
+    if fallback:
+        spec, kept = on_one_device(spec)
+        differing += kept
     here = cluster.model_copy(update={"strategy": strategy, "nodes": nodes, "devices_per_node": devices_per_node})
-    return spec.model_copy(update={"cluster": here, **update}), differing
+    return spec.model_copy(update={"cluster": here}), differing
 
 
 def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]:
@@ -250,36 +215,6 @@ def _ddp_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str]]:
 
 def _conflict(path: Path, message: str) -> ConflictError:
     return ConflictError([(path, message)])
-
-
-def _reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
-    share = 100 * chosen.memory.process_bytes / topology.memory_bytes
-    device = "GPU" if topology.device == "gpu" else "process"
-    memory = (
-        f"{amount(chosen.memory.process_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {device}"
-    )
-    tried = {candidate.strategy for candidate in found}
-    simpler = [strategy for strategy in ORDER[: ORDER.index(chosen.strategy)] if strategy in tried]
-    if spec.cluster.strategy != "auto":
-        why = "as the spec asks"
-    elif topology.world_size == 1 and chosen.strategy == "single":
-        why = "one device, nothing to share"
-    elif simpler:
-        why = f"the simplest that fits ({', '.join(simpler)} would not)"
-    else:
-        why = "the base fits one device and only adapter gradients move"
-    return f"{chosen.strategy}: {why}; {memory}"
-
-
-def _too_large(topology: Topology, found: list[Candidate], helps: list[Remedy]) -> str:
-    best = min(found, key=lambda candidate: candidate.memory.process_bytes)
-    devices = f"{topology.nodes} x {topology.devices_per_node} {topology.device_name}"
-    advice = "; ".join(map(str, helps)) or "no change that muster knows is enough: a smaller model, or far more GPUs"
-    return (
-        f"no plan fits {devices} with {amount(topology.memory_bytes)} each: the smallest, {best.strategy},"
-        f" needs {amount(best.memory.process_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
-        f" What would make it fit: {advice}"
-    )
 
 
 def differences(promised: dict[str, Any], found: dict[str, Any]) -> list[str]:

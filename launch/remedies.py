@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from launch.architecture import Architecture
+from launch.batch import micro_batch_sizes
 from launch.hardware import CATALOGUE, Topology, gpu_topology
 from launch.spec import Precision, RunSpec
-from launch.strategy import Candidate, candidates, choose, micro_batch_sizes
+from launch.strategy import Candidate, candidates, choose
 from launch.versions import Versions
 from launch.wording import amount
 

@@ -10,6 +10,8 @@ from rich.text import Text
 from launch.evaluation import MEASURES, MODELS, chosen
 from launch.plan import Plan
 from launch.preflight import Result
+from launch.strategy import SAFE_SHARE
+from launch.throughput import Throughput
 from launch.wording import amount, plural, printable
 
 MARKS = {
@@ -27,7 +29,27 @@ def plan_view(plan: Plan) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _plan_rows(plan).items():
         table.add_row(name, Text(value))
-    return Group(Text(f"Plan for {plan.name}", style="bold"), table)
+    return Group(Text(f"Plan for {plan.name}", style="bold"), table, Text(), memory_view(plan))
+
+
+BAR = 40  # characters that stand for a device's memory
+
+
+def memory_view(plan: Plan) -> RenderableType:
+    """The components of the peak as a stacked bar, a row each, up to what a device has."""
+    whole = plan.topology.memory_bytes
+    title = f"Memory of each device at its peak, in the phase {plan.memory.phase}"
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for justify in ("left", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True)
+    below = 0
+    for name, size in plan.memory.components.items():
+        start, end = (round(BAR * edge / whole) for edge in (below, below + size))
+        table.add_row(name, amount(size), " " * start + ("\u2588" * (end - start) or "\u258f"))
+        below += size
+    limit = round(BAR * SAFE_SHARE)
+    table.add_row("all", amount(below), "\u2500" * (limit - 1) + f"\u2524 {SAFE_SHARE:.0%} of {amount(whole)}")
+    return table
 
 
 def _plan_rows(plan: Plan) -> dict[str, str]:
@@ -38,7 +60,7 @@ def _plan_rows(plan: Plan) -> dict[str, str]:
     share = f"{plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation"
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
     checkpointing = "on" if plan.gradient_checkpointing else "off"
-    return {
+    rows = {
         "model": f"{model.variant} ({base})",
         "adapter": f"LoRA {shape}: {plan.adapter_parameters:,} trainable parameters",
         "devices": f"{nodes} x {topology.devices_per_node} {topology.device_name}",
@@ -46,37 +68,48 @@ def _plan_rows(plan: Plan) -> dict[str, str]:
         "batch": f"{plan.global_batch_size} = {share} x {devices}",
         "training": f"{length}, learning rate {training.learning_rate:g} {plan.lr_scheduler}, {plan.optimizer}",
         "precision": f"{plan.precision}, {plan.attention} attention, gradient checkpointing {checkpointing}",
-        "memory": ", ".join(f"{part} {amount(size)}" for part, size in plan.memory.components.items()),
     }
+    if plan.throughput is not None:
+        rows["throughput"] = _throughput(plan.throughput)
+    return rows | ({"note": "; ".join(plan.notes)} if plan.notes else {})
+
+
+def _throughput(found: Throughput) -> str:
+    rate = f"{found.tokens_per_second:,.0f} tokens/s ({found.low:,.0f} to {found.high:,.0f})"
+    return f"{found.step_seconds:,.1f} s a step, {rate}, in sequences of full length"
 
 
 def comparison_view(rows: list[dict[str, Any]]) -> RenderableType:
     """Kinds of GPUs, a row each; below, why some do not do."""
     table = Table(box=None, pad_edge=False)
     table.add_column("GPUs", no_wrap=True)
-    for column in ("strategy", "checkpointing", "batch", "per device"):
+    for column in ("strategy", "checkpointing", "batch", "per device", "tokens/s"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         if row["strategy"] is None:
-            table.add_row(row["gpus"], "-", "-", "-", "does not fit")
+            table.add_row(row["gpus"], "-", "-", "-", "does not fit", "-")
             continue
         batch = f"{row['micro_batch_size']} x {row['gradient_accumulation_steps']}"
         memory = f"{amount(row['process_bytes'])} ({100 * row['memory_share']:.0f} %)"
-        table.add_row(row["gpus"], row["strategy"], "on" if row["gradient_checkpointing"] else "off", batch, memory)
+        checkpointing, rate = "on" if row["gradient_checkpointing"] else "off", row["throughput"]
+        speed = f"{rate['tokens_per_second']:,.0f}" if rate else "-"
+        table.add_row(row["gpus"], row["strategy"], checkpointing, batch, memory, speed)
     reasons = [Text(f"{row['gpus']}: {row['why']}") for row in rows if row["strategy"] is None]
     return Group(table, *([Text(), *reasons] if reasons else []))
 
 
 def candidates_view(plan: Plan) -> RenderableType:
     table = Table(title="Candidates", title_justify="left", box=None, pad_edge=False)
-    for column in ("strategy", "checkpointing", "micro-batch", "per device", "fits"):
+    for column in ("strategy", "checkpointing", "batch", "per device", "step", "sent", "fits"):
         table.add_column(column)
     for candidate in plan.candidates:
         table.add_row(
             candidate.strategy,
             "on" if candidate.gradient_checkpointing else "off",
-            str(candidate.micro_batch_size),
+            f"{candidate.micro_batch_size} x {candidate.gradient_accumulation_steps}",
             amount(candidate.memory.process_bytes),
+            f"{candidate.throughput.step_seconds:,.1f} s" if candidate.throughput else "-",
+            amount(candidate.traffic.bytes) if candidate.traffic.bytes else "-",
             "yes" if candidate.fits else "no",
         )
     return table

@@ -164,6 +164,8 @@ class ClusterSpec(Section):
     """A device is a GPU or, without one, a CPU process."""
     strategy: Literal["auto"] | Strategy = "auto"
     """How devices share the work; `auto` lets the planner choose."""
+    network_gbps: Annotated[float, Field(gt=0)] = 100
+    """Gigabits per second that a node sends to another one, all its adapters together. The planner reads it."""
 
 
 class SlurmSpec(Section):

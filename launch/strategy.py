@@ -3,23 +3,24 @@
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
+from launch.batch import accumulation_steps
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Forecast, Setting, adapter_of, forecast
 from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
+from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
 
 # No run planned under 80 % of a GPU's memory ever failed
 # (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
 SAFE_SHARE = 0.8
 
-# From the least communication to the most: DDP moves one adapter's gradients an optimizer step, ZeRO-3 gathers the
-# frozen base in every forward and backward, offloading moves it over PCIe as well. Ties go to the simpler.
+# From the simplest, which are those that communicate least. Ties go to the simpler.
 ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
 
 
-# What `micro_batch_size: auto` means without a global batch to divide: the recipe's value.
-AUTO_MICRO_BATCH = 4
+# Closer than the model of throughput can tell.
+TIE = 0.02
 
 
 class Candidate(BaseModel):
@@ -30,24 +31,12 @@ class Candidate(BaseModel):
     strategy: Strategy
     gradient_checkpointing: bool
     micro_batch_size: int
+    gradient_accumulation_steps: int
     memory: Forecast
     fits: bool
-
-
-def micro_batch_sizes(spec: RunSpec, world_size: int) -> list[int]:
-    """Micro-batch sizes to try, largest first."""
-    training = spec.training
-    given = training.micro_batch_size
-    if given != "auto" and "micro_batch_size" in training.model_fields_set:
-        return [given]
-    if training.global_batch_size is None:
-        return [AUTO_MICRO_BATCH if given == "auto" else given]
-    if "gradient_accumulation_steps" in training.model_fields_set:
-        share = world_size * training.gradient_accumulation_steps
-        return [max(1, training.global_batch_size // share)]
-    per_device = training.global_batch_size / world_size
-    sizes = [size for size in range(8 if given == "auto" else given, 0, -1) if per_device % size == 0]
-    return (sizes if given == "auto" else sizes[:1]) or [1]
+    throughput: Throughput | None
+    """None on devices whose rates are not known."""
+    traffic: Traffic
 
 
 def candidates(
@@ -80,7 +69,7 @@ def candidates(
                     precision=precision, gpu=topology.device == "gpu", adapter=adapter,
                     masked=spec.data.packing or micro > 1, optimizer=optimizer_under(spec, strategy),
                 )  # fmt: skip
-                found.append(_candidate(architecture, topology, setting))
+                found.append(_candidate(spec, architecture, topology, setting))
     return found, refused
 
 
@@ -92,12 +81,16 @@ def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:
     return asked
 
 
-def _candidate(architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
+def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
     memory = forecast(architecture, setting)
+    accumulation = accumulation_steps(spec, topology.world_size, setting.micro_batch_size)
+    network = spec.cluster.network_gbps * 1e9 / 8
     return Candidate(
         strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,
-        micro_batch_size=setting.micro_batch_size, memory=memory,
+        micro_batch_size=setting.micro_batch_size, gradient_accumulation_steps=accumulation, memory=memory,
         fits=memory.process_bytes <= SAFE_SHARE * topology.memory_bytes,
+        throughput=throughput(architecture, setting, topology, accumulation, network),
+        traffic=traffic(architecture, setting, accumulation),
     )  # fmt: skip
 
 
@@ -112,5 +105,15 @@ def _pointless(strategy: Strategy, topology: Topology) -> bool:
 
 
 def choose(found: list[Candidate]) -> Candidate | None:
-    """The first candidate that fits: least communication, then no recomputation, then the largest micro-batch."""
-    return next((candidate for candidate in found if candidate.fits), None)
+    """The fastest that fits. Among those within TIE of it, and where no rate is known, the first: least communication,
+    then no recomputation, then the largest micro-batch."""
+    fitting = [candidate for candidate in found if candidate.fits]
+    best = fastest(fitting)
+    if best is None:
+        return next(iter(fitting), None)
+    return next(c for c in fitting if c.throughput and c.throughput.step_seconds <= (1 + TIE) * best)
+
+
+def fastest(found: list[Candidate]) -> float | None:
+    """Seconds of the fastest one's step; None where no rate is known."""
+    return min((candidate.throughput.step_seconds for candidate in found if candidate.throughput), default=None)

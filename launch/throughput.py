@@ -1,15 +1,153 @@
-"""FLOPs of LoRA training, for model FLOPs utilisation (MFU)."""
+"""Seconds of an optimizer step from FLOPs, bytes and links, and the FLOPs of LoRA training. Pure.
+
+What a GPU reaches of its data sheet is measured elsewhere, and named; benchmarks/published_throughput.py holds the
+outcome against those measurements.
+"""
+
+from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
+from launch.hardware import Topology
+from launch.memory import Setting
+from launch.memory.setting import Adapter
+from launch.spec import OFFLOADS, SHARDS_BASE
+
+# Share of the dense tensor-core rate that LoRA training reaches once its matrices are large, recomputation counted:
+# QwenLM/Qwen, "Profiling of Memory and Speed": Qwen-7B on A100 at 8192 tokens, 0.51; NVIDIA NeMo AutoModel:
+# Qwen2.5-7B on H100, 14,110 tokens/s at 4096, 0.51 without checkpointing.
+UTILISATION = 0.5
+# Seconds of a block in a micro-batch, forward and backward, however short: launching its kernels. From the same table
+# at 256 and 512 tokens, where FLOPs leave 2.5 and 1.6 ms of an iteration to each block; a quarter of it recomputes.
+LAUNCH, RECOMPUTING = 0.0015, 0.0005
+# Share of memory bandwidth that bitsandbytes' NF4 kernels reach, and of a link that NCCL does (nccl-tests on A100 and
+# H100: 230 of 300 and 360 of 450 GB/s).
+DEQUANTISING, LINK = 0.5, 0.7
+# Half of what could be hidden behind computation is (DDP's buckets and ZeRO's prefetch overlap, their ends do not).
+HIDDEN = 0.5
+# The error that is stated: where the share was measured, and elsewhere.
+BAND, BAND_ELSEWHERE = 0.2, 0.4
+MEASURED_ON = ("A100", "H100", "H200")
 
 
-def flops_per_token(architecture: Architecture, adapter_parameters: int, length: float) -> float:
+class Traffic(BaseModel):
+    """Bytes that a device sends in one optimizer step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gradients: int
+    """Of the adapter, and its updated weights where they were divided: between devices."""
+    base: int
+    """Of frozen weights, gathered to compute with them: between devices."""
+    host: int
+    """Between a GPU and its host."""
+
+    @property
+    def bytes(self) -> int:
+        return self.gradients + self.base + self.host
+
+
+class Throughput(BaseModel):
+    """With sequences as long as they may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_seconds: float
+    """Of an optimizer step, with all its micro-batches."""
+    tokens_per_second: float
+    """Of all devices together."""
+    low: float
+    """The least tokens_per_second to expect, with nothing hidden behind computation."""
+    high: float
+    """The most, with all of it hidden."""
+
+
+def flops_per_token(architecture: Architecture, adapter: Adapter, length: float) -> float:
     """FLOPs that one trained token needs, in sequences of `length` tokens; recomputation is not counted.
 
     The frozen linears run forward and pass gradients through, 2 + 2 FLOPs a weight, as does the output head; causal
     attention costs 6 x length x query width a layer (half the square, forward and twice backward); the adapter 6 a
-    parameter, for its own gradient as well. Compare 6N for full training (Kaplan et al. 2020, section 2.1).
+    parameter, for its own gradient as well, and an output head that is trained 2 more; embeddings are looked up.
+    Compare 6N for full training (Kaplan et al. 2020, section 2.1).
     """
-    attention = 6 * length * architecture.heads * architecture.head_dim * architecture.layers
-    head = 4 * architecture.vocab_size * architecture.hidden_size
-    return 4 * architecture.linear_parameters + head + attention + 6 * adapter_parameters
+    head = architecture.vocab_size * architecture.hidden_size
+    trained_head = adapter.whole - (head if adapter.embeddings else 0)
+    frozen = 4 * (architecture.linear_parameters + head) + 6 * _attention(architecture, length)
+    return frozen + 6 * adapter.pairs + 2 * trained_head
+
+
+def recomputed_flops_per_token(architecture: Architecture, adapter: Adapter, length: float) -> float:
+    """FLOPs that gradient checkpointing adds: each block's forward pass once more."""
+    return 2 * (architecture.linear_parameters + _attention(architecture, length) + adapter.pairs)
+
+
+def _attention(architecture: Architecture, length: float) -> float:
+    return length * architecture.heads * architecture.head_dim * architecture.layers
+
+
+def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> Traffic:
+    """What one device sends in an optimizer step of `accumulation` micro-batches.
+
+    In a ring an all-reduce sends 2 (W - 1) / W times its bytes, a reduce-scatter or an all-gather half of that
+    (Patarasu and Yuan 2009). DDP reduces the adapter's gradients once a step; ZeRO-2 and 3 in every micro-batch, and
+    gather what was updated (arXiv 1910.02054, section 7). ZeRO-3 and FSDP2 gather the base forward and backward.
+    """
+    world = setting.world_size
+    part = (world - 1) / world
+    adapter = setting.adapter_element * (setting.adapter.pairs + setting.adapter.magnitudes)
+    adapter += setting.element * setting.adapter.whole
+    once = part * adapter
+    gradients = 2 * once if setting.strategy == "ddp" else once * (accumulation + 1)
+    base, host = 0.0, 0.0
+    if setting.strategy in SHARDS_BASE:
+        base = 2 * accumulation * part * _base(architecture, setting)
+    if setting.strategy in OFFLOADS:
+        # Gradients to the host, updated weights back.
+        host = (accumulation + 1) * adapter / world
+    if setting.strategy == "zero3_offload":
+        host += 2 * accumulation * _base(architecture, setting) / world
+    return Traffic(gradients=int(gradients), base=int(base), host=int(host))
+
+
+def _base(architecture: Architecture, setting: Setting) -> float:
+    """Bytes of the base as it travels."""
+    packed = {"none": setting.element, "nf4": 0.5, "int8": 1}[setting.quantization]
+    rest = architecture.parameters - architecture.linear_parameters
+    return packed * architecture.linear_parameters + setting.element * rest
+
+
+def throughput(
+    architecture: Architecture, setting: Setting, topology: Topology, accumulation: int, network_bandwidth: float
+) -> Throughput | None:
+    """None on devices whose rates are not known. `network_bandwidth` is a node's, in bytes per second."""
+    rates = topology.rates
+    if rates is None:
+        return None
+    computing = accumulation * _micro_batch_seconds(architecture, setting, topology)
+    moved = traffic(architecture, setting, accumulation)
+    link = LINK * (rates.link if topology.nodes == 1 else min(rates.link, network_bandwidth))
+    moving = (moved.gradients + moved.base) / link + moved.host / (LINK * rates.host)
+    tokens = accumulation * setting.tokens * topology.world_size
+    band = BAND if topology.device_name.split("-")[0] in MEASURED_ON else BAND_ELSEWHERE
+    hideable = min(moving, computing)
+    expected = computing + moving - HIDDEN * hideable
+    return Throughput(
+        step_seconds=round(expected, 4), tokens_per_second=round(tokens / expected, 1),
+        low=round(tokens / (computing * (1 + band) + moving), 1),
+        high=round(tokens / (computing * (1 - band) + moving - hideable), 1),
+    )  # fmt: skip
+
+
+def _micro_batch_seconds(architecture: Architecture, setting: Setting, topology: Topology) -> float:
+    assert topology.rates is not None
+    flops = flops_per_token(architecture, setting.adapter, setting.max_length)
+    launching, passes = LAUNCH, 2
+    if setting.gradient_checkpointing:
+        flops += recomputed_flops_per_token(architecture, setting.adapter, setting.max_length)
+        launching, passes = LAUNCH + RECOMPUTING, 3
+    seconds = flops * setting.tokens / (UTILISATION * topology.rates.flops) + launching * architecture.layers
+    if setting.quantization == "none":
+        return seconds
+    # Each pass reads the packed weights and writes them in the type that they are multiplied in.
+    packed = {"nf4": 0.5, "int8": 1.0}[setting.quantization]
+    unpacked = passes * (packed + setting.element) * architecture.linear_parameters
+    return seconds + unpacked / (DEQUANTISING * topology.rates.memory)

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from launch.discover import gpus
 from launch.errors import NumericalError
 from launch.journal import append, event, keep_rows
+from launch.memory import adapter_of
 from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.throughput import flops_per_token
@@ -130,11 +131,11 @@ class Recorder(TrainerCallback):
             control.should_save = True  # the best adapter must be on disk when the run stops early
 
     def _mfu(self, tokens_per_second: float) -> float | None:
-        topology = self.plan.topology
-        if topology.flops is None:
+        topology, architecture = self.plan.topology, self.plan.architecture
+        if topology.rates is None:
             return None
-        needed = flops_per_token(self.plan.architecture, self.plan.adapter_parameters, self.mean_length)
-        return round(needed * tokens_per_second / (topology.flops * topology.world_size), 4)
+        needed = flops_per_token(architecture, adapter_of(architecture, self.plan.spec.lora), self.mean_length)
+        return round(needed * tokens_per_second / (topology.rates.flops * topology.world_size), 4)
 
 
 @contextlib.contextmanager

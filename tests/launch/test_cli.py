@@ -147,8 +147,8 @@ def test_plan_shows_the_choice_the_memory_and_the_candidates(
     assert lines[4].startswith("strategy zero3: ")
     assert lines[6] == "training 3 epochs, learning rate 0.0002 constant_with_warmup, paged_adamw_32bit"
     assert lines[7] == "precision bf16, sdpa attention, gradient checkpointing on"
-    assert "strategy checkpointing micro-batch per device fits" in lines
-    assert any(line.startswith("zero3 on 4 ") and line.endswith(" yes") for line in lines)
+    assert "strategy checkpointing batch per device step sent fits" in lines
+    assert any(line.startswith("zero3 on 4 x 4 ") and line.endswith(" yes") for line in lines)
 
 
 def test_plan_json_is_the_plan_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,9 +33,9 @@ def test_for_people(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", spec, "--compare", "8xA100-80GB,T4-16GB")
     assert done.code == 0
     lines = [line.split() for line in done.out.splitlines()]
-    assert lines[0] == ["GPUs", "strategy", "checkpointing", "batch", "per", "device"]
+    assert lines[0] == ["GPUs", "strategy", "checkpointing", "batch", "per", "device", "tokens/s"]
     assert lines[1][:6] == ["8xA100-80GB", "ddp", "on", "4", "x", "4"]
-    assert lines[2] == ["T4-16GB", "-", "-", "-", "does", "not", "fit"]
+    assert lines[2] == ["T4-16GB", "-", "-", "-", "does", "not", "fit", "-"]
     assert "T4-16GB: no plan fits 1 x 1 T4-16GB" in done.out
 
 

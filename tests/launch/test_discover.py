@@ -12,7 +12,7 @@ import pytest
 from launch import discover
 from launch.discover import FoundGpu
 from launch.errors import PreflightError
-from launch.hardware import CATALOGUE, GIB
+from launch.hardware import CATALOGUE, GIB, Rates
 from launch.spec import ClusterSpec
 
 A100 = FoundGpu(0, "NVIDIA A100-SXM4-80GB", int(79.2 * GIB), int(78 * GIB), (8, 0))
@@ -163,7 +163,7 @@ def test_without_gpus_a_device_is_a_cpu_process(monkeypatch: pytest.MonkeyPatch)
     install(monkeypatch)
     monkeypatch.setattr(discover, "host_memory", lambda: 64 * GIB)
     one, four = discover.topology(ClusterSpec()), discover.topology(ClusterSpec(devices_per_node=4))
-    assert (one.device, one.device_name, one.world_size, one.bf16, one.flops) == ("cpu", "CPU process", 1, False, None)
+    assert (one.device, one.device_name, one.world_size, one.bf16, one.rates) == ("cpu", "CPU process", 1, False, None)
     assert (one.memory_bytes, four.memory_bytes, four.devices_per_node) == (64 * GIB, 16 * GIB, 4)
 
 
@@ -172,11 +172,11 @@ def test_all_gpus_are_taken_unless_the_spec_says_otherwise(monkeypatch: pytest.M
     every, two = discover.topology(ClusterSpec(nodes=2)), discover.topology(ClusterSpec(devices_per_node=2))
     assert (every.device, every.nodes, every.devices_per_node, every.world_size) == ("gpu", 2, 4, 8)
     assert (two.nodes, two.devices_per_node) == (1, 2)
-    assert (every.device_name, every.memory_bytes, every.bf16, every.flops) == (
+    assert (every.device_name, every.memory_bytes, every.bf16, every.rates) == (
         A100.name,
         A100.memory_bytes,
         True,
-        312e12,
+        CATALOGUE["A100-80GB"].rates,
     )
 
 
@@ -189,7 +189,8 @@ def test_the_smallest_and_oldest_gpu_decides(monkeypatch: pytest.MonkeyPatch) ->
     old = FoundGpu(1, "Tesla V100-SXM2-32GB", int(31.7 * GIB), int(31 * GIB), (7, 0))
     install(monkeypatch, A100, old)
     both, first = discover.topology(ClusterSpec()), discover.topology(ClusterSpec(devices_per_node=1))
-    assert (both.device_name, both.memory_bytes, both.bf16, both.flops) == (old.name, old.memory_bytes, False, 125e12)
+    assert (both.device_name, both.memory_bytes, both.bf16) == (old.name, old.memory_bytes, False)
+    assert both.rates == CATALOGUE["V100-32GB"].rates
     assert (first.device_name, first.bf16) == (A100.name, True)
 
 
@@ -238,20 +239,24 @@ DRIVER_NAMES = {
 }
 
 
-def rate(monkeypatch: pytest.MonkeyPatch, name: str, memory_bytes: int) -> float | None:
+def rates(monkeypatch: pytest.MonkeyPatch, name: str, memory_bytes: int) -> Rates | None:
     install(monkeypatch, FoundGpu(0, name, memory_bytes, memory_bytes, (8, 0)))
-    return discover.topology(ClusterSpec()).flops
+    return discover.topology(ClusterSpec()).rates
 
 
 @pytest.mark.parametrize(("name", "known"), DRIVER_NAMES.items())
-def test_the_rate_of_a_gpu_by_its_driver_s_name(name: str, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rate(monkeypatch, name, CATALOGUE[known].memory_bytes) == CATALOGUE[known].flops
+def test_the_rates_of_a_gpu_by_its_driver_s_name(name: str, known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = CATALOGUE[known].rates
+    # A card in a PCIe slot has no NVLink.
+    expected = of.model_copy(update={"link": of.host}) if "PCIe" in name else of
+    assert rates(monkeypatch, name, CATALOGUE[known].memory_bytes) == expected
 
 
-def test_the_rate_of_an_rtx_a6000(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rate(monkeypatch, "NVIDIA RTX A6000", CATALOGUE["A6000-48GB"].memory_bytes) == 155e12
+def test_the_rates_of_an_rtx_a6000(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = CATALOGUE["A6000-48GB"]
+    assert rates(monkeypatch, "NVIDIA RTX A6000", known.memory_bytes) == known.rates
 
 
 @pytest.mark.parametrize(("name", "gib"), [("NVIDIA GeForce GTX 1080", 8), ("NVIDIA H100 NVL", 94)])
-def test_a_gpu_that_is_not_in_the_catalogue_has_no_rate(name: str, gib: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rate(monkeypatch, name, gib * GIB) is None
+def test_a_gpu_that_is_not_in_the_catalogue_has_no_rates(name: str, gib: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rates(monkeypatch, name, gib * GIB) is None

@@ -16,7 +16,8 @@ def test_eight_gpus_on_two_nodes() -> None:
     assert (topology.nodes, topology.devices_per_node, topology.world_size) == (2, 8, 16)
     assert (topology.device, topology.device_name, topology.bf16) == ("gpu", "A100-80GB", True)
     assert topology.memory_bytes == int(79.2 * GIB)
-    assert topology.flops == 312e12
+    assert topology.rates is not None
+    assert topology.rates.flops == 312e12
 
 
 def test_one_gpu_needs_no_count_and_case_does_not_matter() -> None:

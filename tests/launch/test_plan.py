@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.batch import divide_batch
 from launch.errors import NoPlanError, PlanMismatch, UsageError
 from launch.hardware import Topology
 from launch.journal import write_json
-from launch.plan import Plan, as_launched, differences, divide_batch
+from launch.plan import Plan, as_launched, differences
 from launch.spec import Precision, RunSpec
 from tests.launch.conftest import CPU, plan_of, spec_of
 
@@ -54,7 +55,8 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
         (
             "8xA100-80GB",
             {"data": SMALL},
-            "ddp: the base fits one device and only adapter gradients move; 62.7 GiB of 79.2 GiB (79 %) on each GPU",
+            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero2 287.1 MiB, zero3 192.9 GiB);"
+            " 62.7 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",
@@ -69,7 +71,8 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the simplest that fits (ddp, zero2 would not); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
+        "zero3: the fastest that fits (ddp, zero2 would not); each device sends 192.9 GiB a step (ddp 229.7 MiB,"
+        " zero2 287.1 MiB); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
     )
 
 
@@ -284,7 +287,7 @@ def test_one_process_keeps_the_global_batch_of_the_spec_that_asks_for_more() -> 
     assert notes == [
         "cluster.strategy: the spec says zero3, this launch is single",
         "devices: the spec says 16, this launch has 1",
-        "the global batch of 256 is kept: 64 accumulation steps on one device",
+        "one device instead of 16: the global batch of 256, schedule and order of samples are kept",
     ]
 
 
@@ -292,7 +295,10 @@ def test_one_process_leaves_a_global_batch_to_the_planner() -> None:
     asked = spec_of(cluster={"devices_per_node": 8}, training={"global_batch_size": 64})
     spec, notes = as_launched(asked, "single", 1, 1, fallback=True)
     assert spec.training == asked.training
-    assert notes == ["devices: the spec says 8, this launch has 1"]
+    assert notes == [
+        "devices: the spec says 8, this launch has 1",
+        "one device instead of 8: the global batch of 64, schedule and order of samples are kept",
+    ]
 
 
 def test_one_process_keeps_the_global_batch_of_an_automatic_micro_batch() -> None:

@@ -104,6 +104,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "devices_per_node": "auto",
         "device": "auto",
         "strategy": "auto",
+        "network_gbps": 100,
     }
     assert spec.slurm.model_dump() == {
         "partition": "gpu",

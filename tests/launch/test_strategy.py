@@ -1,5 +1,7 @@
 """Candidates and the choice among them."""
 
+import pytest
+
 from launch.hardware import Topology, parse_gpus
 from launch.spec import RunSpec
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
@@ -48,6 +50,41 @@ def test_ddp_where_the_base_fits_one_gpu() -> None:
 
 def test_single_on_one_gpu() -> None:
     assert chosen(spec_of(data=SMALL), "1xH100-80GB") == ("single", False, 4)
+
+
+def test_the_fastest_that_fits_wins_and_ties_go_to_the_simpler() -> None:
+    """zero2 needs as long as ddp within a percent; zero3, which moves the base, does not; recomputing takes longest."""
+    ways = found(spec_of(data=SMALL), "8xA100-80GB")
+    seconds = {(c.strategy, c.gradient_checkpointing): step_seconds(c) for c in ways}
+    assert seconds["zero2", False] == pytest.approx(seconds["ddp", False], rel=0.01)
+    assert seconds["ddp", False] < seconds["zero3", False] < seconds["zero3", True]
+    best = choose(ways)
+    assert best is not None
+    assert (best.strategy, best.gradient_checkpointing) == ("ddp", False)
+    fitting = [c for c in ways if c.fits]
+    assert step_seconds(best) <= 1.02 * min(step_seconds(c) for c in fitting)
+    # Sharding without recomputing is faster than recomputing without sharding.
+    assert chosen(spec_of(data={"max_length": 640}), "8xA100-80GB") == ("zero3", False, 4)
+
+
+def test_a_slow_network_makes_recomputing_the_faster_way() -> None:
+    """Between nodes over 10 Gb/s the base takes longer to gather than the blocks to compute twice."""
+    spec = spec_of(data={"max_length": 640}, cluster={"nodes": 2, "network_gbps": 10})
+    assert chosen(spec, parse_gpus("8xA100-80GB", 2)) == ("ddp", True, 4)
+    fast = spec_of(data={"max_length": 640}, cluster={"nodes": 2, "network_gbps": 3200})
+    assert chosen(fast, parse_gpus("8xA100-80GB", 2)) == ("zero3", False, 4)
+
+
+def test_where_no_rate_is_known_the_simplest_that_fits_is_chosen() -> None:
+    unknown = parse_gpus("8xA100-80GB").model_copy(update={"rates": None})
+    ways = found(spec_of(data={"max_length": 640}), unknown)
+    assert {candidate.throughput for candidate in ways} == {None}
+    assert chosen(spec_of(data={"max_length": 640}), unknown) == ("ddp", True, 4)
+
+
+def step_seconds(candidate: Candidate) -> float:
+    assert candidate.throughput is not None
+    return candidate.throughput.step_seconds
 
 
 def test_a_smaller_micro_batch_before_recomputation() -> None:

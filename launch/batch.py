@@ -1,0 +1,96 @@
+"""How a global batch becomes micro-batches and accumulation steps. Pure."""
+
+from launch.errors import ConflictError
+from launch.spec import ClusterSpec, RunSpec, TrainingSpec
+
+# `micro_batch_size: auto` tries up to the one. Without a global batch to divide a device's share of it is the other,
+# the recipe's value, times the accumulation steps.
+MOST_MICRO_BATCH, AUTO_MICRO_BATCH = 8, 4
+
+
+def micro_batch_sizes(spec: RunSpec, world_size: int) -> list[int]:
+    """Micro-batch sizes to try, largest first."""
+    training = spec.training
+    given = training.micro_batch_size
+    if given != "auto" and "micro_batch_size" in training.model_fields_set:
+        return [given]
+    if training.global_batch_size is None:
+        if given != "auto":
+            return [given]
+        if "gradient_accumulation_steps" in training.model_fields_set:
+            return [AUTO_MICRO_BATCH]
+        return [size for size in range(MOST_MICRO_BATCH, 0, -1) if _share(training) % size == 0]
+    if "gradient_accumulation_steps" in training.model_fields_set:
+        share = world_size * training.gradient_accumulation_steps
+        return [max(1, training.global_batch_size // share)]
+    per_device = training.global_batch_size / world_size
+    sizes = [size for size in range(MOST_MICRO_BATCH if given == "auto" else given, 0, -1) if per_device % size == 0]
+    return (sizes if given == "auto" else sizes[:1]) or [1]
+
+
+def accumulation_steps(spec: RunSpec, world_size: int, micro_batch_size: int) -> int:
+    """Micro-batches of an optimizer step on each device; `divide_batch` says whether they divide it exactly."""
+    training = spec.training
+    if training.global_batch_size is not None:
+        return max(1, training.global_batch_size // (micro_batch_size * world_size))
+    if training.micro_batch_size != "auto" or "gradient_accumulation_steps" in training.model_fields_set:
+        return training.gradient_accumulation_steps
+    return max(1, _share(training) // micro_batch_size)
+
+
+def _share(training: TrainingSpec) -> int:
+    """Sequences of one device in a global batch that the spec leaves open."""
+    micro = AUTO_MICRO_BATCH if training.micro_batch_size == "auto" else training.micro_batch_size
+    return micro * training.gradient_accumulation_steps
+
+
+def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
+    """(micro_batch_size, gradient_accumulation_steps) of each device. global_batch_size is kept exactly.
+
+    Raises ConflictError that names the nearest ones that can be divided.
+    """
+    training, path = spec.training, ("training", "global_batch_size")
+    total, asked = training.global_batch_size, training.gradient_accumulation_steps
+    accumulation = accumulation_steps(spec, world_size, micro)
+    if total is None:
+        return micro, accumulation
+    step = micro * world_size
+    if total % step:
+        below, above = total // step * step, (total // step + 1) * step
+        near = " or ".join(str(value) for value in (below, above) if value)
+        message = (
+            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro}"
+            f" on {world_size} devices; nearest that can: {near}"
+        )
+        raise ConflictError([(path, message)])
+    if "gradient_accumulation_steps" in training.model_fields_set and asked != accumulation:
+        product = f"micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size} devices"
+        message = (
+            f"training.global_batch_size {total} contradicts {product} = {step * asked};"
+            " give global_batch_size alone, or the other two alone"
+        )
+        raise ConflictError([(path, message)])
+    return micro, accumulation
+
+
+def on_one_device(spec: RunSpec) -> tuple[RunSpec, list[str]]:
+    """The spec with the global batch that it has on the devices it asks for, and what to say about it.
+
+    One that gives its global batch keeps it anyway.
+    """
+    devices, training = asked_devices(spec.cluster), spec.training
+    if devices is None or devices == 1:
+        return spec, []
+    total = training.global_batch_size or _share(training) * devices
+    note = f"one device instead of {devices}: the global batch of {total}, schedule and order of samples are kept"
+    if training.global_batch_size is not None:
+        return spec, [note]
+    steps = training.gradient_accumulation_steps * devices
+    left_open = training.micro_batch_size == "auto" and "gradient_accumulation_steps" not in training.model_fields_set
+    update = {"global_batch_size": total} if left_open else {"gradient_accumulation_steps": steps}
+    return spec.model_copy(update={"training": training.model_copy(update=update)}), [note]
+
+
+def asked_devices(cluster: ClusterSpec) -> int | None:
+    """None where the spec takes what there is."""
+    return None if cluster.devices_per_node == "auto" else cluster.nodes * cluster.devices_per_node
