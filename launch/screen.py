@@ -71,6 +71,14 @@ def _plan_rows(plan: Plan) -> dict[str, str]:
     }
     if plan.throughput is not None:
         rows["throughput"] = _throughput(plan.throughput)
+    if plan.topology.device == "gpu":
+        rows["host memory"] = (
+            ", ".join(
+                f"{amount(size)} {'to load' if name == 'load' else 'to train'}"
+                for name, size in plan.memory.host_phases.items()
+            )
+            + f" on {'each node' if plan.topology.nodes > 1 else 'the node'}"
+        )
     return rows | ({"note": "; ".join(plan.notes)} if plan.notes else {})
 
 

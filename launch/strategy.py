@@ -64,7 +64,8 @@ def candidates(
             for micro in micro_batch_sizes:
                 setting = Setting(
                     strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro,
-                    world_size=topology.world_size, max_length=spec.data.max_length,
+                    world_size=topology.world_size, devices_per_node=topology.devices_per_node,
+                    max_length=spec.data.max_length,
                     quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
                     precision=precision, gpu=topology.device == "gpu", adapter=adapter,
                     masked=spec.data.packing or micro > 1, optimizer=optimizer_under(spec, strategy),

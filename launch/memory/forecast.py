@@ -5,12 +5,13 @@ and what the driver says the process uses. Only the last has to fit.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
 from launch.hardware import GIB
-from launch.memory import activations, static
+from launch.memory import activations, host, static
 from launch.memory.setting import ELEMENT, Setting
 
 # CUDA context, cuBLAS workspaces and NCCL's buffers of one process: 0.4 to 0.8 GB, 8 to 32 MB, and up to 0.5 GB.
@@ -39,6 +40,10 @@ class Forecast(BaseModel):
     """The peak's, and what is held beyond it; their sum is process_bytes."""
     phases: dict[str, int]
     """Allocated bytes of each."""
+    host_bytes: int
+    """Of a node, all its processes together, at its most."""
+    host_phases: dict[str, int]
+    """The same while the base is loaded, and while it is trained."""
 
 
 def forecast(architecture: Architecture, setting: Setting) -> Forecast:
@@ -75,7 +80,23 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         },
         "save": trained,
     }  # fmt: skip
-    return _summed(phases, setting.gpu, static.scattered(setting))
+    device = _summed(phases, setting.gpu, static.scattered(setting))
+    needed = {
+        name: phase(architecture, setting, device.process_bytes)
+        for name, phase in (("load", host.loading), ("training", host.training))
+    }
+    return Forecast(**device._asdict(), host_bytes=max(needed.values()), host_phases=needed)
+
+
+class _Device(NamedTuple):
+    """The fields of a Forecast that are a device's."""
+
+    peak_bytes: int
+    reserved_bytes: int
+    process_bytes: int
+    phase: str
+    components: dict[str, int]
+    phases: dict[str, int]
 
 
 def _loss_element(setting: Setting) -> int:
@@ -89,7 +110,7 @@ def _evaluated_logit(setting: Setting) -> int:
     return setting.element + (element if element != setting.element else 0) + element
 
 
-def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) -> Forecast:
+def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) -> _Device:
     """`scattered`: bytes that the allocator keeps after the optimizer's step in blocks that the loss cannot use."""
     sums = {name: sum(parts.values()) for name, parts in phases.items()}
     phase = max(sums, key=lambda name: sums[name])
@@ -98,7 +119,7 @@ def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) 
     beyond = {"fragmentation": int(FRAGMENTATION * peak) + left, "framework": FRAMEWORK_BYTES} if gpu else {}
     components = {name: size for name, size in {**phases[phase], **beyond}.items() if size}
     reserved = peak + beyond.get("fragmentation", 0)
-    return Forecast(
+    return _Device(
         peak_bytes=peak, reserved_bytes=reserved, process_bytes=sum(components.values()), phase=phase,
         components=components, phases=sums,
     )  # fmt: skip

@@ -53,6 +53,7 @@ class Setting:
     gradient_checkpointing: bool
     precision: Precision
     gpu: bool
+    devices_per_node: int = 1
     adapter: Adapter = Adapter()
     quantization: Quantization = "none"
     double_quantization: bool = True

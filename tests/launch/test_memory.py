@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from launch.hardware import GIB
-from launch.memory import Forecast, Setting, adapter_of, forecast, inference_bytes, static
+from launch.memory import Forecast, Setting, adapter_of, forecast, host, inference_bytes, static
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.spec import LoraSpec, Strategy
 from launch.variants import VARIANTS
@@ -167,6 +167,33 @@ def test_ten_thousand_settings_take_no_time() -> None:
     for number in range(2000):
         forecast(QWEN, replace(ONE_GPU, max_length=64 + number))
     assert time.process_time() - began < 1
+
+
+# Host memory
+
+
+def test_the_processes_of_a_node_share_the_pages_of_files_that_hold_their_type() -> None:
+    node = {"devices_per_node": 8}
+    bf16, fp16 = made("ddp", 8, **node), made("ddp", 8, precision="fp16", **node)
+    assert bf16.host_phases == {"load": 8 * host.GPU_PROCESS + BASE, "training": 8 * host.GPU_PROCESS}
+    assert fp16.host_phases["load"] == 8 * (host.GPU_PROCESS + BASE)
+    assert made("ddp", 8, precision="fp16", quantization="nf4", **node).host_bytes == bf16.host_bytes
+    assert bf16.host_bytes == bf16.host_phases["load"]
+
+
+def test_offloading_needs_host_memory_on_each_node() -> None:
+    nodes = {"world_size": 16, "devices_per_node": 8}
+    processes = 8 * host.GPU_PROCESS
+    assert made("zero2_offload", **nodes).host_phases["training"] == processes + 16 * PAIRS // 2
+    assert made("zero3_offload", **nodes).host_phases["training"] == processes + 16 * PAIRS // 2 + BASE // 2
+
+
+def test_on_a_cpu_everything_is_host_memory() -> None:
+    found = made("ddp", 2, gpu=False, precision="fp32", devices_per_node=2)
+    assert found.host_bytes == 2 * (host.CPU_PROCESS + found.process_bytes)
+
+
+# What others ran
 
 
 def test_an_adapter_in_the_type_of_its_base_as_old_peft_made_it() -> None:

@@ -1,7 +1,10 @@
 """The memory model against real tensors on the CPU: static terms exactly, activations within 3 %, peaks within 6 %."""
 
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,3 +217,28 @@ def test_the_logits_that_the_loss_makes(precision: torch.dtype) -> None:
     with Live([logits, labels]) as live:
         torch.nn.functional.cross_entropy(logits, labels).backward()
     assert live.peak == pytest.approx(LOGIT_COPIES * logits.nbytes, rel=0.01)
+
+
+# Host memory
+
+LOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+def private():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+AutoModelForCausalLM.from_pretrained(sys.argv[1])  # imports what it needs
+before = private()
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+print(private() - before)
+"""
+
+
+@pytest.mark.parametrize(("precision", "copied"), [("bfloat16", False), ("float32", True)])
+def test_a_process_copies_weights_only_into_another_type(tmp_path: Path, precision: str, copied: bool) -> None:
+    shapes = {**SHAPES, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **shapes)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    run = [sys.executable, "-c", LOAD, tmp_path, precision]
+    private = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    assert private == pytest.approx(4 * elements if copied else 0, abs=0.15 * 4 * elements)
