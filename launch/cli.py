@@ -74,9 +74,15 @@ def plan(
             metavar="8xA100-80GB,...", help="Set several kinds of GPUs side by side instead.", show_default=False
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg", help="Draw memory against sequence length for each strategy.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a spec would run: strategy, batch, memory, and why."""
+    """Show how a spec would run: strategy, batch, memory, throughput, and why."""
     from launch.compare import compared
     from launch.screen import candidates_view, comparison_view, console, plan_view
     from launch.specfile import draft, missing_data
@@ -84,6 +90,8 @@ def plan(
     if compare is not None:
         if gpus is not None:
             raise UsageError("--gpus and --compare: only one says what to plan for; give all kinds with --compare")
+        if plot is not None:
+            raise UsageError("--plot and --compare: a picture is of one kind of GPUs; give it with --gpus")
         rows = compared(spec, overrides, compare.split(","), _on_nodes(nodes))
         if as_json:
             print_json(rows)
@@ -93,6 +101,11 @@ def plan(
     resolved = _resolve(spec, overrides, gpus, nodes, data=False)
     for mistake in missing_data(draft(spec, overrides), resolved.spec):  # it may be there on the machine that trains
         say(f"warning: {mistake}")
+    if plot is not None:
+        from launch.discover import installed
+        from launch.plot import write_memory_plot
+
+        write_memory_plot(resolved, installed(), plot)
     if as_json:
         print_json(resolved.model_dump(mode="json"))
         return
