@@ -23,6 +23,9 @@ from launch.throughput import Throughput
 from launch.versions import NEWEST, Versions
 from launch.why import reason, too_large
 
+# Of English as JSON, with the keys and quotes that are no tokens of a sequence.
+BYTES_PER_TOKEN = 4.5
+
 
 class Plan(BaseModel):
     """Everything that a run does, resolved. Nothing in it says `auto`."""
@@ -44,6 +47,8 @@ class Plan(BaseModel):
     memory: Forecast
     throughput: Throughput | None
     """None on devices whose rates are not known."""
+    duration_seconds: float | None
+    """Of the training, by max_steps or by epochs and the size of the rows; None where either is unknown."""
     candidates: list[Candidate]
     refusals: list[Refusal]
     warnings: list[str]
@@ -68,8 +73,15 @@ class Plan(BaseModel):
         return adapter_parameters(self.architecture, self.spec.lora)
 
 
-def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versions: Versions = NEWEST) -> Plan:
-    """The fastest way that fits, with the reason. `versions` are those of the packages that it will run with.
+def resolve(
+    spec: RunSpec,
+    architecture: Architecture,
+    topology: Topology,
+    versions: Versions = NEWEST,
+    data_bytes: int | None = None,
+) -> Plan:
+    """The fastest way that fits, with the reason. `versions` are those of the packages that it will run with,
+    `data_bytes` the size of its training rows as text.
 
     Raises UsageError when the spec asks for what cannot be combined, NoPlanError when nothing fits.
     """
@@ -96,7 +108,8 @@ def resolve(spec: RunSpec, architecture: Architecture, topology: Topology, versi
         world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
         global_batch_size=micro * accumulation * topology.world_size, precision=precision, attention="sdpa",
         gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
-        memory=chosen.memory, throughput=chosen.throughput, candidates=found, refusals=refused,
+        memory=chosen.memory, throughput=chosen.throughput,
+        duration_seconds=_duration(spec, chosen.throughput, data_bytes), candidates=found, refusals=refused,
         warnings=warnings, notes=notes, topology=topology, architecture=architecture, spec=spec,
     )  # fmt: skip
 
@@ -194,6 +207,18 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
             " overflow in fp16; use auto"
         ]
     return asked, []
+
+
+def _duration(spec: RunSpec, throughput: Throughput | None, data_bytes: int | None) -> float | None:
+    training = spec.training
+    if throughput is None:
+        return None
+    if training.max_steps is not None:
+        return round(training.max_steps * throughput.step_seconds, 1)
+    if data_bytes is None:
+        return None
+    epoch = max(data_bytes / BYTES_PER_TOKEN / throughput.tokens_per_second, throughput.step_seconds)
+    return round(training.epochs * epoch, 1)
 
 
 def _scheduler(spec: RunSpec) -> str:

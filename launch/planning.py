@@ -1,5 +1,6 @@
 """A spec file -> the Plan of what it asks for, on some devices, with every mistake told in one go."""
 
+import glob
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from launch.specfile import draft, missing_data
 from launch.trained import adapter_config, trained
 from launch.weights import header
 from launch.wording import plural
+
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv")
 
 
 def planned(
@@ -52,9 +55,18 @@ def planned(
     assert architecture is not None
     assert topology is not None
     try:
-        return resolve(spec, architecture, topology, versions)
+        return resolve(spec, architecture, topology, versions, text_bytes(spec.data.train))
     except NoPlanError as error:
         raise NoPlanError(f"{path}: {error}") from None
+
+
+def text_bytes(source: str) -> int | None:
+    """The size of training rows in plain text; None where they are not there, compressed, or no text."""
+    found = [Path(name) for name in glob.glob(source, recursive=True)]
+    files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    if not files or any(file.suffix.lower() not in TEXTS for file in files):
+        return None
+    return sum(file.stat().st_size for file in files)
 
 
 Problems = list[tuple[tuple[str, ...], str]]

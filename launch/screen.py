@@ -12,7 +12,7 @@ from launch.plan import Plan
 from launch.preflight import Result
 from launch.strategy import SAFE_SHARE
 from launch.throughput import Throughput
-from launch.wording import amount, plural, printable
+from launch.wording import amount, plural, printable, span
 
 MARKS = {
     "pass": ("ok", "green"),
@@ -71,6 +71,9 @@ def _plan_rows(plan: Plan) -> dict[str, str]:
     }
     if plan.throughput is not None:
         rows["throughput"] = _throughput(plan.throughput)
+    if plan.duration_seconds is not None:
+        by = "its steps" if training.max_steps else "the size of the training rows"
+        rows["duration"] = f"about {span(plan.duration_seconds)}, by {by}"
     if plan.topology.device == "gpu":
         rows["host memory"] = (
             ", ".join(

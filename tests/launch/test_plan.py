@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from launch.batch import divide_batch
 from launch.errors import NoPlanError, PlanMismatch, UsageError
-from launch.hardware import Topology
+from launch.hardware import Topology, parse_gpus
 from launch.journal import write_json
-from launch.plan import Plan, as_launched, differences
+from launch.plan import Plan, as_launched, differences, resolve
+from launch.planning import text_bytes
 from launch.spec import Precision, RunSpec
-from tests.launch.conftest import CPU, plan_of, spec_of
+from tests.launch.conftest import CPU, architecture_of, plan_of, spec_of
 
 SMALL = {"max_length": 512}
 
@@ -339,3 +340,33 @@ def test_a_spec_is_frozen_inside_its_plan() -> None:
     spec: RunSpec = plan_of().spec
     with pytest.raises(ValueError, match="frozen"):
         spec.training.seed = 1  # type: ignore[misc]
+
+
+# Duration
+
+
+def test_how_long_it_takes_by_its_steps_or_by_the_size_of_its_rows() -> None:
+    by_steps = plan_of("8xH100-80GB", 1, spec_of(data=SMALL, training={"max_steps": 100}))
+    assert by_steps.throughput is not None
+    assert by_steps.duration_seconds == pytest.approx(100 * by_steps.throughput.step_seconds, abs=0.1)
+    spec, eight = spec_of(data=SMALL, training={"epochs": 2}), parse_gpus("8xH100-80GB")
+    plan = resolve(spec, architecture_of(spec), eight, data_bytes=9_000_000)
+    assert plan.throughput is not None
+    assert plan.duration_seconds == pytest.approx(4_000_000 / plan.throughput.tokens_per_second, abs=0.1)
+    tiny = resolve(spec, architecture_of(spec), eight, data_bytes=10)
+    assert tiny.duration_seconds == pytest.approx(2 * plan.throughput.step_seconds, abs=0.1)
+    assert plan_of("8xH100-80GB", 1, spec).duration_seconds is None
+    unknown = eight.model_copy(update={"rates": None})
+    assert resolve(spec, architecture_of(spec), unknown, data_bytes=9_000_000).duration_seconds is None
+
+
+def test_the_size_of_training_rows(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.jsonl").write_text("x" * 100)
+    (tmp_path / "more" / "b.csv").write_text("x" * 10)
+    assert text_bytes(str(tmp_path / "a.jsonl")) == 100
+    assert text_bytes(str(tmp_path)) == text_bytes(str(tmp_path / "**" / "*.*")) == 110
+    (tmp_path / "c.parquet").write_text("x")
+    assert text_bytes(str(tmp_path)) is None
+    assert text_bytes(str(tmp_path / "missing.jsonl")) is None
+    assert text_bytes("owner/name:train") is None
