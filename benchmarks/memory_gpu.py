@@ -1,0 +1,246 @@
+"""The forecast against a GPU: models of the real shapes with random weights, a step each, in a process of their own.
+
+    python benchmarks/memory_gpu.py [--cases 7b-4096,...] [--json benchmarks/results/memory-NAME.json]
+    python benchmarks/memory_gpu.py --cpu        a small model, to try the script where there is no GPU
+
+Three numbers are compared, each with its own forecast: torch.cuda.max_memory_allocated, max_memory_reserved, and what
+NVML says of the process. A step is two micro-batches, clipping and the optimizer, then an evaluation batch.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from launch.architecture import Architecture, from_config
+from launch.memory import Setting, adapter_of, forecast
+from launch.spec import LoraSpec
+from launch.variants import VARIANTS
+
+TINY = {
+    "model_type": "qwen2", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500, "max_position_embeddings": 4096,
+}  # fmt: skip
+# name: variant, quantization, checkpointing, length, packed (a mask, and rows that reset their positions), optimizer
+CASES: dict[str, tuple[str, str, bool, int, bool, str]] = {
+    "7b-512": ("qwen2.5-7b", "none", True, 512, False, "paged_adamw_32bit"),
+    "7b-2048": ("qwen2.5-7b", "none", True, 2048, False, "paged_adamw_32bit"),
+    "7b-4096": ("qwen2.5-7b", "none", True, 4096, False, "paged_adamw_32bit"),
+    "7b-8192": ("qwen2.5-7b", "none", True, 8192, False, "paged_adamw_32bit"),
+    "7b-4096-packed": ("qwen2.5-7b", "none", True, 4096, True, "paged_adamw_32bit"),
+    "7b-4096-kept": ("qwen2.5-7b", "none", False, 4096, False, "paged_adamw_32bit"),
+    "7b-4096-kept-packed": ("qwen2.5-7b", "none", False, 4096, True, "paged_adamw_32bit"),
+    "7b-2048-torch": ("qwen2.5-7b", "none", True, 2048, False, "adamw_torch"),
+    "7b-nf4-512": ("qwen2.5-7b", "nf4", True, 512, False, "paged_adamw_32bit"),
+    "7b-nf4-4096": ("qwen2.5-7b", "nf4", True, 4096, False, "paged_adamw_32bit"),
+    "7b-nf4-8192": ("qwen2.5-7b", "nf4", True, 8192, False, "paged_adamw_32bit"),
+    "7b-nf4-4096-kept": ("qwen2.5-7b", "nf4", False, 4096, False, "paged_adamw_32bit"),
+    "qwen-7b-2048": ("qwen-7b", "none", True, 2048, False, "paged_adamw_32bit"),
+    "8b-qwen3-4096": ("qwen3-8b", "none", True, 4096, False, "paged_adamw_32bit"),
+    "14b-512": ("qwen2.5-14b", "none", True, 512, False, "paged_adamw_32bit"),
+    "14b-4096": ("qwen2.5-14b", "none", True, 4096, False, "paged_adamw_32bit"),
+    "14b-8192": ("qwen2.5-14b", "none", True, 8192, False, "paged_adamw_32bit"),
+    "14b-2048-kept": ("qwen2.5-14b", "none", False, 2048, False, "paged_adamw_32bit"),
+    "14b-nf4-4096": ("qwen2.5-14b", "nf4", True, 4096, False, "paged_adamw_32bit"),
+    "14b-nf4-8192": ("qwen2.5-14b", "nf4", True, 8192, False, "paged_adamw_32bit"),
+}
+TINY_CASES = {
+    "tiny-256": ("tiny", "none", True, 256, False, "paged_adamw_32bit"),
+    "tiny-256-packed": ("tiny", "none", False, 256, True, "adamw_torch"),
+    "tiny-nf4-256": ("tiny", "nf4", True, 256, False, "paged_adamw_32bit"),
+}
+RANK, MICRO_BATCHES = 16, 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the memory forecast with a GPU.")
+    parser.add_argument("--cases", help="names, separated by commas; all unless given")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    known = TINY_CASES if options.cpu else CASES
+    if options.one:
+        print(json.dumps(measured(known[options.one], gpu=not options.cpu)))
+        return
+    rows = {}
+    for name in options.cases.split(",") if options.cases else known:
+        rows[name] = _in_own_process(name, options.cpu)
+        print(_line(name, rows[name]), flush=True)
+        if options.json:  # after each case, for a machine may be taken away
+            options.json.write_text(json.dumps({"cases": rows, **_versions(options.cpu)}, indent=2) + "\n")
+
+
+def _in_own_process(name: str, cpu: bool) -> dict[str, Any]:
+    argv = [sys.executable, __file__, "--one", name, *(["--cpu"] if cpu else [])]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.returncode}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"{name:22} failed with exit code {row['failed']}"
+    parts = []
+    for key, size in row["measured"].items():
+        expected = row["forecast"][key]
+        told = "-" if size is None else f"{size / 2**30:6.2f} {expected / size - 1:+6.1%}"
+        parts.append(f"{key.removesuffix('_bytes')} {told}")
+    return f"{name:22} {', '.join(parts)}, peak in {row['phase']}, {row['seconds']} s a step"
+
+
+def measured(case: tuple[str, str, bool, int, bool, str], gpu: bool) -> dict[str, Any]:
+    import torch
+
+    variant, quantization, checkpointing, length, packed, optimizer = case
+    architecture = from_config(TINY, "tiny") if variant == "tiny" else VARIANTS[variant].architecture
+    lora = LoraSpec(rank=RANK)
+    setting = Setting(
+        strategy="single", world_size=1, micro_batch_size=1, max_length=length, gradient_checkpointing=checkpointing,
+        precision="bf16", gpu=gpu, adapter=adapter_of(architecture, lora), quantization=quantization,  # type: ignore[arg-type]
+        masked=packed, optimizer=optimizer,  # type: ignore[arg-type]
+    )  # fmt: skip
+    expected = forecast(architecture, setting)
+    device = torch.device("cuda" if gpu else "cpu")
+    model = _model(architecture, quantization, checkpointing, lora, device)
+    seconds = _train(model, architecture, length, packed, optimizer, device)
+    return {
+        "forecast": {key: getattr(expected, key) for key in ("peak_bytes", "reserved_bytes", "process_bytes")},
+        "measured": _memory(gpu), "phase": expected.phase, "seconds": round(seconds, 3),
+    }  # fmt: skip
+
+
+def _model(architecture: Architecture, quantization: str, checkpointing: bool, lora: LoraSpec, device: Any) -> Any:
+    """As training/model.py builds it, with random weights made on the device, a block at a time where packed."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from training.model import lora_config
+
+    config = AutoConfig.for_model(
+        architecture.model_type, hidden_size=architecture.hidden_size, num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads, num_key_value_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim, intermediate_size=architecture.intermediate_size,
+        vocab_size=architecture.vocab_size, max_position_embeddings=architecture.max_positions,
+        tie_word_embeddings=architecture.tied_embeddings, use_cache=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+    if quantization == "nf4":
+        _pack(base, device)
+    for module in base.modules():
+        own = {n: p for n, p in module.named_parameters(recurse=False) if p.is_meta}
+        for name, parameter in own.items():
+            made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
+            setattr(module, name, torch.nn.Parameter(made))
+    rotary = base.model.rotary_emb  # its buffers are computed, not loaded
+    base.model.rotary_emb = type(rotary)(config).to(device)
+    if checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return get_peft_model(base, lora_config(lora)).train()
+
+
+def _pack(base: Any, device: Any) -> None:
+    """bitsandbytes' NF4 for all linear layers of the blocks, as transformers puts it there."""
+    import torch
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for block in base.model.layers:
+        for parent in block.modules():
+            for name, linear in list(parent.named_children()):
+                if not isinstance(linear, torch.nn.Linear):
+                    continue
+                packed = Linear4bit(
+                    linear.in_features, linear.out_features, bias=linear.bias is not None,
+                    compute_dtype=torch.bfloat16, compress_statistics=True, quant_type="nf4",
+                    quant_storage=torch.bfloat16, device="meta",
+                )  # fmt: skip
+                if packed.bias is not None:
+                    packed.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=torch.bfloat16))
+                weight = torch.empty(linear.weight.shape, dtype=torch.bfloat16).normal_(std=0.02)
+                packed.weight = Params4bit(
+                    weight, requires_grad=False, quant_type="nf4", compress_statistics=True,
+                    quant_storage=torch.bfloat16, module=packed,
+                )  # fmt: skip
+                setattr(parent, name, packed.to(device))
+
+
+def _train(model: Any, architecture: Architecture, length: int, packed: bool, optimizer: str, device: Any) -> float:
+    """Seconds of the last of three optimizer steps, as transformers' Trainer makes them on one device."""
+    import torch
+    from bitsandbytes.optim import PagedAdamW32bit
+
+    kind: Any = torch.optim.AdamW if optimizer == "adamw_torch" else PagedAdamW32bit
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    update = kind(trained, lr=1e-4)
+    ids = torch.randint(0, architecture.vocab_size, (1, length), device=device)
+    rows: dict[str, Any] = {"input_ids": ids, "labels": ids}
+    if packed:
+        quarter = torch.arange(length // 4, device=device).repeat(4)[None]
+        rows["position_ids"] = quarter
+    else:
+        rows["attention_mask"] = torch.ones_like(ids)
+    autocast = torch.autocast(device.type, torch.bfloat16)
+    taken = 0.0
+    for _ in range(3):
+        began = time.perf_counter()
+        for _ in range(MICRO_BATCHES):
+            with autocast:
+                result = model(**rows)
+                loss = result.loss
+            del result
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 0.3)
+        update.step()
+        update.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken = time.perf_counter() - began
+    with torch.no_grad(), autocast:
+        model.eval()(**rows)
+    return taken
+
+
+def _memory(gpu: bool) -> dict[str, int | None]:
+    import torch
+
+    if not gpu:
+        return {"peak_bytes": None, "reserved_bytes": None, "process_bytes": None}
+    used = None
+    with contextlib.suppress(Exception):
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+        own = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
+        # In a container a process does not know its pid on the host: alone on the GPU it is all that is used.
+        used = own[0] if own and own[0] else pynvml.nvmlDeviceGetMemoryInfo(handle).used
+    return {
+        "peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved(),
+        "process_bytes": used,
+    }  # fmt: skip
+
+
+def _versions(cpu: bool) -> dict[str, Any]:
+    import torch
+
+    found = {"device": "cpu" if cpu else torch.cuda.get_device_name(), "date": time.strftime("%Y-%m-%d")}
+    for package in ("torch", "transformers", "peft", "bitsandbytes"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found | {"cuda": torch.version.cuda}
+
+
+if __name__ == "__main__":
+    main()
