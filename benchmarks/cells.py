@@ -20,7 +20,7 @@ from launch.discover import installed
 from launch.spec import Strategy
 from tests.conftest import Workspace, make_base, muster, read_rows, write_rows
 
-STRATEGIES: tuple[Strategy, ...] = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 NF4, INT8 = ({"model": {"quantization": name}} for name in ("nf4", "int8"))
 CELLS: dict[str, dict[str, dict[str, Any]]] = {
     "nf4": NF4,

@@ -24,7 +24,7 @@ from launch.strategy import candidates
 from launch.variants import VARIANTS
 
 GPUS = ["8xA100-80GB", "8xH100-80GB", "4xL40S-48GB", "8xV100-32GB"]
-STRATEGIES: list[Strategy] = ["ddp", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"]
+STRATEGIES: list[Strategy] = ["ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"]
 
 
 def settings() -> Iterator[tuple[RunSpec, Architecture, Topology]]:

@@ -17,7 +17,7 @@ from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
 from launch.memory import Forecast
 from launch.remedies import remedies
-from launch.spec import OFFLOADS, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
+from launch.spec import OFFLOADS, ZERO_STAGES, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
 from launch.strategy import Candidate, candidates, choose, optimizer_under
 from launch.throughput import Throughput
 from launch.versions import NEWEST, Versions
@@ -61,7 +61,7 @@ class Plan(BaseModel):
     @property
     def zero_stage(self) -> int:
         """DeepSpeed's ZeRO stage; 0 without DeepSpeed."""
-        return {"zero2": 2, "zero2_offload": 2, "zero3": 3, "zero3_offload": 3}.get(self.strategy, 0)
+        return ZERO_STAGES.get(self.strategy, 0)
 
     @property
     def offload(self) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from launch.plan import Plan
-from launch.spec import Strategy
+from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
 
-SHARED: tuple[Strategy, ...] = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+SHARED: tuple[Strategy, ...] = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 AUTO = "auto"
 # Sections of a DeepSpeed file that say what the plan decides; all others are free.
 DECIDED = (
@@ -30,14 +30,12 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
     Buckets are hidden_size^2 elements as transformers' own "auto" makes them: DeepSpeed's default of 5e8 would cost 1
     to 2 GB that LoRA gradients never fill. There is no optimizer block, so that training.optimizer is what runs.
     """
-    offload, stage = strategy.endswith("_offload"), 3 if strategy.startswith("zero3") else 2
+    offload, stage = strategy in OFFLOADS, ZERO_STAGES[strategy]
     hidden = plan.architecture.hidden_size if plan else 0
-    zero: dict[str, Any] = {
-        "stage": stage,
-        "overlap_comm": True,
-        "contiguous_gradients": True,
-        "reduce_bucket_size": hidden**2 if plan else AUTO,
-    }
+    zero: dict[str, Any] = {"stage": stage}
+    if stage > 1:  # stage 1 ignores both
+        zero |= {"overlap_comm": True, "contiguous_gradients": True}
+    zero["reduce_bucket_size"] = hidden**2 if plan else AUTO
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if stage == 3:

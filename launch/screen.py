@@ -48,7 +48,7 @@ def memory_view(plan: Plan) -> RenderableType:
         table.add_row(name, amount(size), " " * start + ("\u2588" * (end - start) or "\u258f"))
         below += size
     limit = round(BAR * SAFE_SHARE)
-    table.add_row("all", amount(below), "\u2500" * (limit - 1) + f"\u2524 {SAFE_SHARE:.0%} of {amount(whole)}")
+    table.add_row("all", amount(below), "\u2500" * (limit - 1) + f"\u2524 {100 * SAFE_SHARE:.0f} % of {amount(whole)}")
     return table
 
 

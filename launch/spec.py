@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from launch.extra import conflicts as extra_conflicts
 from launch.secrets import SECRET
 
-Strategy = Literal["single", "ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
+Strategy = Literal["single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
 # Those that split the frozen base over the ranks, and those that keep optimizer states in host memory.
 SHARDS_BASE: tuple[Strategy, ...] = ("zero3", "zero3_offload", "fsdp2")
+# What DeepSpeed divides: 1 the optimizer's states, 2 gradients too, 3 weights too (arXiv 1910.02054).
+ZERO_STAGES: dict[Strategy, int] = {"zero1": 1, "zero2": 2, "zero2_offload": 2, "zero3": 3, "zero3_offload": 3}
 OFFLOADS: tuple[Strategy, ...] = ("zero2_offload", "zero3_offload")
 Precision = Literal["bf16", "fp16", "fp32"]
 Quantization = Literal["none", "nf4", "int8"]

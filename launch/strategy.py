@@ -15,8 +15,8 @@ from launch.versions import NEWEST, Versions
 # (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
 SAFE_SHARE = 0.8
 
-# From the simplest, which are those that communicate least. Ties go to the simpler.
-ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
+# From the simplest. Ties go to the simpler.
+ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero1", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
 
 
 # Closer than the model of throughput can tell.
@@ -101,7 +101,7 @@ def _pointless(strategy: Strategy, topology: Topology) -> bool:
     fsdp2 does the same as zero3, which is older in the field; one device has nothing to shard over; a CPU process has
     no other memory to offload to.
     """
-    alone = topology.world_size == 1 and strategy in ("zero2", "zero3")
+    alone = topology.world_size == 1 and strategy in ("zero1", "zero2", "zero3")
     return strategy == "fsdp2" or alone or (topology.device == "cpu" and strategy in OFFLOADS)
 
 

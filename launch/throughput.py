@@ -88,15 +88,16 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     """What one device sends in an optimizer step of `accumulation` micro-batches.
 
     In a ring an all-reduce sends 2 (W - 1) / W times its bytes, a reduce-scatter or an all-gather half of that
-    (Patarasu and Yuan 2009). DDP reduces the adapter's gradients once a step; ZeRO-2 and 3 in every micro-batch, and
-    gather what was updated (arXiv 1910.02054, section 7). ZeRO-3 and FSDP2 gather the base forward and backward.
+    (Patarasu and Yuan 2009). DDP reduces the adapter's gradients once a step, as does ZeRO-1; ZeRO-2 and 3 do in every
+    micro-batch. All ZeRO gathers what was updated (arXiv 1910.02054, section 7). ZeRO-3 and FSDP2 gather the base
+    forward and backward.
     """
     world = setting.world_size
     part = (world - 1) / world
     adapter = setting.adapter_element * (setting.adapter.pairs + setting.adapter.magnitudes)
     adapter += setting.element * setting.adapter.whole
     once = part * adapter
-    gradients = 2 * once if setting.strategy == "ddp" else once * (accumulation + 1)
+    gradients = once * (2 if setting.strategy in ("ddp", "zero1") else accumulation + 1)
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
         base = 2 * accumulation * part * _base(architecture, setting)

@@ -32,7 +32,7 @@ def _sent(chosen: Candidate, found: list[Candidate]) -> str:
     """What a device sends, beside what it would under the next ways to share."""
     sent = {candidate.strategy: amount(candidate.traffic.bytes) for candidate in reversed(found)}
     others = [f"{strategy} {sent[strategy]}" for strategy in ORDER if strategy in sent and strategy != chosen.strategy]
-    beside = f" ({', '.join(others[:2])})" if others else ""
+    beside = f" ({', '.join(others[:3])})" if others else ""
     return f"; each device sends {amount(chosen.traffic.bytes)} a step{beside}"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from launch.discover import cpu_count
 from launch.errors import CommunicationError, PlanMismatch, UsageError
 from launch.plan import Plan, differences
-from launch.spec import Strategy
+from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -95,15 +95,11 @@ def _zero_strategy(file: str | None) -> Strategy:
         )
     zero = read_deepspeed(file).get("zero_optimization", {})
     offload = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
-    names: dict[tuple[int, bool], Strategy] = {
-        (2, False): "zero2",
-        (2, True): "zero2_offload",
-        (3, False): "zero3",
-        (3, True): "zero3_offload",
-    }
+    names = {(stage, strategy in OFFLOADS): strategy for strategy, stage in ZERO_STAGES.items()}
     strategy = names.get((zero.get("stage"), offload))
     if strategy is None:
-        raise UsageError(f"{file}: zero_optimization.stage is {zero.get('stage')}; allowed: 2 or 3")
+        allowed = "2 or 3 where something is offloaded" if offload else "1, 2 or 3"
+        raise UsageError(f"{file}: zero_optimization.stage is {zero.get('stage')}; allowed: {allowed}")
     return strategy
 
 

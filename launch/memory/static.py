@@ -62,10 +62,12 @@ def adapters(setting: Setting) -> int:
 
 
 def gradients(setting: Setting) -> int:
-    """Of the type of their weights. ZeRO-2 and 3 keep a share of them; its buffers are counted apart."""
+    """Of the type of their weights. ZeRO-2 and 3 keep a share of them, ZeRO-1 all and a share of their sum; buffers are
+    counted apart."""
     pairs, whole = _trained(setting)
     held = pairs * setting.adapter_element + whole * setting.element
-    return 0 if _offloaded(setting) else _share(held, setting)
+    whole = held if setting.strategy == "zero1" else 0
+    return 0 if _offloaded(setting) else whole + _share(held, setting)
 
 
 def optimizer(setting: Setting) -> int:
@@ -114,10 +116,10 @@ def _share(held: int, setting: Setting) -> int:
 def buffers(architecture: Architecture, setting: Setting) -> int:
     """What an engine keeps for communication, and the weights that it gathers to compute with.
 
-    DDP's buckets hold every gradient once more. ZeRO's bucket is hidden_size^2 elements, two with overlap_comm
-    (render.py). ZeRO-3 gathers a block and prefetches 0.9 hidden_size^2 elements, beside embeddings or the output head;
-    FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays whole from the first
-    forward pass on.
+    DDP's buckets hold every gradient once more. ZeRO's bucket is hidden_size^2 elements, two with overlap_comm, which
+    stage 1 ignores (render.py). ZeRO-3 gathers a block and prefetches 0.9 hidden_size^2 elements, beside embeddings or
+    the output head; FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays whole
+    from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
     block = architecture.linear_parameters // architecture.layers
@@ -129,7 +131,7 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     if setting.strategy == "fsdp2":
         whole = embeddings * (1 if architecture.tied_embeddings else 2)
         return element * (2 * _packed(block, setting) + whole)
-    held = 2 * (setting.bucket_elements or hidden**2) * setting.adapter_element
+    held = (1 if setting.strategy == "zero1" else 2) * (setting.bucket_elements or hidden**2) * setting.adapter_element
     if setting.strategy in SHARDS_BASE:
         held += element * (_packed(block, setting) + int(0.9 * hidden**2) + embeddings)
     return held

@@ -26,7 +26,7 @@ ONE_GPU = Setting(
     strategy="single", world_size=1, micro_batch_size=4, max_length=4096, gradient_checkpointing=True,
     precision="bf16", gpu=True, adapter=ADAPTER,
 )  # fmt: skip
-STRATEGIES: list[Strategy] = ["single", "ddp", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"]
+STRATEGIES: list[Strategy] = ["single", "ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"]
 
 
 def made(strategy: Strategy = "single", world_size: int = 1, **changes: Any) -> Forecast:
@@ -71,7 +71,7 @@ def test_adapters_count_as_peft_s() -> None:
     assert adapter_of(QWEN, LoraSpec(layers_to_transform=[7], modules_to_save=["embed_tokens"])).first_block == 0
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp", "zero2", "zero2_offload"])
+@pytest.mark.parametrize("strategy", ["single", "ddp", "zero1", "zero2", "zero2_offload"])
 def test_without_sharding_every_rank_holds_the_whole_base(strategy: Strategy) -> None:
     assert made(strategy, 8).components["base weights"] == BASE
 
@@ -100,6 +100,7 @@ def test_on_a_gpu_offloading_moves_base_or_optimizer_to_the_host() -> None:
     [
         ("single", 4 + 4 + 8),
         ("ddp", 4 + 4 + 8 + 4),  # buckets
+        ("zero1", 2 + 2 + (2 + 12) / 8),
         ("zero2", 2 + (2 + 12) / 8),
         ("zero3", 2 + (2 + 12) / 8),  # smaller than stage3_param_persistence_threshold: whole on each rank
         ("fsdp2", 16 / 8),
@@ -151,7 +152,7 @@ def test_what_makes_a_run_need_more(strategy: Strategy) -> None:
 
 
 def test_ddp_needs_the_most_of_the_ways_to_share() -> None:
-    order: list[Strategy] = ["ddp", "zero2", "zero2_offload", "zero3", "zero3_offload"]
+    order: list[Strategy] = ["ddp", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
     peaks = [needed(strategy, 8) for strategy in order]
     assert peaks == sorted(peaks, reverse=True)
 

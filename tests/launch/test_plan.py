@@ -56,8 +56,8 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
         (
             "8xA100-80GB",
             {"data": SMALL},
-            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero2 287.1 MiB, zero3 192.9 GiB);"
-            " 62.7 GiB of 79.2 GiB (79 %) on each GPU",
+            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 114.8 MiB, zero2 287.1 MiB, zero3"
+            " 192.9 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",
@@ -72,8 +72,8 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the fastest that fits (ddp, zero2 would not); each device sends 192.9 GiB a step (ddp 229.7 MiB,"
-        " zero2 287.1 MiB); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
+        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 192.9 GiB a step (ddp 229.7 MiB,"
+        " zero1 114.8 MiB, zero2 287.1 MiB); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
     )
 
 

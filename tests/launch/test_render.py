@@ -21,13 +21,13 @@ from launch.render import (
     rendered,
     shipped,
 )
-from launch.spec import Strategy
+from launch.spec import ZERO_STAGES, Strategy
 from tests.conftest import ROOT
 from tests.launch.conftest import plan_of, spec_of
 
 GOLDEN = ROOT / "tests/golden"
 RUN = Path("/runs/demo")
-ZERO: tuple[Strategy, ...] = ("zero2", "zero3", "zero2_offload", "zero3_offload")
+ZERO = tuple(ZERO_STAGES)
 SHIPPED = shipped()
 YAML_FILES = sorted(name for name in SHIPPED if name.endswith(".yaml"))
 JSON_FILES = sorted(name for name in SHIPPED if name.endswith(".json"))
@@ -195,7 +195,7 @@ def test_accelerate_takes_each_shipped_yaml(name: str) -> None:
 
 def test_zero3_builds_the_model_in_shards() -> None:
     flags = {strategy: accelerate_config(strategy, 1, 8)["deepspeed_config"]["zero3_init_flag"] for strategy in ZERO}
-    assert flags == {"zero2": False, "zero3": True, "zero2_offload": False, "zero3_offload": True}
+    assert {strategy for strategy, flag in flags.items() if flag} == {"zero3", "zero3_offload"}
 
 
 # Somebody's DeepSpeed file

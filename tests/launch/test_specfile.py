@@ -292,8 +292,8 @@ def test_a_value_out_of_bounds_gets_the_bounds() -> None:
 
 
 def test_a_misspelt_value_gets_the_nearest_one() -> None:
-    assert mistake("cluster:", "  strategy: zero1") == (
-        "spec.yaml:7:13: cluster.strategy: 'zero1' is not allowed; allowed: auto or single, ddp, zero2, zero3,"
+    assert mistake("cluster:", "  strategy: zero_3") == (
+        "spec.yaml:7:13: cluster.strategy: 'zero_3' is not allowed; allowed: auto or single, ddp, zero1, zero2, zero3,"
         " zero2_offload, zero3_offload, fsdp2 (How devices share the work; `auto` lets the planner choose)."
         " Did you mean 'zero3'?"
     )

@@ -83,6 +83,11 @@ def test_zero2_sends_them_in_every_micro_batch() -> None:
     assert once.gradients < traffic(QWEN, EIGHT, 1).gradients < four.gradients
 
 
+def test_zero1_sends_them_once_a_step_and_the_updated_weights() -> None:
+    sent = traffic(QWEN, replace(EIGHT, strategy="zero1"), accumulation=16)
+    assert sent.bytes == 2 * 7 / 8 * 2 * PAIRS
+
+
 def test_zero3_gathers_the_base_forward_and_backward() -> None:
     sent = traffic(QWEN, replace(EIGHT, strategy="zero3"), accumulation=4)
     assert sent.base == 4 * 2 * 7 / 8 * 2 * QWEN.parameters
