@@ -34,7 +34,7 @@ _COMMUNICATION_WORDS = (
 _GPU_MEMORY_WORDS = ("cuda out of memory", "cuda error: out of memory", "cublas_status_alloc_failed")
 # The disk is full, its quota is used up, it was mounted read-only; there is no memory.
 _HOST_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM)
-_ADVICE = {
+ADVICE = {
     ExitCode.GPU_MEMORY: (
         "Use a smaller training.micro_batch_size with training.global_batch_size kept,"
         " training.gradient_checkpointing: true, or model.quantization: nf4"
@@ -50,7 +50,7 @@ def classify(error: BaseException) -> tuple[ExitCode, str]:
         return error.exit_code, str(error)
     code = _code(error)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    advice = _ADVICE.get(code)
+    advice = ADVICE.get(code)
     return code, f"{text}\n{advice}" if advice else text
 
 

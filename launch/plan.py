@@ -15,10 +15,10 @@ from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
-from launch.memory import Forecast
+from launch.memory import Forecast, Measured, Setting, adapter_of
 from launch.remedies import remedies
 from launch.spec import OFFLOADS, ZERO_STAGES, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
-from launch.strategy import Candidate, candidates, choose, optimizer_under
+from launch.strategy import Candidate, candidates, choose, optimizer_under, setting_of
 from launch.throughput import Throughput
 from launch.versions import NEWEST, Versions
 from launch.why import reason, too_large
@@ -45,6 +45,8 @@ class Plan(BaseModel):
     optimizer: Optimizer
     lr_scheduler: str
     memory: Forecast
+    measured: Measured | None = None
+    """Of the largest batch, once a run has rehearsed it; None in a plan that has not run."""
     throughput: Throughput | None
     """None on devices whose rates are not known."""
     duration_seconds: float | None
@@ -66,6 +68,14 @@ class Plan(BaseModel):
     @property
     def offload(self) -> bool:
         return self.strategy in OFFLOADS
+
+    @property
+    def setting(self) -> Setting:
+        """What its memory was forecast for."""
+        return setting_of(
+            self.spec, self.topology, self.precision, adapter_of(self.architecture, self.spec.lora), self.strategy,
+            self.gradient_checkpointing, self.micro_batch_size,
+        )  # fmt: skip
 
     @property
     def adapter_parameters(self) -> int:

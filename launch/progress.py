@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from launch.journal import parse_rows
 from launch.rundir import RunDir
-from launch.wording import plural
+from launch.wording import amount, plural
 
 
 class Tail:
@@ -79,6 +79,9 @@ class Follower:
                     self.console.print(data_line("evaluation", row["evaluation_data"]))
             case "resumed":
                 self.console.print(f"resumed from {row['checkpoint']}")
+            case "forecast_off":
+                took, expected = (amount(row[key]) for key in ("measured_bytes", "forecast_bytes"))
+                self.console.print(f"warning: the largest batch took {took}, the forecast for it was {expected}")
             case "checkpoint_refused":
                 self.console.print(f"refused {row['reason']}; {row['instead']}")
 

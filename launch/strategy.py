@@ -6,7 +6,7 @@ from launch.architecture import Architecture
 from launch.batch import accumulation_steps
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
-from launch.memory import Forecast, Setting, adapter_of, forecast
+from launch.memory import Adapter, Forecast, Setting, adapter_of, forecast
 from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
 from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
@@ -62,16 +62,29 @@ def candidates(
             continue
         for recompute in (False, True) if checkpointing == "auto" else (checkpointing,):
             for micro in micro_batch_sizes:
-                setting = Setting(
-                    strategy=strategy, gradient_checkpointing=recompute, micro_batch_size=micro,
-                    world_size=topology.world_size, devices_per_node=topology.devices_per_node,
-                    max_length=spec.data.max_length,
-                    quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
-                    precision=precision, gpu=topology.device == "gpu", adapter=adapter,
-                    masked=spec.data.packing or micro > 1, optimizer=optimizer_under(spec, strategy),
-                )  # fmt: skip
+                setting = setting_of(spec, topology, precision, adapter, strategy, recompute, micro)
                 found.append(_candidate(spec, architecture, topology, setting))
     return found, refused
+
+
+def setting_of(
+    spec: RunSpec,
+    topology: Topology,
+    precision: Precision,
+    adapter: Adapter,
+    strategy: Strategy,
+    gradient_checkpointing: bool,
+    micro_batch_size: int,
+) -> Setting:
+    """What decides the memory of one way to run, with sequences as long as the spec allows."""
+    return Setting(
+        strategy=strategy, gradient_checkpointing=gradient_checkpointing, micro_batch_size=micro_batch_size,
+        world_size=topology.world_size, devices_per_node=topology.devices_per_node, max_length=spec.data.max_length,
+        quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
+        precision=precision, gpu=topology.device == "gpu", adapter=adapter,
+        masked=spec.data.packing or micro_batch_size > 1, optimizer=optimizer_under(spec, strategy),
+        fused_loss=bool(spec.training.extra.get("use_liger_kernel")),
+    )  # fmt: skip
 
 
 def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:

@@ -15,8 +15,9 @@ from transformers import TrainerCallback
 
 from launch.discover import gpus
 from launch.errors import NumericalError
-from launch.journal import append, event, keep_rows
-from launch.memory import adapter_of
+from launch.journal import append, event, keep_rows, write_text
+from launch.memory import Measured, adapter_of
+from launch.memory.measured import TOLERANCE
 from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.throughput import flops_per_token
@@ -45,6 +46,17 @@ class Recorder(TrainerCallback):
     def event(self, name: str, **data: Any) -> None:
         if self.writes:
             event(self.run.events, name, **data)
+
+    def rehearsed(self, measured: Measured) -> None:
+        """What the largest batch took, beside the forecast in plan.json."""
+        if not self.writes:
+            return
+        found = {**measured.model_dump(), "error": measured.error and round(measured.error, 4)}
+        self.event("rehearsed", **found)
+        if measured.surprising:
+            self.event("forecast_off", **found, measured_bytes=measured.compared, tolerance=TOLERANCE)
+        plan = self.plan.model_copy(update={"measured": measured})
+        write_text(self.run.plan, plan.model_dump_json(indent=2) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drops what an earlier attempt wrote of steps that will now be repeated."""

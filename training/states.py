@@ -50,10 +50,10 @@ def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
 
 
 def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updates: int) -> None:
-    """Puts the moments back into an optimizer that has not stepped yet."""
+    """Puts the moments back, into an optimizer that has not stepped yet as into one that has."""
     inner = innermost(optimizer)
     keys = _keys(inner)
-    _create_states(optimizer, inner, updates)
+    _set_states(optimizer, inner, updates)
     _link_states(optimizer)
     for name, parameter in parameters:
         for moment in MOMENTS:
@@ -78,19 +78,20 @@ def _link_states(optimizer: Any) -> None:
         zero._lazy_init_hp_params_optimizer_state()
 
 
-def _create_states(optimizer: Any, inner: Any, updates: int) -> None:
-    """Empty moments and the update count for each tensor that the optimizer steps."""
+def _set_states(optimizer: Any, inner: Any, updates: int) -> None:
+    """The update count for each tensor that the optimizer steps, and moments where it has none yet."""
     for group_index, index, tensor in _stepped(optimizer, inner):
         group = inner.param_groups[group_index]
+        state = inner.state[tensor]
         if hasattr(inner, "init_state"):  # bitsandbytes, which may place the moments in paged memory
-            inner.init_state(group, tensor, group_index, index)
+            if not state:
+                inner.init_state(group, tensor, group_index, index)
             inner.state[tensor]["step"] = updates
         else:
             on_device = group.get("fused") or group.get("capturable")
-            inner.state[tensor] = {
-                "step": torch.tensor(float(updates), device=tensor.device if on_device else "cpu"),
-                **{moment: torch.zeros_like(tensor) for moment in MOMENTS},
-            }
+            state["step"] = torch.tensor(float(updates), device=tensor.device if on_device else "cpu")
+            for moment in MOMENTS:
+                state.setdefault(moment, torch.zeros_like(tensor))
 
 
 def _stepped(optimizer: Any, inner: Any) -> list[tuple[int, int, torch.Tensor]]:

@@ -30,8 +30,10 @@ from training.evaluation.while_training import ask
 from training.initial import leaves_base_unchanged
 from training.model import DTYPES
 from training.monitoring import Recorder
+from training.rehearsal import rehearse
 from training.soundness import check_model, evaluating
 from training.states import (
+    MOMENTS,
     gather_adapter,
     gather_optimizer,
     read_loss_scale,
@@ -108,6 +110,10 @@ class AdapterTrainer(Trainer):
         self.recorder.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
+
+    def rehearsed_step(self, inputs: dict[str, Any], num_items_in_batch: torch.Tensor) -> None:
+        """Forward and backward as in `training_step`, of samples that no ledger counts."""
+        super().training_step(self.model_wrapped, inputs, num_items_in_batch)
 
     def create_optimizer(self, *positional: Any, **named: Any) -> Any:
         """transformers' own, but with LoRA+ in groups of different learning rates."""
@@ -210,15 +216,29 @@ class AdapterTrainer(Trainer):
         return json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """Loads the adapter and its moments by name, where transformers would load an engine's own format."""
+        """Rehearses the largest batch, then loads the adapter and its moments by name, where transformers would load
+        an engine's own format."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        if resume_from_checkpoint is not None:
-            self._restore(Path(resume_from_checkpoint))
         self.recorder.event("verified", **verify(self.plan, self))
+        fresh = gather_adapter(self.trainable_parameters())
+        scale = read_loss_scale(self.optimizer, self.accelerator.scaler)
+        self.recorder.rehearsed(rehearse(self))
+        if resume_from_checkpoint is None:
+            self._put_back(fresh, scale)
+        else:
+            self._restore(Path(resume_from_checkpoint))
         unchanged = resume_from_checkpoint is None and leaves_base_unchanged(self.plan.spec.lora)
         precision = DTYPES[self.plan.precision]
         check_model(self.model_wrapped, self.peft_model, self.args.device, precision, unchanged)
         return prepared
+
+    def _put_back(self, adapter: dict[str, torch.Tensor], scale: dict[str, Any] | None) -> None:
+        """The run as it was before anything was rehearsed: the adapter, and an optimizer without a past."""
+        parameters = self.trainable_parameters()
+        scatter_adapter(parameters, adapter)
+        nothing = {f"{name}.{moment}": torch.zeros_like(value) for name, value in adapter.items() for moment in MOMENTS}
+        scatter_optimizer(self.optimizer, parameters, nothing, updates=0)
+        write_loss_scale(self.optimizer, self.accelerator.scaler, scale)
 
     def _restore(self, directory: Path) -> None:
         parameters = self.trainable_parameters()

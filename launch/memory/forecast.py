@@ -4,6 +4,7 @@ Three numbers: what torch has allocated at the peak, what its caching allocator 
 and what the driver says the process uses. Only the last has to fit.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         # A packed base lands whole on each device before it is sharded (DeepSpeed#5637).
         "load": {**base, "base weights": _loading(architecture, setting), "dequantisation": unpacked},
         "forward": {**trained, "activations": kept, "in passing": ahead + again, "dequantisation": unpacked},
-        "loss": {**trained, "activations": kept, "logits and loss": LOGIT_COPIES * _loss_element(setting) * logits},
+        "loss": {**trained, "activations": kept, "logits and loss": _loss(architecture, setting)},
         "backward": {
             **trained, "activations": kept, "recompute of one layer": again, "in passing": back,
             "dequantisation": unpacked,
@@ -97,6 +98,24 @@ class _Device(NamedTuple):
     phase: str
     components: dict[str, int]
     phases: dict[str, int]
+
+
+def _loss(architecture: Architecture, setting: Setting) -> int:
+    """What the loss makes of a micro-batch. Plain: tensors as large as the logits. Fused: the gradient of the head's
+    input, T h, and the logits of one chunk of tokens at a time, of which there are V / h (Liger-Kernel,
+    ops/fused_linear_cross_entropy.py; arXiv 2410.10989, section 3.2); the gradient of the head where it is trained.
+    """
+    tokens, hidden, vocabulary = setting.tokens, architecture.hidden_size, architecture.vocab_size
+    if not setting.fused_loss:
+        return LOGIT_COPIES * _loss_element(setting) * tokens * vocabulary
+    chunk = _power_of_two(math.ceil(tokens / math.ceil(vocabulary / hidden)))
+    head = setting.adapter.whole - (vocabulary * hidden if setting.adapter.embeddings else 0)
+    return setting.element * (tokens * hidden + min(chunk, tokens) * vocabulary + head)
+
+
+def _power_of_two(count: int) -> int:
+    """The least one that is not below `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def _loss_element(setting: Setting) -> int:

@@ -61,6 +61,8 @@ class Setting:
     attention: Literal["eager", "sdpa", "varlen"] = "sdpa"
     masked: bool = True
     """Whether attention gets a mask: packed rows, and rows of several lengths in one batch."""
+    fused_loss: bool = False
+    """Whether output head and loss are one kernel that never holds all logits, as Liger's is."""
     optimizer: Optimizer = "paged_adamw_32bit"
     adapter_precision: Precision | None = None
     """Of the adapter's weights; None where PEFT (from 0.8 on) and the engine choose it."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from launch.hardware import GIB
-from launch.memory import Forecast, Setting, adapter_of, forecast, host, inference_bytes, static
+from launch.memory import Forecast, Measured, Setting, adapter_of, forecast, host, inference_bytes, static
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.spec import LoraSpec, Strategy
 from launch.variants import VARIANTS
@@ -210,6 +210,29 @@ def test_a_loss_that_casts_no_logits_needs_half() -> None:
     assert half.phases["loss"] == plain.phases["loss"] - 6 * 4 * 4096 * 152_064
     # Under autocast the loss is fp32 all the same.
     assert made(logits_precision=None).phases["loss"] == made().phases["loss"]
+
+
+def test_a_fused_loss_holds_the_logits_of_a_chunk() -> None:
+    """7B: 16,384 tokens in ceil(152,064 / h) chunks, rounded up to a power of two; a third of a GB in place of 30."""
+    tokens, chunk = 4 * 4096, 1024
+    chunks = -(-152_064 // QWEN.hidden_size)
+    assert chunk // 2 < tokens / chunks <= chunk
+    head = made().phases["loss"] - 3 * 4 * tokens * 152_064
+    assert made(fused_loss=True).phases["loss"] == head + 2 * (tokens * QWEN.hidden_size + chunk * 152_064)
+    # An evaluation keeps no gradient, and is computed as it is without the kernel.
+    assert made(fused_loss=True).phases["evaluation"] == made().phases["evaluation"]
+
+
+def test_a_forecast_is_compared_with_what_the_largest_batch_took() -> None:
+    def measured(peak: int | None, process: int | None) -> Measured:
+        return Measured(
+            length=9, seconds=1, peak_bytes=peak, reserved_bytes=None, process_bytes=process, forecast_bytes=100
+        )
+
+    assert (measured(80, 300).compared, measured(80, 300).error) == (80, 0.25)
+    assert (measured(None, 200).compared, measured(None, 200).error) == (200, -0.5)
+    assert (measured(None, None).error, measured(None, None).surprising) == (None, False)
+    assert [measured(peak, None).surprising for peak in (90, 91, 100, 111, 112)] == [True, False, False, False, True]
 
 
 def test_what_the_optimizer_s_step_makes() -> None:

@@ -219,6 +219,29 @@ def test_the_logits_that_the_loss_makes(precision: torch.dtype) -> None:
     assert live.peak == pytest.approx(LOGIT_COPIES * logits.nbytes, rel=0.01)
 
 
+def test_what_a_fused_loss_makes() -> None:
+    """Liger's algorithm, whose kernel runs on a GPU alone, in torch's words: chunk by chunk, gradients in place."""
+    architecture = architecture_of(built("qwen2", "fp32", LoraSpec(), "sdpa", zero=False, vocab_size=4000))
+    here = setting(architecture, "fp32", LoraSpec(), max_length=512, fused_loss=True)
+    hidden = torch.randn(here.tokens, architecture.hidden_size)
+    head, labels = (
+        torch.randn(architecture.vocab_size, architecture.hidden_size),
+        torch.randint(0, 4000, (here.tokens,)),
+    )
+    chunk = 32  # 1,024 tokens in ceil(4000 / 96) chunks are 24.4 each
+    with Live([hidden, head, labels]) as live:
+        gradient = torch.zeros_like(hidden)
+        for start in range(0, here.tokens, chunk):
+            logits = hidden[start : start + chunk] @ head.T
+            torch.softmax(logits, -1, out=logits)
+            logits[torch.arange(chunk), labels[start : start + chunk]] -= 1
+            torch.mm(logits, head, out=gradient[start : start + chunk])
+            del logits
+    plain = forecast(architecture, replace(here, fused_loss=False)).phases["loss"]
+    fused = forecast(architecture, here).phases["loss"]
+    assert fused - (plain - 3 * 4 * here.tokens * 4000) == pytest.approx(live.peak, rel=0.01)
+
+
 # Host memory
 
 LOAD = """

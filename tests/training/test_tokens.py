@@ -302,6 +302,16 @@ def test_packed_documents_cannot_see_one_another(kind: str, tmp_path: Path) -> N
     assert (leaking[0, 17:52] - torch.cat(alone[1:3])).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_longest_sequences_are_known_without_reading_them(packing: bool, tmp_path: Path) -> None:
+    rows = prepared(tmp_path, ROWS[::-1], packing=packing).train
+    sizes = [rows.tokens(index) for index in range(len(rows))]
+    found = rows.longest(3)
+    assert [sizes[index] for index in found] == sorted(sizes, reverse=True)[:3]
+    assert len(set(found)) == 3
+    assert len(rows.longest(1000)) == len(rows)
+
+
 def test_a_batch_of_sequences_from_disk_is_padded_to_the_longest(tmp_path: Path) -> None:
     rows = prepared(tmp_path, ROWS[:3]).train
     batch = Collator(pad_token_id=0, packed=False)([rows[0], rows[2]])

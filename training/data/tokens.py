@@ -98,8 +98,16 @@ class Sequences:
 
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of every sample that is trained on."""
+        return self._row_lengths()[np.sort(self.packs.order)]
+
+    def longest(self, count: int) -> list[int]:
+        """The sequences with most tokens, longest first."""
+        totals = np.add.reduceat(self._row_lengths()[self.packs.order], self.packs.starts[:-1])
+        return [int(index) for index in np.argsort(-totals, kind="stable")[:count]]
+
+    def _row_lengths(self) -> NDArray[np.int64]:
         every = [np.diff(batch.column("input_ids").offsets.to_numpy()) for batch in self._batches]
-        return np.concatenate([*every, np.array([], dtype=np.int64)])[np.sort(self.packs.order)]
+        return np.concatenate([*every, np.array([], dtype=np.int64)])
 
     def _at(self, row: int) -> tuple[pa.RecordBatch, int]:
         batch = int(np.searchsorted(self._starts, row, side="right")) - 1

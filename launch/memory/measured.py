@@ -1,0 +1,38 @@
+"""What a run's largest batch took, beside the forecast for that batch."""
+
+from pydantic import BaseModel, ConfigDict
+
+# A forecast further off than this is an event of its own.
+TOLERANCE = 0.1
+
+
+class Measured(BaseModel):
+    """Of the rank that took most. Bytes; None for what cannot be read where it ran."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int
+    """Tokens of the longest sequence in the data, which may be fewer than data.max_length."""
+    seconds: float
+    peak_bytes: int | None
+    """torch.cuda.max_memory_allocated; without a GPU None."""
+    reserved_bytes: int | None
+    """torch.cuda.max_memory_reserved."""
+    process_bytes: int | None
+    """On a GPU what the driver says of the process, on a CPU its resident memory at its most."""
+    forecast_bytes: int
+    """Of the number that `compared` compares, for sequences of `length`."""
+
+    @property
+    def compared(self) -> int | None:
+        """peak_bytes, which the forecast is most exact about; the process's where torch does not count."""
+        return self.peak_bytes if self.peak_bytes is not None else self.process_bytes
+
+    @property
+    def error(self) -> float | None:
+        """(forecast - measured) / measured: above 0 where the forecast was too large."""
+        return None if not self.compared else self.forecast_bytes / self.compared - 1
+
+    @property
+    def surprising(self) -> bool:
+        return self.error is not None and abs(self.error) > TOLERANCE

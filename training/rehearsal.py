@@ -1,0 +1,153 @@
+"""The largest batch first: what would fail for want of memory at hour three fails before step 1.
+
+One optimizer step and one evaluation batch of the longest sequences in the data, on every rank at once. The trainer
+puts adapter and moments back afterwards: a rehearsal changes nothing.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launch.diagnose import ADVICE
+from launch.errors import ExitCode, GpuMemoryError
+from launch.memory import Measured, forecast
+from launch.plan import Plan
+from launch.wording import amount, first_line, plural
+from training.data.tokens import Sequences
+from training.evaluation.loss import summed_loss
+from training.soundness import evaluating
+
+
+def rehearse(trainer: Any) -> Measured:
+    """Every rank calls this, on an engine that is ready to train.
+
+    Raises GpuMemoryError where the largest batch does not fit, else what training would raise.
+    """
+    try:
+        return _rehearse(trainer)
+    except torch.OutOfMemoryError as error:
+        raise GpuMemoryError(_too_large(trainer.plan, trainer.train_dataset, first_line(error))) from error
+
+
+def _too_large(plan: Plan, rows: Sequences, error: str) -> str:
+    size, length = plan.micro_batch_size, rows.tokens(rows.longest(1)[0])
+    return (
+        f"the largest batch in the data, {plural(size, 'sequence')} of {length:,} tokens, does not fit, and no step was"
+        f" trained: {error}. {amount(plan.memory.process_bytes)} of {amount(plan.topology.memory_bytes)} were planned"
+        f" for; is somebody else on this GPU (nvidia-smi)? {ADVICE[ExitCode.GPU_MEMORY]}"
+    )
+
+
+def _rehearse(trainer: Any) -> Measured:
+    """An optimizer step on an empty batch comes first, for moments and communication buffers exist in every step but a
+    run's first; and where gradients are accumulated, an empty micro-batch, for they do in all but the first.
+    """
+    began, plan = time.monotonic(), trainer.plan
+    accumulated = plan.gradient_accumulation_steps > 1
+    with _generators(trainer.args.device):
+        _micro_batch(trainer, trainer.train_dataset, [], last=True)
+        _update(trainer)
+        _forget_peak()
+        if accumulated:
+            _micro_batch(trainer, trainer.train_dataset, [], last=False)
+        longest = trainer.train_dataset.longest(plan.micro_batch_size)
+        _micro_batch(trainer, trainer.train_dataset, longest, last=True)
+        _update(trainer)
+        length = trainer.train_dataset.tokens(longest[0])
+        if trainer.eval_dataset is not None:
+            length = max(length, _evaluate(trainer, trainer.eval_dataset))
+    seconds = round(time.monotonic() - began, 3)
+    return _most(trainer.ranks.collect(_measured(plan, length, seconds, trainer.args.device)))
+
+
+def _micro_batch(trainer: Any, rows: Sequences, indices: list[int], last: bool) -> None:
+    """Forward and backward. As in transformers' loop, gradients are exchanged in a step's last one alone."""
+    inputs = trainer.data_collator([rows[index] for index in indices])
+    inputs.pop("indices")
+    count = torch.tensor(max(1, int((inputs["labels"] >= 0).sum())), device=trainer.args.device)
+    trainer.accelerator.gradient_state._set_sync_gradients(last)
+    alone = not last and not trainer.plan.zero_stage
+    with trainer.accelerator.no_sync(trainer.model_wrapped) if alone else contextlib.nullcontext():
+        trainer.rehearsed_step(inputs, count)
+
+
+def _update(trainer: Any) -> None:
+    trainer._clip_grad_norm(trainer.model_wrapped)
+    trainer.optimizer.step()
+    trainer.model_wrapped.zero_grad()
+
+
+def _evaluate(trainer: Any, rows: Sequences) -> int:
+    """The loss of the largest batch to evaluate on. Returns its tokens in a sequence."""
+    longest = rows.longest(trainer.plan.micro_batch_size)
+    inputs = trainer._prepare_inputs(trainer.data_collator([rows[index] for index in longest]))
+    inputs.pop("indices")
+    with evaluating(trainer.model_wrapped):
+        summed_loss(trainer.model_wrapped, inputs)
+    return rows.tokens(longest[0])
+
+
+@contextlib.contextmanager
+def _generators(device: torch.device) -> Iterator[None]:
+    """Dropout draws from generators that are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _forget_peak() -> None:
+    """From here on the peak is the largest batch's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # VmHWM starts anew (proc(5), clear_refs)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _measured(plan: Plan, length: int, seconds: float, device: torch.device) -> Measured:
+    expected = forecast(plan.architecture, replace(plan.setting, max_length=length))
+    if device.type == "cuda":
+        return Measured(
+            length=length, seconds=seconds, peak_bytes=torch.cuda.max_memory_allocated(device),
+            reserved_bytes=torch.cuda.max_memory_reserved(device), process_bytes=gpu_process_bytes(device),
+            forecast_bytes=expected.peak_bytes,
+        )  # fmt: skip
+    share = expected.host_phases["training"] // plan.topology.devices_per_node
+    return Measured(
+        length=length, seconds=seconds, peak_bytes=None, reserved_bytes=None, process_bytes=resident_peak(),
+        forecast_bytes=share,
+    )  # fmt: skip
+
+
+def _most(found: list[Measured]) -> Measured:
+    """The rank's that took most memory."""
+    return max(found, key=lambda measured: measured.compared or 0)
+
+
+def gpu_process_bytes(device: torch.device) -> int | None:
+    """What the driver says that this process uses; None where it does not tell, as inside a container of other pids."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+            mine = [p for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
+            return int(mine[0].usedGpuMemory) if mine and mine[0].usedGpuMemory else None
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
+def resident_peak() -> int | None:
+    """Most resident memory of this process since `_forget_peak`."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
