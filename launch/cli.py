@@ -84,6 +84,7 @@ def plan(
 ) -> None:
     """Show how a spec would run: strategy, batch, memory, throughput, and why."""
     from launch.compare import compared
+    from launch.discover import allocated_nodes
     from launch.screen import candidates_view, comparison_view, console, plan_view
     from launch.specfile import draft, missing_data
 
@@ -98,7 +99,8 @@ def plan(
         else:
             console(stderr=False).print(comparison_view(rows))
         return
-    resolved = _resolve(spec, overrides, gpus, nodes, data=False)
+    adjust = _on_allocation(allocated_nodes()) if gpus is None and nodes is None else _on_nodes(nodes)
+    resolved = _resolve(spec, overrides, gpus, adjust, data=False)
     for mistake in missing_data(draft(spec, overrides), resolved.spec):  # it may be there on the machine that trains
         say(f"warning: {mistake}")
     if plot is not None:
@@ -184,7 +186,11 @@ def schema() -> None:
 
 
 def _resolve(
-    spec_file: Path, overrides: list[str], gpus: str | None = None, nodes: int | None = None, data: bool = True
+    spec_file: Path,
+    overrides: list[str],
+    gpus: str | None = None,
+    adjust: "Callable[[RunSpec], RunSpec]" = lambda spec: spec,
+    data: bool = True,
 ) -> "Plan":
     from launch.discover import topology
     from launch.hardware import parse_gpus
@@ -197,7 +203,7 @@ def _resolve(
         _warn_of_what_is_set_aside(cluster, gpus, here)
         return here
 
-    resolved = planned(spec_file, overrides, devices, _on_nodes(nodes), data)
+    resolved = planned(spec_file, overrides, devices, adjust, data)
     for warning in resolved.warnings:
         say(f"warning: {warning}")
     return resolved
@@ -208,6 +214,15 @@ def _on_nodes(nodes: int | None) -> "Callable[[RunSpec], RunSpec]":
         if nodes is None:
             return spec
         return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
+
+    return adjust
+
+
+def _on_allocation(nodes: int | None) -> "Callable[[RunSpec], RunSpec]":
+    """The nodes of a Slurm allocation, for a spec that leaves them open."""
+
+    def adjust(spec: "RunSpec") -> "RunSpec":
+        return spec if "nodes" in spec.cluster.model_fields_set else _on_nodes(nodes)(spec)
 
     return adjust
 

@@ -55,7 +55,7 @@ class RunDir:
     def events(self) -> Path:
         """{event, time, ...}: a row for each thing that happened.
 
-        started, checkpoint_refused, verified, rehearsed, forecast_off, resumed, saved, best_loaded, stopped, finished,
+        started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped, finished,
         failed.
         """
         return self.root / "events.jsonl"

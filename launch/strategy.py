@@ -15,8 +15,8 @@ from launch.versions import NEWEST, Versions
 # (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
 SAFE_SHARE = 0.8
 
-# From the simplest. Ties go to the simpler.
-ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero1", "zero2", "fsdp2", "zero3", "zero2_offload", "zero3_offload")
+# From the simplest. Ties go to the simpler; fsdp2 does what zero3 does, which is older in the field.
+ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")
 
 
 # Closer than the model of throughput can tell.
@@ -109,13 +109,9 @@ def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, se
 
 
 def _pointless(strategy: Strategy, topology: Topology) -> bool:
-    """Never chosen unless asked for.
-
-    fsdp2 does the same as zero3, which is older in the field; one device has nothing to shard over; a CPU process has
-    no other memory to offload to.
-    """
+    """Not tried unless asked for: one device has nothing to shard over, a CPU process no other memory to offload to."""
     alone = topology.world_size == 1 and strategy in ("zero1", "zero2", "zero3")
-    return strategy == "fsdp2" or alone or (topology.device == "cpu" and strategy in OFFLOADS)
+    return alone or (topology.device == "cpu" and strategy in OFFLOADS)
 
 
 def choose(found: list[Candidate]) -> Candidate | None:

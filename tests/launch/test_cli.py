@@ -186,6 +186,20 @@ def test_no_such_spec_is_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (done.code, done.err) == (2, "error: spce.yaml: no such spec file; specs in .: spec.yaml\n")
 
 
+def test_in_an_allocation_all_its_nodes_are_planned_for(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+
+    def nodes(*options: str) -> int:
+        found: int = json.loads(call(capsys, "plan", "tiny.yaml", "--json", *options).out)["topology"]["nodes"]
+        return found
+
+    assert nodes() == 3
+    assert (nodes("--nodes", "2"), nodes("-s", "cluster.nodes=1"), nodes("--gpus", "8xA100-80GB")) == (2, 1, 1)
+
+
 def test_no_plan_is_4_and_names_the_spec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", "spec.yaml", "--gpus", "1xT4-16GB")
     assert (done.code, done.out) == (4, "")

@@ -23,7 +23,7 @@ def chosen(spec: RunSpec, gpus: str | Topology, micro: tuple[int, ...] = (4,)) -
 
 def test_strategies_are_tried_from_the_least_communication_to_the_most() -> None:
     tried = list(dict.fromkeys(candidate.strategy for candidate in found(spec_of(), "8xA100-80GB")))
-    assert tried == ["ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
+    assert tried == ["ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"]
     assert tried == [strategy for strategy in ORDER if strategy in tried]
 
 
