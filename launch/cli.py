@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from launch.errors import DataError, ExitCode, MusterError, PreflightError, Usag
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
+from launch.preflight_cli import Accept, list_checks, show_checks
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from launch.hardware import Topology
     from launch.plan import Plan
-    from launch.preflight import Result
     from launch.rundir import RunDir
     from launch.spec import ClusterSpec, RunSpec
 
@@ -118,21 +118,34 @@ def plan(
 
 
 @app.command()
-def preflight(spec: SpecFile, overrides: Overrides = [], run_dir: RunDirectory = None, as_json: AsJson = False) -> None:
+def preflight(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)
+    ] = None,
+    overrides: Overrides = [],
+    run_dir: RunDirectory = None,
+    accepted: Accept = [],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result as a page, too.", show_default=False)
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show every check and its threshold; run none.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check that a spec can run on this machine."""
-    from launch.preflight import document
-    from launch.screen import checks_view, console
+    from launch.checking import checked
 
+    if listed:
+        list_checks(as_json)
+        return
+    if spec is None:
+        raise UsageError("preflight needs a SPEC, or --list")
     resolved = _resolve(spec, overrides)
-    checked = _checks(resolved, spec, _run_dir(resolved, run_dir))
-    if as_json:
-        print_json(document(checked.results))
-    else:
-        console(stderr=False).print(checks_view(checked.results))
-    if isinstance(checked.problem, DataError):
-        raise checked.problem
-    if checked.problem is not None:
-        raise typer.Exit(checked.problem.exit_code)
+    found = checked(resolved, str(spec), _run_dir(resolved, run_dir), accepted)
+    show_checks(found.results, found.place, as_json, html)
+    if isinstance(found.problem, DataError):
+        raise found.problem
+    if found.problem is not None:
+        raise typer.Exit(found.problem.exit_code)
 
 
 @app.command()
@@ -150,6 +163,7 @@ def run(
             metavar="auto|never|PATH", help="Continue from the newest good checkpoint, from none, or from this one."
         ),
     ] = "auto",
+    accepted: Accept = [],
 ) -> None:
     """Plan, check and train on this machine."""
     from launch.claim import claim, finished, refuse_secrets
@@ -166,14 +180,14 @@ def run(
     refuse_secrets(place, resolved)
     claim(place, resolved, resume)
     if dry_run:
-        _dry_run(resolved, spec, place, resume)
+        _dry_run(resolved, spec, place, resume, accepted)
         return
     screen = console()
     screen.print(plan_view(resolved))
     if resume != "never" and finished(place):
         say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
-        _check_and_train(resolved, spec, place, resume, screen)
+        _check_and_train(resolved, spec, place, resume, screen, accepted)
     show(str(place.adapter))
 
 
@@ -248,8 +262,11 @@ def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
         raise UsageError(f"--run-dir {place}: no directory can be called so: {error}") from None
 
 
-def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console") -> None:
+def _check_and_train(
+    resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console", accepted: list[str]
+) -> None:
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
+    from launch.checking import checked
     from launch.claim import take
     from launch.journal import write_json
     from launch.local import run_attempt
@@ -257,13 +274,13 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     from launch.screen import checks_view
     from training.data.tokens import note_checked
 
-    checked = _checks(resolved, spec_file, place)
-    screen.print(checks_view(checked.results))
-    if checked.problem is not None:
-        raise checked.problem
+    found = checked(resolved, str(spec_file), place, accepted)
+    screen.print(checks_view(found.results, found.place))
+    if found.problem is not None:
+        raise found.problem
     _claimed = take(place, resolved, resume)  # kept until this process ends
-    write_json(place.preflight, document(checked.results))
-    note_checked(checked.rows, place.tokens)
+    write_json(place.preflight, document(found.results, found.place))
+    note_checked(found.rows, place.tokens)
     code, reason = run_attempt(resolved, place, resume, screen)
     if code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
@@ -272,30 +289,15 @@ def _check_and_train(resolved: "Plan", spec_file: Path, place: "RunDir", resume:
     say(f"done: run directory {place.root}")
 
 
-class _Checked(NamedTuple):
-    results: "list[Result]"
-    problem: MusterError | None
-    """What stops a run: rows that cannot be used, told in full, before all else."""
-    rows: dict[str, str]
-    """Fingerprints of rows without an error."""
-
-
-def _checks(resolved: "Plan", spec_file: Path, place: "RunDir") -> _Checked:
-    from launch.preflight import CHECKS, Context, problem, rows, run_checks
-
-    results = run_checks(Context(plan=resolved, run=place), CHECKS)
-    data = rows(resolved, str(spec_file))
-    return _Checked([*results, data.result], data.error or problem(results), data.checked)
-
-
-def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str) -> None:
+def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, accepted: list[str]) -> None:
     """Raises, after the document, what would stop the run."""
+    from launch.checking import checked
     from launch.render import launch_argv, rendered
 
     files = rendered(resolved, place.deepspeed)
     argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
     print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
-    problem = _checks(resolved, spec_file, place).problem
+    problem = checked(resolved, str(spec_file), place, accepted).problem
     if problem is not None:
         raise problem
 

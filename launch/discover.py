@@ -12,9 +12,13 @@ from typing import Any
 
 from launch.errors import DeviceError
 from launch.hardware import CATALOGUE, GIB, Rates, Topology
+from launch.processes import OverdueError, within
 from launch.spec import ClusterSpec
 from launch.versions import PACKAGES
 from launch.wording import plural
+
+# A driver that is loaded for each process, without persistence, takes a second or two for a GPU.
+DRIVER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,21 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
                 found.append(_read_gpu(pynvml, index))
     finally:
         pynvml.nvmlShutdown()
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [gpu for gpu, _ in found]
+    by_index = {gpu.index: gpu for gpu, _ in found}
+    chosen = visible({gpu.index: uuid for gpu, uuid in found}, environment.get("CUDA_VISIBLE_DEVICES"))
+    return [by_index[index] for index in chosen]
+
+
+def visible(uuids: Mapping[int, str], devices: str | None) -> list[int]:
+    """Which GPUs, by the driver's index, CUDA_VISIBLE_DEVICES lets a process use, in its order; None is all."""
+    if devices is None:
+        return list(uuids)
     chosen = []
-    for name in (part.strip() for part in visible.split(",")):
+    for name in (part.strip() for part in devices.split(",")):
         matches = [
-            gpu for gpu, uuid in found if name == str(gpu.index) or (name[:1].isalpha() and uuid.startswith(name))
+            index
+            for index, uuid in uuids.items()
+            if name == str(index) or (name[:1].isalpha() and uuid.startswith(name))
         ]
         if not matches:  # CUDA ignores what follows the first name that is no GPU
             break
@@ -115,6 +127,19 @@ def _left(folder: Path, limit: str, used: str, given_back: str) -> int:
     return left
 
 
+def infiniband() -> list[Path]:
+    """Ports of this machine's InfiniBand adapters; RoCE ports, which are Ethernet, are left out."""
+    ports = sorted(Path("/sys/class/infiniband").glob("*/ports/*"))
+    return [port for port in ports if _text(port / "link_layer") == "InfiniBand"]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def allocated_nodes(environment: Mapping[str, str] = os.environ) -> int | None:
     """Nodes of the Slurm allocation around this process; None without one."""
     found = environment.get("SLURM_JOB_NUM_NODES", "") if environment.get("SLURM_JOB_ID") else ""
@@ -126,7 +151,7 @@ def topology(cluster: ClusterSpec) -> Topology:
 
     Raises DeviceError when it asks for more than there is.
     """
-    found = gpus() if cluster.device != "cpu" else []
+    found = _answering_gpus() if cluster.device != "cpu" else []
     if cluster.device == "gpu" and not found:
         asked = (
             "" if cluster.devices_per_node == "auto" else f" and cluster.devices_per_node {cluster.devices_per_node}"
@@ -143,6 +168,18 @@ def topology(cluster: ClusterSpec) -> Topology:
             " mend it, or say cluster.device: cpu",
         )
     return _gpu_topology(cluster, found) if found else _cpu_topology(cluster)
+
+
+def _answering_gpus() -> list[FoundGpu]:
+    """Asked from a process of its own: a stuck driver never answers."""
+    try:
+        return within(DRIVER_SECONDS, gpus)
+    except OverdueError:
+        raise DeviceError(
+            ("cluster", "device"),
+            f"the NVIDIA driver has not answered within {DRIVER_SECONDS:g} s: see nvidia-smi and dmesg, restart the"
+            " node, or use cluster.device: cpu",
+        ) from None
 
 
 def _cpu_topology(cluster: ClusterSpec) -> Topology:

@@ -1,5 +1,6 @@
 """Plans and checks for people, as rich tables. Readable without colour."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from rich.text import Text
 
 from launch.evaluation import MEASURES, MODELS, chosen
 from launch.plan import Plan
-from launch.preflight import Result
+from launch.preflight import Check, Result, sentence
+from launch.preflight.result import SEVERITY
 from launch.strategy import SAFE_SHARE
 from launch.throughput import Throughput
 from launch.wording import amount, plural, printable, span
@@ -126,16 +128,39 @@ def candidates_view(plan: Plan) -> RenderableType:
     return table
 
 
-def checks_view(results: Sequence[Result]) -> RenderableType:
+def checks_view(results: Sequence[Result], place: str) -> RenderableType:
+    """By family, those that stop the run first, the verdict last. What does not concern the run is named in a line."""
+    told = [result for result in results if result.status != "skipped"]
+    families = sorted(
+        {r.family for r in told}, key=lambda f: min(SEVERITY.index(r.status) for r in told if r.family == f)
+    )
     table = Table(title="Checks", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column()
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for result in results:
-        mark, style = MARKS[result.status]
-        table.add_row(
-            Text(mark, style=style), result.name, Text(result.evidence + (f". {result.fix}" if result.fix else ""))
-        )
+    for family in families:
+        for result in sorted((r for r in told if r.family == family), key=lambda r: SEVERITY.index(r.status)):
+            mark, style = MARKS[result.status]
+            table.add_row(Text(mark, style=style), result.name, Text(_found(result)))
+    reasons = Counter(result.evidence for result in results if result.status == "skipped")
+    left_out = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+    lines = [Text(f"skipped: {left_out}", style="dim")] if left_out else []
+    return Group(table, *lines, Text(sentence(results, place), style="bold"))
+
+
+def _found(result: Result) -> str:
+    where = f"{result.node}: " if result.node else ""
+    accepted = " (accepted)" if result.accepted else ""
+    return f"{where}{result.evidence}{accepted}{f'. {result.fix}' if result.fix else ''}"
+
+
+def checks_list(checks: Sequence[Check]) -> RenderableType:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("check", style="bold", no_wrap=True)
+    for column in ("family", "finds", "threshold"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, check.family, check.finds, check.threshold)
     return table
 
 

@@ -185,6 +185,23 @@ class SlurmSpec(Section):
     """Seconds before the time limit at which the run saves and stops."""
 
 
+class PreflightSpec(Section):
+    """Where the checks before a run draw the line."""
+
+    accept: list[Text] = Field(default_factory=list)
+    """Checks whose failure is known and meant, by name: it becomes a warning. `muster preflight --list` names them."""
+    shm_gib_per_rank: Annotated[float, Field(ge=0)] = 1
+    """GiB of /dev/shm that each process of a node needs."""
+    cores_per_rank: PositiveInt = 2
+    """CPU cores that each process of a node needs on GPUs."""
+    open_files: PositiveInt = 65536
+    """Open files that a process must be allowed."""
+    uncorrected_ecc_errors: Annotated[int, Field(ge=0)] = 0
+    """Uncorrected memory errors of a GPU, since its driver was loaded, that are still fine."""
+    xid_hours: Annotated[float, Field(gt=0)] = 24
+    """A fatal Xid error in the kernel's log fails a GPU for so long; an older one warns."""
+
+
 class RunSpec(Section):
     """One run: model, adapter, data, training, and where it runs."""
 
@@ -196,6 +213,7 @@ class RunSpec(Section):
     training: TrainingSpec = TrainingSpec()
     cluster: ClusterSpec = ClusterSpec()
     slurm: SlurmSpec = SlurmSpec()
+    preflight: PreflightSpec = PreflightSpec()
 
 
 # The keys that lead to a value: ("training", "epochs").

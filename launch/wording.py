@@ -3,9 +3,9 @@
 _GIB, _MIB = 1024**3, 1024**2
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`; thousands are set apart."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def plural(count: int, noun: str, several: str = "") -> str:
+    """`1 row`, `2 rows`, `2 processes` where `several` says so; thousands are set apart."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def printable(text: str) -> str:

@@ -18,7 +18,7 @@ from launch.errors import ExitCode, MusterError, Stopped, UsageError
 from launch.journal import event, write_json
 from launch.plan import Plan, as_launched
 from launch.planning import planned
-from launch.preflight import CHECKS, Context, document, require, run_checks
+from launch.preflight import CHECKS, Context, accept, document, require, run_checks
 from launch.processes import die_with_parent, log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
@@ -152,10 +152,11 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
     run = RunDir(Path(arguments.run_dir or f"runs/{plan.name}").resolve())
     if place.rank == 0:
         claim(run, plan, arguments.resume)
-        results = run_checks(Context(plan=plan, run=run), CHECKS)
+        context = Context(plan=plan, run=run)
+        results = accept(run_checks(context, CHECKS), plan.spec.preflight.accept, [check.name for check in CHECKS])
         require(results)
         worker.claimed = take(run, plan, arguments.resume)
-        write_json(run.preflight, document(results))
+        write_json(run.preflight, document(results, context.place))
     return plan, run
 
 

@@ -1,15 +1,20 @@
 """What a check sees and what it says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from launch.errors import PreflightError
 from launch.plan import Plan
 from launch.rundir import RunDir
+from launch.wording import plural
 
 Status = Literal["pass", "warn", "fail", "skipped", "unknown"]
+Family = Literal["gpu", "driver", "node", "software", "network", "storage", "model", "data", "plan"]
+
+# From what stops a run to what does not concern it.
+SEVERITY: tuple[Status, ...] = ("fail", "unknown", "warn", "pass", "skipped")
 
 
 class Context(BaseModel):
@@ -20,61 +25,104 @@ class Context(BaseModel):
     plan: Plan
     run: RunDir
 
+    @property
+    def place(self) -> str:
+        """What is checked, such as `16 GPUs on 2 nodes`."""
+        topology = self.plan.topology
+        kind = ("GPU", "GPUs") if self.gpus else ("CPU process", "CPU processes")
+        return f"{plural(topology.world_size, *kind)} on {plural(topology.nodes, 'node')}"
 
-class Result(BaseModel):
-    """`evidence` is what was read, `fix` what to do about a warn, fail or unknown."""
+    @property
+    def gpus(self) -> bool:
+        """Whether the plan trains on GPUs."""
+        return self.plan.topology.device == "gpu"
+
+
+class Finding(BaseModel):
+    """What a check has found."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    family: Literal["software", "gpu", "node", "storage", "model", "data"]
     status: Status
     evidence: str
+    """What was read, for people."""
     fix: str = ""
+    """What to do about a warn, fail or unknown."""
+    values: dict[str, Any] = Field(default_factory=dict)
+    """What was read, for programs."""
 
 
-Check = Callable[[Context], Result]
+class Result(Finding):
+    """A finding, and which check it is of."""
+
+    name: str
+    """Stable: other tools may rely on it."""
+    family: Family
+    threshold: str = ""
+    """What decides, and where that comes from."""
+    node: str | None = None
+    """The host it was read on, where there are several."""
+    accepted: bool = False
+    """Whether it failed and somebody said to go on all the same."""
+    seconds: float = 0.0
 
 
-def run_checks(context: Context, checks: Sequence[Check]) -> list[Result]:
-    """Every check's result. A check that breaks is unknown and hides none of the others."""
-    results = []
-    for check in checks:
-        try:
-            results.append(check(context))
-        except Exception as error:  # noqa: BLE001 - a broken check must not stop the others
-            name = check.__name__.replace("_", "-")
-            results.append(
-                Result(
-                    name=name,
-                    family="node",
-                    status="unknown",
-                    evidence=f"the check itself failed: {type(error).__name__}: {error}",
-                    fix="report this",
-                )
-            )
-    return results
+def passed(evidence: str, **values: Any) -> Finding:
+    return Finding(status="pass", evidence=evidence, values=values)
+
+
+def warned(evidence: str, fix: str, **values: Any) -> Finding:
+    return Finding(status="warn", evidence=evidence, fix=fix, values=values)
+
+
+def failed(evidence: str, fix: str, **values: Any) -> Finding:
+    return Finding(status="fail", evidence=evidence, fix=fix, values=values)
+
+
+def unknown(evidence: str, fix: str, **values: Any) -> Finding:
+    """Of what could not be read, which never passes."""
+    return Finding(status="unknown", evidence=evidence, fix=fix, values=values)
 
 
 def verdict(results: Sequence[Result]) -> Status:
-    """The worst of all: fail, then unknown, then warn."""
+    """The worst of all that concern the run: fail, then unknown, then warn."""
     statuses = {result.status for result in results}
-    return next((status for status in ("fail", "unknown", "warn") if status in statuses), "pass")
+    return next((status for status in SEVERITY[:3] if status in statuses), "pass")
 
 
-def document(results: Sequence[Result]) -> dict[str, Any]:
+def sentence(results: Sequence[Result], place: str) -> str:
+    """The verdict in one line. `place` names what was checked, such as `8 GPUs on 1 node`."""
+    worst = [result for result in results if result.status == "fail"]
+    if worst:
+        first = worst[0]
+        where = f"node {first.node}: " if first.node else ""
+        more = f", and {len(worst) - 1} more" if len(worst) > 1 else ""
+        return f"Not ready: {where}{first.name}: {first.evidence}{more}"
+    counts = {status: sum(result.status == status for result in results) for status in ("warn", "unknown")}
+    told = [plural(counts["warn"], "warning")] if counts["warn"] else []
+    told += [f"{counts['unknown']} unknown"] if counts["unknown"] else []
+    return ", ".join([f"Ready: {place}", *told])
+
+
+def document(results: Sequence[Result], place: str) -> dict[str, Any]:
     """What preflight.json and `muster preflight --json` hold."""
-    return {"status": verdict(results), "checks": [result.model_dump() for result in results]}
+    return {
+        "status": verdict(results), "verdict": sentence(results, place),
+        "checks": [result.model_dump() for result in results],
+    }  # fmt: skip
 
 
 def problem(results: Sequence[Result]) -> PreflightError | None:
     """Every failed check with its fix."""
-    failed = [f"{result.name}: {result.evidence}. {result.fix}" for result in results if result.status == "fail"]
-    return PreflightError("\n".join(["the checks failed, nothing was started", *failed])) if failed else None
+    lines = [f"{result.name}: {result.evidence}. {result.fix}" for result in results if result.status == "fail"]
+    if not lines:
+        return None
+    names = " ".join(f"--accept {result.name}" for result in results if result.status == "fail")
+    return PreflightError("\n".join(["the checks failed, nothing was started", *lines, f"to start anyway: {names}"]))
 
 
 def require(results: Sequence[Result]) -> None:
     """Raises PreflightError where a check failed."""
-    failed = problem(results)
-    if failed is not None:
-        raise failed
+    found = problem(results)
+    if found is not None:
+        raise found

@@ -1,10 +1,12 @@
 """The rows of a run, each of them read: a bad one is named before a model is loaded."""
 
+import math
 from typing import NamedTuple
 
 from launch.errors import DataError
 from launch.plan import Plan
-from launch.preflight.result import Result
+from launch.preflight.check import Check
+from launch.preflight.result import Result, Status
 from launch.wording import plural
 
 
@@ -29,12 +31,23 @@ def rows(plan: Plan, spec_file: str) -> RowsCheck:
     except DataError as error:
         others = len(error.mistakes) - 1 + error.hidden
         evidence = f"{error.mistakes[0]}{f', and {others} more' if others else ''}"
-        return RowsCheck(Result(name="data", family="data", status="fail", evidence=evidence, fix=fix), error, {})
+        return RowsCheck(_result("fail", evidence, fix), error, {})
     purposes = {"train": "train on", "eval": "evaluate on"}
     evidence = ", ".join(f"{plural(count, 'row')} to {purposes[split]}" for split, count in report.rows.items())
     checked = {} if report.errors else {str(split): found for split, found in fingerprints.items()}
     if not report.kinds:
-        return RowsCheck(Result(name="data", family="data", status="pass", evidence=evidence), None, checked)
+        return RowsCheck(_result("pass", evidence), None, checked)
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.most_common())
-    result = Result(name="data", family="data", status="warn", evidence=f"{evidence}: {kinds}", fix=fix)
-    return RowsCheck(result, None, checked)
+    return RowsCheck(_result("warn", f"{evidence}: {kinds}", fix), None, checked)
+
+
+def _result(status: Status, evidence: str, fix: str = "") -> Result:
+    return Result(
+        name=CHECK.name, family=CHECK.family, status=status, evidence=evidence, fix=fix, threshold=CHECK.threshold
+    )
+
+
+CHECK = Check(
+    "data", "data", "a row that cannot be trained on", "every row is read; data.on_bad_row and data.accept",
+    lambda context: rows(context.plan, "SPEC").result, deadline=math.inf,
+)  # fmt: skip

@@ -32,6 +32,8 @@ TINY_CONFIG = {
     "max_position_embeddings": 512,
 }
 
+TOKENIZER = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}}
+
 
 def spec_of(variant: str = "qwen2.5-14b-instruct", **sections: dict[str, Any]) -> RunSpec:
     """The recipe's spec with changes: spec_of(training={"epochs": 1})."""
@@ -56,7 +58,7 @@ def write_model(directory: Path, shards: tuple[str, ...] = (), **changes: Any) -
     directory.mkdir(parents=True, exist_ok=True)
     config = {**TINY_CONFIG, **changes}
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "tokenizer.json").write_text("{}")
+    (directory / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     (directory / "chat_template.jinja").write_text("{{ messages }}")
     shapes = list(expected(from_config(config, "config.json"), config["model_type"] == "qwen").items())
     names = shards or ("model.safetensors",)

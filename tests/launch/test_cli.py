@@ -1,6 +1,7 @@
 """The commands: data on stdout, everything else on stderr, and the exit code that says what happened."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_schema_is_the_json_schema_of_the_spec(capsys: pytest.CaptureFixture[str
         "training",
         "cluster",
         "slurm",
+        "preflight",
     ]
 
 
@@ -241,14 +243,54 @@ def test_preflight_passes(tiny: Path, capsys: pytest.CaptureFixture[str]) -> Non
     done = call(capsys, "preflight", "tiny.yaml", "--json", "-s", "training.optimizer=adamw_torch")
     report = json.loads(done.out)
     assert (done.code, done.err, report["status"]) == (0, "", "pass")
-    assert {check["name"]: check["status"] for check in report["checks"]} == {
-        "packages": "pass",
-        "devices": "pass",
-        "memory": "pass",
-        "model-files": "pass",
-        "storage": "pass",
-        "data": "pass",
-    }
+    assert report["verdict"] == "Ready: 1 CPU process on 1 node"
+    assert {check["name"] for check in report["checks"] if check["status"] == "pass"} == {
+        "plan-memory", "batch", "packages", "cores", "host-memory", "run-directory", "disk-space", "model-files",
+        "tokenizer", "data",
+    }  # fmt: skip
+    assert {check["status"] for check in report["checks"]} == {"pass", "skipped"}
+
+
+def test_the_list_of_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, listed = call(capsys, "preflight", "--list"), call(capsys, "preflight", "--list", "--json")
+    assert (shown.code, listed.code) == (0, 0)
+    names = [check["name"] for check in json.loads(listed.out)]
+    assert len(names) == len(set(names)) > 35
+    assert all(name in shown.out for name in names)
+    assert call(capsys, "preflight").err == "error: preflight needs a SPEC, or --list\n"
+
+
+def test_a_failure_that_is_accepted_stops_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "base/tokenizer.json").write_text("{}")
+    stopped = call(capsys, "preflight", "tiny.yaml", "--json")
+    assert (stopped.code, json.loads(stopped.out)["verdict"].split(":")[:2]) == (3, ["Not ready", " tokenizer"])
+    for argv in (["--accept", "tokenizer"], ["-s", "preflight.accept=[tokenizer]"]):
+        done = call(capsys, "preflight", "tiny.yaml", "--json", *argv)
+        (check,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "tokenizer"]
+        assert (done.code, check["status"], check["accepted"]) == (0, "warn", True)
+    wrong = call(capsys, "preflight", "tiny.yaml", "--accept", "tokeniser")
+    assert (wrong.code, wrong.err.startswith("error: --accept tokeniser: no check is called so; allowed: ")) == (
+        2,
+        True,
+    )
+    rows = call(capsys, "preflight", "tiny.yaml", "--accept", "data")
+    assert (rows.code, rows.err) == (
+        2,
+        "error: --accept data: rows are accepted by what is wrong with them: data.accept, data.on_bad_row\n",
+    )
+
+
+def test_the_result_as_a_page(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "preflight", "tiny.yaml", "--html", tiny / "result.html", "--json")
+    page = (tiny / "result.html").read_text()
+    assert "<h1>Ready: 1 CPU process on 1 node</h1>" in page
+    assert all(f'<tr id="{check["name"]}">' in page for check in json.loads(done.out)["checks"])
+    assert not re.search(r"https?:|<script|@import|url\(", page)
+    wrong = call(capsys, "preflight", "tiny.yaml", "--html", tiny / "none/result.html")
+    assert (wrong.code, wrong.err) == (
+        2,
+        f"error: --html {tiny}/none/result.html: cannot be written: No such file or directory\n",
+    )
 
 
 def test_preflight_tells_bad_rows_in_json_too(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +299,7 @@ def test_preflight_tells_bad_rows_in_json_too(tiny: Path, capsys: pytest.Capture
     report = json.loads(done.out)
     assert (done.code, report["status"]) == (5, "fail")
     (check,) = [check for check in report["checks"] if check["status"] == "fail"]
-    assert check == {
+    assert {key: check[key] for key in ("name", "family", "status", "evidence", "fix")} == {
         "name": "data", "family": "data", "status": "fail",
         "evidence": f"{tiny}/train.jsonl:1:1: is a list, not an object [field], and 1 more",
         "fix": "see each with: muster data validate tiny.yaml",

@@ -1,0 +1,245 @@
+"""Driver, CUDA and the libraries that torch brings: whether they go together, and with the GPUs."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import Any
+
+from launch.preflight.check import Check, on_gpus
+from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
+from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
+from launch.versions import release
+
+# Drivers that run any CUDA of a major version (NVIDIA, CUDA Compatibility, minor version compatibility), and those that
+# came with a toolkit (CUDA Toolkit Release Notes, table 3): below the latter PTX that the toolkit made may not compile.
+FLOOR = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
+TOOLKIT = {
+    "11.8": "520.61.05", "12.1": "530.30.02", "12.2": "535.54.03", "12.3": "545.23.06", "12.4": "550.54.14",
+    "12.5": "555.42.02", "12.6": "560.28.03", "12.8": "570.26", "12.9": "575.51.03", "13.0": "580.65.06",
+    "13.1": "590.44.01",
+}  # fmt: skip
+# NVML's codes of a driver that is there and cannot be used (nvml.h, nvmlReturn_t).
+MISMATCH, NO_PERMISSION, NOT_LOADED, NO_LIBRARY = 18, 4, 9, 12
+BF16, FP8 = (8, 0), (8, 9)
+# torch's own answers take an import of some seconds, in a process that may hang or crash.
+ASK_SECONDS = 60.0
+ASKED = """
+import json, torch
+maps = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
+found = {"cuda": torch.version.cuda, "architectures": torch.cuda.get_arch_list() if torch.version.cuda else []}
+if torch.version.cuda:
+    found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    found["libraries"] = sorted(path for path in maps if "nccl" in path or "libcuda" in path)
+print(json.dumps(found))
+"""
+
+
+def torch_build() -> tuple[str | None, str | None]:
+    """(torch's version, the CUDA it was built for), from its files: it is not imported, and may not be importable."""
+    try:
+        found = version("torch")
+    except PackageNotFoundError:
+        return None, None
+    path = Path(str(distribution("torch").locate_file("torch/version.py")))
+    try:
+        match = re.search(r"^cuda[^=]*= *'([\d.]+)'", path.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return found, None
+    return found, match[1] if match else None
+
+
+def judge_driver(installed: str, cuda: str) -> tuple[str, str] | None:
+    """(status, what is wrong) of a driver for a CUDA version; None where nothing is. Pure."""
+    floor, own = FLOOR.get(int(cuda.split(".")[0])), TOOLKIT.get(cuda)
+    if floor is None:
+        return "unknown", f"which driver CUDA {cuda} needs is not known here"
+    if release(installed) < release(floor):
+        return "fail", f"driver {installed} is older than {floor}, which CUDA {cuda} needs"
+    if own and release(installed) < release(own):
+        return "warn", f"driver {installed} is older than CUDA {cuda}'s own, {own}: kernels that come as PTX may fail"
+    return None
+
+
+def loaded(context: Context) -> Finding:
+    """A driver that answers, new enough for torch's CUDA."""
+    try:
+        with driver() as nvml:
+            installed, supported = str(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlSystemGetCudaDriverVersion()
+    except NoDriverError as error:
+        return _no_driver(error)
+    told = f"driver {installed}, up to CUDA {supported // 1000}.{supported % 1000 // 10}"
+    name, cuda = torch_build()
+    values = {"driver": installed, "cuda_driver": supported, "torch": name, "torch_cuda": cuda}
+    if cuda is None:
+        return passed(told, **values)
+    wrong = judge_driver(installed, cuda)
+    if wrong is None:
+        return passed(f"{told}; torch is built for CUDA {cuda}", **values)
+    status, why = wrong
+    fix = f"upgrade the driver, or install a torch built for CUDA {supported // 1000}.{supported % 1000 // 10} or lower"
+    return Finding(status=status, evidence=why, fix=fix, values=values)  # type: ignore[arg-type]
+
+
+def _no_driver(error: NoDriverError) -> Finding:
+    fixes = {
+        MISMATCH: "the driver was upgraded under a running kernel: restart the node (or reload the nvidia modules)",
+        NO_PERMISSION: "see the permissions of /dev/nvidia*, and whether the container was given the GPUs",
+        NOT_LOADED: "load it (modprobe nvidia), or restart the node",
+        NO_LIBRARY: "install the driver, or start the container with its GPUs (--gpus all, --nv)",
+    }
+    return failed(f"no driver that answers: {error.why}", fixes.get(error.code, "see nvidia-smi"), code=error.code)
+
+
+def build(context: Context) -> Finding:
+    name, cuda = torch_build()
+    fix = "pip install torch from the index of its CUDA builds"
+    if name is None:
+        return failed("torch is not installed", "pip install -c constraints.txt .")
+    if cuda is None:
+        return failed(f"torch {name} is built for the CPU alone", fix, torch=name)
+    return passed(f"torch {name} is built for CUDA {cuda}", torch=name, cuda=cuda)
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """What a torch build holds kernels for: sm_90 is binary, compute_90 is PTX for it and all that come later."""
+
+    names: Sequence[str]
+
+    def runs(self, capability: tuple[int, int]) -> bool:
+        """CUDA's rule: a binary runs on its own major version from its minor on, PTX from its version on."""
+        for name in self.names:
+            match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name)
+            if match is None:
+                continue
+            kind, built = match[1], (int(match[2]), int(match[3]))
+            if kind == "compute" and built <= capability:
+                return True
+            if kind == "sm" and built[0] == capability[0] and built <= capability:
+                return True
+        return False
+
+
+def architectures(context: Context) -> Finding:
+    """torch has kernels for each GPU."""
+    asked = ask_torch()
+    if isinstance(asked, str):
+        return unknown(f"torch could not be asked for what it was built: {asked}", "see python -c 'import torch'")
+    build = Architectures(asked["architectures"])
+    return judge(
+        read(context, _capability),
+        lambda found: None if build.runs(found) else f"torch has no kernel for compute capability {_dotted(found)}",
+        f"torch has kernels for them ({', '.join(build.names)})", "install a torch that is built for these GPUs",
+    )  # fmt: skip
+
+
+def precision(context: Context) -> Finding:
+    """The GPUs have the type that the plan computes in."""
+    wanted = context.plan.precision
+
+    def wrong(found: tuple[int, int]) -> str | None:
+        return f"compute capability {_dotted(found)} has no bf16" if wanted == "bf16" and found < BF16 else None
+
+    readings = read(context, _capability)
+    able = all(not isinstance(r.value, Unread) and r.value >= FP8 for r in readings)
+    return judge(
+        readings, wrong, f"they compute in {wanted}{', and have fp8' if able else ''}", "use training.precision: auto"
+    )
+
+
+def _capability(nvml: Any, handle: Any) -> tuple[int, int]:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return int(major), int(minor)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+def nccl(context: Context) -> Finding:
+    """The NCCL that torch loads is the one that was installed with it."""
+    asked = ask_torch()
+    if isinstance(asked, str):
+        return unknown(f"torch could not be asked for its NCCL: {asked}", "see python -c 'import torch'")
+    if "nccl" not in asked:
+        return unknown("this torch has no NCCL", "install a CUDA build of torch")
+    mapped = [path for path in asked["libraries"] if "nccl" in path]
+    wheel = _nccl_wheel()
+    told = f"NCCL {asked['nccl']}{f' ({mapped[0]})' if mapped else ''}"
+    if wheel and release(wheel) != release(asked["nccl"]):
+        fix = "unset what puts another one first: LD_LIBRARY_PATH, LD_PRELOAD"
+        return warned(f"{told} is loaded, the wheel beside torch is {wheel}", fix, **asked)
+    return passed(told, **asked)
+
+
+def _nccl_wheel() -> str | None:
+    for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def ask_torch() -> dict[str, Any] | str:
+    """What only torch itself can tell, from a process of its own; why not where it cannot."""
+    import json
+
+    if importlib.util.find_spec("torch") is None:
+        return "it is not installed"
+    try:
+        done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=ASK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"its import took longer than {ASK_SECONDS:g} s"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def compat(context: Context) -> Finding:
+    """A cuda-compat library first on the path serves data centre GPUs alone, and hides the driver's own."""
+    places = [place for place in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if "compat" in place]
+    found = [str(path) for place in places for path in sorted(Path(place).glob("libcuda.so.*"))]
+    if not found:
+        return passed("the driver's own libcuda is used")
+    with driver() as nvml:
+        names = {
+            index: str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)))
+            for index in planned(nvml, context)
+        }
+    consumer = [index for index, name in names.items() if "GeForce" in name]
+    if consumer:
+        fix = "take it out of LD_LIBRARY_PATH, and upgrade the driver instead"
+        return failed(f"cuda-compat ({found[0]}) does not serve {named(consumer)}: {names[consumer[0]]}", fix)
+    fix = "take it out of LD_LIBRARY_PATH where the driver is new enough by itself"
+    return warned(f"cuda-compat is first on LD_LIBRARY_PATH: {found[0]}", fix, libraries=found)
+
+
+CHECKS = (
+    Check(
+        "driver", "driver", "no driver that answers, or one too old for torch's CUDA",
+        "fails below 450.80.02 (CUDA 11), 525.60.13 (12), 580.65.06 (13), warns below the toolkit's own (NVIDIA, CUDA"
+        " Compatibility; CUDA Toolkit Release Notes, table 3)", loaded, on_gpus,
+    ),
+    Check("torch-build", "driver", "a torch that is built for the CPU", "torch/version.py", build, on_gpus),
+    Check(
+        "architectures", "driver", "a torch without kernels for these GPUs",
+        "a binary of the same major and no later minor version, or PTX (CUDA C++ Programming Guide, 3.1)",
+        asking(architectures), on_gpus, ASK_SECONDS + 5,
+    ),
+    Check(
+        "precision", "driver", "GPUs without the plan's type", "bf16 from compute capability 8.0, fp8 from 8.9",
+        asking(precision), on_gpus,
+    ),
+    Check("nccl", "driver", "another NCCL than torch's own", "the wheel's version", nccl, on_gpus, ASK_SECONDS + 5),
+    Check(
+        "cuda-compat", "driver", "a compatibility library where it does not serve", "libcuda in LD_LIBRARY_PATH",
+        asking(compat), on_gpus,
+    ),
+)  # fmt: skip

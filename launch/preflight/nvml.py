@@ -1,0 +1,146 @@
+"""What the driver says of each planned GPU, through NVML. A value that cannot be read is an Unread, never a default."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from launch.discover import visible
+from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
+from launch.wording import plural
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unread:
+    why: str
+    lost: bool = False
+    """The GPU is gone: it fell off the bus."""
+    unsupported: bool = False
+    """The GPU has no such thing."""
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T]):
+    index: int
+    value: T | Unread
+
+
+class NoDriverError(Exception):
+    """There is no driver that answers."""
+
+    def __init__(self, code: int, why: str):
+        self.code, self.why = code, why
+        super().__init__(code, why)
+
+
+@contextlib.contextmanager
+def driver() -> Iterator[Any]:
+    """pynvml, connected to the driver. Raises NoDriverError."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise NoDriverError(error.value, str(error)) from None
+    try:
+        yield pynvml
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def asking(check: Callable[[Context], Finding]) -> Callable[[Context], Finding]:
+    """A check that is unknown where there is no driver to ask."""
+
+    def asked(context: Context) -> Finding:
+        try:
+            return check(context)
+        except NoDriverError as error:
+            return unknown(f"the driver cannot be asked: {error.why}", "see the check driver")
+
+    return asked
+
+
+def read(context: Context, value: Callable[[Any, Any], T]) -> list[Reading[T]]:
+    """`value(pynvml, handle)` of each GPU that the plan trains on."""
+    with driver() as nvml:
+        return [Reading(index, _read(nvml, index, value)) for index in planned(nvml, context)]
+
+
+def planned(nvml: Any, context: Context) -> list[int]:
+    """NVML's indices of the GPUs that the plan trains on: the first of those that this process may use."""
+    uuids = {index: _uuid(nvml, index) for index in range(nvml.nvmlDeviceGetCount())}
+    return visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))[: context.plan.topology.devices_per_node]
+
+
+def _uuid(nvml: Any, index: int) -> str:
+    try:
+        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index)))
+    except nvml.NVMLError:
+        return ""
+
+
+def _read(nvml: Any, index: int, value: Callable[[Any, Any], T]) -> T | Unread:
+    try:
+        return value(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+    except nvml.NVMLError as error:
+        return unread(nvml, error)
+
+
+def unread(nvml: Any, error: Any) -> Unread:
+    code = error.value
+    if code == nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+        return Unread("the driver is too old to tell")
+    return Unread(
+        str(error), lost=code == nvml.NVML_ERROR_GPU_IS_LOST, unsupported=code == nvml.NVML_ERROR_NOT_SUPPORTED
+    )
+
+
+def judge(
+    readings: Sequence[Reading[T]],
+    wrong: Callable[[T], str | None],
+    fine: str,
+    fix: str,
+    *,
+    missing: str = "",
+    warning: bool = False,
+) -> Finding:
+    """One finding over all GPUs. `wrong` says what is wrong with a value, `fine` what all of them have.
+
+    `missing` is what a GPU lacks that does not support the reading: then there is nothing to find. A lost GPU fails
+    every check that reaches it; another value that could not be read makes the finding unknown, unless something is
+    wrong.
+    """
+    values = {str(r.index): r.value.why if isinstance(r.value, Unread) else r.value for r in readings}
+    gone = [r.index for r in readings if isinstance(r.value, Unread) and r.value.lost]
+    if gone:
+        return failed(f"{named(gone)} cannot be reached: GPU is lost", RESET, gpus=values)
+    told = {r.index: wrong(r.value) for r in readings if not isinstance(r.value, Unread)}
+    bad = {index: why for index, why in told.items() if why}
+    if bad:
+        return (warned if warning else failed)(grouped(bad), fix, gpus=values)
+    closed = {r.index: r.value for r in readings if isinstance(r.value, Unread)}
+    if missing and closed and len(closed) == len(readings) and all(u.unsupported for u in closed.values()):
+        return Finding(status="skipped", evidence=missing, values={"gpus": values})
+    silent = {index: u.why for index, u in closed.items() if not (missing and u.unsupported)}
+    if silent:
+        return unknown(grouped(silent), "see nvidia-smi -q, and the driver's version", gpus=values)
+    return passed(f"{plural(len(readings), 'GPU')}: {fine}", gpus=values)
+
+
+RESET = "reset it (nvidia-smi --gpu-reset -i N) or restart the node; leave it out of the job until then"
+
+
+def grouped(told: dict[int, str]) -> str:
+    """What is said of GPUs, those of which the same is said together."""
+    same: dict[str, list[int]] = {}
+    for index, why in told.items():
+        same.setdefault(why, []).append(index)
+    return "; ".join(f"{named(indices)}: {why}" for why, indices in same.items())
+
+
+def named(indices: Sequence[int]) -> str:
+    return f"GPU {', '.join(map(str, indices))}" if len(indices) < 2 else f"GPUs {', '.join(map(str, indices))}"

@@ -1,0 +1,30 @@
+"""The plan itself: what it was made for is what is here."""
+
+from launch.preflight.check import Check
+from launch.preflight.result import Context, Finding, passed, warned
+from launch.strategy import SAFE_SHARE
+from launch.wording import amount
+
+
+def fits(context: Context) -> Finding:
+    """Inside the share of a device's memory that is planned for."""
+    plan = context.plan
+    needed, whole = plan.memory.process_bytes, plan.topology.memory_bytes
+    told = f"{amount(needed)} of {amount(whole)} on each device ({100 * needed / whole:.0f} %)"
+    if needed > SAFE_SHARE * whole:
+        return warned(told, f"muster plans for {100 * SAFE_SHARE:.0f} %")
+    return passed(told, needed=needed, there=whole)
+
+
+def batch(context: Context) -> Finding:
+    plan = context.plan
+    product = plan.micro_batch_size * plan.gradient_accumulation_steps * plan.world_size
+    told = f"{plan.micro_batch_size} x {plan.gradient_accumulation_steps} x {plan.world_size} = {product}"
+    assert product == plan.global_batch_size, "a plan divides its batch exactly"
+    return passed(told)
+
+
+CHECKS = (
+    Check("plan-memory", "plan", "a plan that does not fit", "80 % of a device (Fujii et al. 2024)", fits),
+    Check("batch", "plan", "a batch that cannot be divided", "micro-batch x accumulation x devices", batch),
+)  # fmt: skip
