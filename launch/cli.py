@@ -11,7 +11,7 @@ from launch.errors import DataError, ExitCode, MusterError, PreflightError, Usag
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
-from launch.preflight_cli import Accept, list_checks, show_checks
+from launch.preflight_cli import Accept, list_checks, show_checks, try_checks
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
@@ -129,6 +129,9 @@ def preflight(
         Path | None, typer.Option(metavar="FILE", help="Write the result as a page, too.", show_default=False)
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Show every check and its threshold; run none.")] = False,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Try the checks of GPUs on simulated machines, healthy and faulty.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a spec can run on this machine."""
@@ -137,8 +140,11 @@ def preflight(
     if listed:
         list_checks(as_json)
         return
+    if selftest:
+        try_checks(as_json)
+        return
     if spec is None:
-        raise UsageError("preflight needs a SPEC, or --list")
+        raise UsageError("preflight needs a SPEC, --list or --selftest")
     resolved = _resolve(spec, overrides)
     found = checked(resolved, str(spec), _run_dir(resolved, run_dir), accepted)
     show_checks(found.results, found.place, as_json, html)

@@ -1,11 +1,12 @@
 """`muster preflight`: can exactly this run work here?"""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.errors import UsageError
+from launch.errors import UsageError, WorkerError
 from launch.terminal import print_json
 
 if TYPE_CHECKING:
@@ -46,3 +47,22 @@ def list_checks(as_json: bool) -> None:
         print_json([{key: getattr(check, key) for key in keys} for check in LISTED])
     else:
         console(stderr=False).print(checks_list(LISTED))
+
+
+def try_checks(as_json: bool) -> None:
+    """What the checks find on simulated machines. Raises MusterError where that is not what is wrong with them."""
+    from launch.preflight.selftest import MACHINES, selftest
+    from launch.screen import console, selftest_view
+
+    with tempfile.TemporaryDirectory() as cache:
+        tried = selftest(Path(cache))
+    rows = [{"machine": t.scenario, "found": t.found, "expected": MACHINES[t.scenario].found} for t in tried]
+    if as_json:
+        print_json(rows)
+    else:
+        console(stderr=False).print(selftest_view(rows))
+    wrong = [t.scenario for t in tried if not t.right]
+    if wrong:
+        raise WorkerError(
+            f"--selftest: the checks do not find what is wrong with {', '.join(wrong)}: do not rely on them"
+        )

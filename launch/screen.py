@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -139,9 +140,10 @@ def checks_view(results: Sequence[Result], place: str) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for family in families:
-        for result in sorted((r for r in told if r.family == family), key=lambda r: SEVERITY.index(r.status)):
-            mark, style = MARKS[result.status]
-            table.add_row(Text(mark, style=style), result.name, Text(_found(result)))
+        own = sorted((r for r in told if r.family == family), key=lambda r: SEVERITY.index(r.status))
+        for (status, text), same in groupby(own, key=lambda r: (r.status, _found(r))):
+            mark, style = MARKS[status]
+            table.add_row(Text(mark, style=style), "\n".join(r.name for r in same), Text(text))
     reasons = Counter(result.evidence for result in results if result.status == "skipped")
     left_out = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
     lines = [Text(f"skipped: {left_out}", style="dim")] if left_out else []
@@ -162,6 +164,22 @@ def checks_list(checks: Sequence[Check]) -> RenderableType:
     for check in checks:
         table.add_row(check.name, check.family, check.finds, check.threshold)
     return table
+
+
+def selftest_view(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """A simulated machine a row: what was found, and whether that is what is wrong with it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("machine", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    table.add_column("as expected", no_wrap=True)
+    for row in rows:
+        same: dict[str, list[str]] = {}
+        for name, status in row["found"].items():
+            same.setdefault(status, []).append(name)
+        found = "; ".join(f"{status}: {', '.join(names)}" for status, names in same.items())
+        table.add_row(row["machine"], found or "nothing", "yes" if row["found"] == row["expected"] else "NO")
+    right = sum(row["found"] == row["expected"] for row in rows)
+    return Group(table, Text(f"{right} of {len(rows)} machines as expected", style="bold"))
 
 
 def models_view(models: list[dict[str, Any]]) -> RenderableType:

@@ -24,6 +24,8 @@ TOOLKIT = {
     "12.5": "555.42.02", "12.6": "560.28.03", "12.8": "570.26", "12.9": "575.51.03", "13.0": "580.65.06",
     "13.1": "590.44.01",
 }  # fmt: skip
+# The lowest CUDA that a torch which muster takes (2.11) was built for: what a driver has to run in any case.
+OLDEST = "12.6"
 # NVML's codes of a driver that is there and cannot be used (nvml.h, nvmlReturn_t).
 MISMATCH, NO_PERMISSION, NOT_LOADED, NO_LIBRARY = 18, 4, 9, 12
 BF16, FP8 = (8, 0), (8, 9)
@@ -76,13 +78,13 @@ def loaded(context: Context) -> Finding:
     told = f"driver {installed}, up to CUDA {supported // 1000}.{supported % 1000 // 10}"
     name, cuda = torch_build()
     values = {"driver": installed, "cuda_driver": supported, "torch": name, "torch_cuda": cuda}
-    if cuda is None:
-        return passed(told, **values)
-    wrong = judge_driver(installed, cuda)
+    wrong = judge_driver(installed, cuda or OLDEST)
     if wrong is None:
-        return passed(f"{told}; torch is built for CUDA {cuda}", **values)
+        return passed(f"{told}; torch is built for CUDA {cuda}" if cuda else told, **values)
     status, why = wrong
-    fix = f"upgrade the driver, or install a torch built for CUDA {supported // 1000}.{supported % 1000 // 10} or lower"
+    newest = f"{supported // 1000}.{supported % 1000 // 10}"
+    older = f", or install a torch built for CUDA {newest} or lower" if release(newest) >= release(OLDEST) else ""
+    fix = f"upgrade the driver{older}"
     return Finding(status=status, evidence=why, fix=fix, values=values)  # type: ignore[arg-type]
 
 

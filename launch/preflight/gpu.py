@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.preflight.check import Check, on_gpus, on_several_gpus
-from launch.preflight.nvml import RESET, Unread, asking, driver, grouped, judge, planned, read
+from launch.preflight.nvml import RESET, Reading, Unread, asking, driver, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.wording import amount, plural
 
@@ -41,7 +41,8 @@ def count(context: Context) -> Finding:
     kinds = sorted({name for name in names.values() if isinstance(name, str)})
     told = f"{plural(len(found), 'GPU')} can be used of {there}, {wanted} planned: {', '.join(kinds) or 'none'}"
     if lost:
-        return failed(f"cannot be reached: {grouped(lost)}", RESET, gpus=_named(names))
+        why = next(iter(lost.values()))
+        return failed(f"{named(list(lost))} cannot be reached: {why}", RESET, gpus=_named(names))
     if len(found) < wanted:
         limits = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = f" (CUDA_VISIBLE_DEVICES={limits})" if limits is not None else ""
@@ -52,8 +53,12 @@ def count(context: Context) -> Finding:
 
 
 def _name(nvml: Any, index: int) -> str | Unread:
+    """Asks for its temperature and memory as well: a GPU that fell off the bus may still have a name."""
     try:
-        return str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)))
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
+        nvml.nvmlDeviceGetMemoryInfo(handle)
+        return str(nvml.nvmlDeviceGetName(handle))
     except nvml.NVMLError as error:
         return Unread(str(error))
 
@@ -72,6 +77,7 @@ def recovery(context: Context) -> Finding:
     return judge(
         read(context, action), lambda code: f"the driver asks for: {RECOVERY.get(code, code)}" if code else None,
         "no recovery asked for", "do what the driver asks for, and leave the node out until then",
+        missing="the driver tells of no recovery for these GPUs",
     )  # fmt: skip
 
 
@@ -161,23 +167,29 @@ def nvlink(context: Context) -> Finding:
 
 def peers(context: Context) -> Finding:
     """Whether each pair of GPUs reads the other's memory as all the other pairs do."""
-    with driver() as nvml:
-        found = planned(nvml, context)
-        handles = {index: nvml.nvmlDeviceGetHandleByIndex(index) for index in found}
-        pairs = {
-            (one, other): int(nvml.nvmlDeviceGetP2PStatus(handles[one], handles[other], P2P_READ))
-            for one in found
-            for other in found
-            if one != other
-        }
-    able = [pair for pair, status in pairs.items() if status == P2P_STATUS_OK]
-    unable = [pair for pair in pairs if pair not in able]
-    if able and unable:
-        names = ", ".join(f"{one} and {other}" for one, other in sorted({(min(p), max(p)) for p in unable}))
-        fix = "see nvidia-smi topo -p2p r, and the IOMMU and ACS settings of the node"
-        return failed(f"GPUs {names} cannot reach each other's memory, the other pairs can", fix)
-    reach = "reach each other's memory" if able else "exchange through the host's memory, all alike"
-    return passed(f"{plural(len(found), 'GPU')} {reach}")
+
+    def able(nvml: Any, handle: Any) -> list[int]:
+        """The GPUs whose memory this one reads."""
+        own, found = nvml.nvmlDeviceGetUUID(handle) and nvml.nvmlDeviceGetIndex(handle), []
+        for index in planned(nvml, context):
+            with contextlib.suppress(nvml.NVMLError):  # the other one is lost
+                other = nvml.nvmlDeviceGetHandleByIndex(index)
+                if index != own and nvml.nvmlDeviceGetP2PStatus(handle, other, P2P_READ) == P2P_STATUS_OK:
+                    found.append(index)
+        return found
+
+    readings = read(context, able)
+    indices = {r.index for r in readings}
+    alike = not any(r.value for r in readings if not isinstance(r.value, Unread))
+
+    def wrong(index: int, reached: list[int]) -> str | None:
+        cut = [] if alike else sorted(indices - {index} - set(reached))
+        return f"cannot reach the memory of {named(cut)}, as other pairs can" if cut else None
+
+    fine = "exchange through the host's memory, all alike" if alike else "each reaches the others' memory"
+    fix = "see nvidia-smi topo -p2p r, and the IOMMU and ACS settings of the node"
+    told = [Reading(r.index, r.value if isinstance(r.value, Unread) else (r.index, r.value)) for r in readings]
+    return judge(told, lambda pair: wrong(*pair), fine, fix)
 
 
 def mig(context: Context) -> Finding:
@@ -207,7 +219,10 @@ def foreign_processes(context: Context) -> Finding:
     """Processes that hold memory. One that has just been killed is listed for a moment more: it is asked for twice."""
 
     def processes(nvml: Any, handle: Any) -> list[str]:
-        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        try:
+            running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except nvml.NVMLLibraryMismatchError:  # a driver before 510
+            running = nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)
         told = [(p, _whose(nvml, p.pid)) for p in running]
         return [f"process {p.pid} of {whose} holds {amount(int(p.usedGpuMemory or 0))}" for p, whose in told if whose]
 
@@ -230,13 +245,18 @@ def _whose(nvml: Any, pid: int) -> str | None:
 
 
 def memory(context: Context) -> Finding:
+    """Free memory. That of a process which has just ended is free a moment later: it is asked for twice."""
     needed = context.plan.memory.process_bytes
 
     def free(nvml: Any, handle: Any) -> int:
         return int(nvml.nvmlDeviceGetMemoryInfo(handle).free)
 
+    readings = read(context, free)
+    if any(r.value < needed for r in readings if not isinstance(r.value, Unread)):
+        time.sleep(LEAVING)
+        readings = read(context, free)
     return judge(
-        read(context, free), lambda there: f"{amount(there)} free" if there < needed else None,
+        readings, lambda there: f"{amount(there)} free" if there < needed else None,
         f"at least the {amount(needed)} that the plan needs are free",
         f"stop what else runs there (nvidia-smi): the plan needs {amount(needed)} on each",
     )  # fmt: skip

@@ -44,7 +44,7 @@ def driver() -> Iterator[Any]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise NoDriverError(error.value, str(error)) from None
+        raise NoDriverError(error.value, str(error).rstrip(".")) from None
     try:
         yield pynvml
     finally:
@@ -128,7 +128,8 @@ def judge(
     silent = {index: u.why for index, u in closed.items() if not (missing and u.unsupported)}
     if silent:
         return unknown(grouped(silent), "see nvidia-smi -q, and the driver's version", gpus=values)
-    return passed(f"{plural(len(readings), 'GPU')}: {fine}", gpus=values)
+    without = f"; {grouped({index: u.why for index, u in closed.items()})}" if closed else ""
+    return passed(f"{plural(len(told), 'GPU')}: {fine}{without}", gpus=values)
 
 
 RESET = "reset it (nvidia-smi --gpu-reset -i N) or restart the node; leave it out of the job until then"

@@ -257,7 +257,7 @@ def test_the_list_of_checks(capsys: pytest.CaptureFixture[str]) -> None:
     names = [check["name"] for check in json.loads(listed.out)]
     assert len(names) == len(set(names)) > 35
     assert all(name in shown.out for name in names)
-    assert call(capsys, "preflight").err == "error: preflight needs a SPEC, or --list\n"
+    assert call(capsys, "preflight").err == "error: preflight needs a SPEC, --list or --selftest\n"
 
 
 def test_a_failure_that_is_accepted_stops_nothing(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,228 @@
+"""Driver, CUDA and torch: which go together."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.preflight import driver, kernel
+from launch.preflight.driver import FLOOR, TOOLKIT, Architectures, judge_driver
+from launch.preflight.kernel import FATAL, xids
+from tests.conftest import ROOT, command
+from tests.launch.preflight.conftest import ON_GPUS, context
+
+FAKE = """
+import json, sys
+from launch.preflight import driver, selftest
+{before}
+print(json.dumps(driver.{check}(selftest.context_for("{gpus}")).model_dump()))
+"""
+
+
+def asked(check: str, scenario: str, tmp_path: Path, gpus: str = "8xA100-40GB", before: str = "") -> dict[str, Any]:
+    """One check of a simulated machine, in a process that loads its driver."""
+    from tests import fake_nvml
+
+    variables = fake_nvml.environment(tmp_path, scenario)
+    done = command("-c", FAKE.format(check=check, gpus=gpus, before=before), **variables)
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    return found
+
+
+# Driver against torch's CUDA
+
+
+@pytest.mark.parametrize(
+    ("installed", "cuda", "status"),
+    [
+        ("450.80.02", "11.8", "warn"),
+        ("450.80.01", "11.8", "fail"),
+        ("520.61.05", "11.8", None),
+        ("525.60.12", "12.4", "fail"),
+        ("525.60.13", "12.4", "warn"),
+        ("550.54.14", "12.4", None),
+        ("580.65.05", "13.0", "fail"),
+        ("580.65.06", "13.0", None),
+        ("580.65.06", "13.1", "warn"),
+        ("590.44.01", "13.1", None),
+        ("570.26", "12.8", None),
+        ("999.1", "14.0", "unknown"),
+    ],
+)
+def test_a_driver_is_judged_by_both_tables(installed: str, cuda: str, status: str | None) -> None:
+    found = judge_driver(installed, cuda)
+    assert (found and found[0]) == status
+    if found and status != "unknown":
+        assert installed in found[1]
+        assert cuda in found[1]
+
+
+def test_a_toolkit_s_own_driver_is_never_below_the_floor_of_its_major_version() -> None:
+    from launch.versions import release
+
+    assert all(release(own) >= release(FLOOR[int(cuda.split(".")[0])]) for cuda, own in TOOLKIT.items())
+
+
+def test_the_driver_and_what_torch_was_built_for(tmp_path: Path) -> None:
+    before = "driver.torch_build = lambda: ('2.13.0', '13.1')"
+    found = asked("loaded", "a100x8", tmp_path, before=before)
+    assert found["values"]["torch_cuda"] == "13.1"
+    assert found["status"] in ("warn", "fail")
+    assert "CUDA 13.1" in found["evidence"]
+    assert found["fix"].startswith("upgrade the driver")
+
+
+# torch
+
+
+def test_torch_s_build_is_read_from_its_files() -> None:
+    import torch
+
+    assert driver.torch_build() == (torch.__version__, torch.version.cuda)
+
+
+def test_a_torch_for_the_cpu_fails_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "torch_build", lambda: ("2.13.0+cpu", None))
+    assert driver.build(context(ON_GPUS)).evidence == "torch 2.13.0+cpu is built for the CPU alone"
+    monkeypatch.setattr(driver, "torch_build", lambda: ("2.13.0", "12.8"))
+    assert driver.build(context(ON_GPUS)).status == "pass"
+    monkeypatch.setattr(driver, "torch_build", lambda: (None, None))
+    assert driver.build(context(ON_GPUS)).status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("capability", "names", "runs"),
+    [
+        ((8, 0), ["sm_80"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),  # a later minor version of the same major
+        ((8, 6), ["sm_89"], False),
+        ((9, 0), ["sm_80"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),  # PTX
+        ((7, 0), ["sm_75", "sm_80", "compute_90"], False),
+        ((12, 0), ["sm_120"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((8, 0), [], False),
+    ],
+)
+def test_which_gpus_a_build_has_kernels_for(capability: tuple[int, int], names: list[str], runs: bool) -> None:
+    assert Architectures(names).runs(capability) is runs
+
+
+def test_gpus_that_torch_has_no_kernel_for(tmp_path: Path) -> None:
+    before = "driver.ask_torch = lambda: {'architectures': ['sm_75', 'sm_80', 'sm_86']}"
+    old = asked("architectures", "v100x2", tmp_path, "2xV100-32GB", before)
+    assert (old["status"], old["evidence"]) == ("fail", "GPUs 0, 1: torch has no kernel for compute capability 7.0")
+    assert asked("architectures", "a100x8", tmp_path, before=before)["status"] == "pass"
+
+
+def test_a_torch_that_cannot_be_imported_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = driver.architectures(context(ON_GPUS))
+    assert (found.status, found.evidence.split(": ", 1)) == (
+        "unknown",
+        [
+            "torch could not be asked for what it was built",
+            "ImportError: libcudart.so.12: cannot open shared object file",
+        ],
+    )
+    assert driver.torch_build()[0] is not None  # its files still tell its version
+
+
+def test_the_real_torch_answers() -> None:
+    import torch
+
+    found = driver.ask_torch()
+    assert isinstance(found, dict)
+    assert found["cuda"] == torch.version.cuda
+
+
+@pytest.mark.parametrize(
+    ("scenario", "gpus", "status"), [("a100x8", "8xA100-40GB", "pass"), ("v100x2", "2xV100-32GB", "fail")]
+)
+def test_bf16_needs_compute_capability_8(scenario: str, gpus: str, status: str, tmp_path: Path) -> None:
+    before = (
+        "context = selftest.context_for; selftest.context_for = lambda gpus: (lambda c: c.model_copy(update={'plan':"
+        " c.plan.model_copy(update={'precision': 'bf16'})}))(context(gpus))"
+    )
+    assert asked("precision", scenario, tmp_path, gpus, before)["status"] == status
+
+
+def test_another_nccl_than_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "ask_torch", lambda: {"nccl": "2.18.3", "libraries": ["/opt/lib/libnccl.so.2"]})
+    monkeypatch.setattr(driver, "_nccl_wheel", lambda: "2.29.1")
+    found = driver.nccl(context(ON_GPUS))
+    assert (found.status, found.evidence) == (
+        "warn",
+        "NCCL 2.18.3 (/opt/lib/libnccl.so.2) is loaded, the wheel beside torch is 2.29.1",
+    )
+    monkeypatch.setattr(driver, "_nccl_wheel", lambda: "2.18.3")
+    assert driver.nccl(context(ON_GPUS)).status == "pass"
+
+
+def test_cuda_compat_first_on_the_path(tmp_path: Path) -> None:
+    place = tmp_path / "cuda/compat"
+    place.mkdir(parents=True)
+    (place / "libcuda.so.550.54.14").touch()
+    before = f"import os; os.environ['LD_LIBRARY_PATH'] = '{place}:' + os.environ['LD_LIBRARY_PATH']"
+    assert asked("compat", "a100x8", tmp_path, before=before)["status"] == "warn"
+    assert asked("compat", "a100x8", tmp_path)["status"] == "pass"
+
+
+# Xid errors
+
+LOG = """\
+6,1200,5000000,-;NVRM: loading NVIDIA UNIX x86_64 Kernel Module  580.65.06
+3,1201,60000000,-;NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.
+3,1202,61000000,-;NVRM: Xid (PCI:0000:5e:00): 31, pid=1234, name=python3, Ch 00000008, MMU Fault
+3,1203,90000000,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus.
+ SUBSYSTEM=pci
+"""
+
+
+def test_fatal_xids_are_found_once_with_their_age() -> None:
+    """31 is an application's own fault."""
+    assert [str(xid) for xid in xids(LOG, uptime=3690.0)] == [
+        "Xid 79 (GPU has fallen off the bus) at PCI 0000:3b:00, 1.0 h ago"
+    ]
+    assert not FATAL.keys() & {13, 31, 43, 45, 68}
+
+
+@pytest.mark.parametrize(("hours", "status"), [(24, "fail"), (0.0001, "warn")])
+def test_a_recent_xid_fails_and_an_old_one_warns(
+    hours: float, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.launch.conftest import plan_of, spec_of
+
+    monkeypatch.setattr(kernel, "read_log", lambda: LOG)
+    found = kernel.fatal_errors(context(plan_of(spec=spec_of(preflight={"xid_hours": hours}))))
+    assert (found.status, found.values["xids"]) == (status, [79])
+
+
+def test_the_kernel_s_own_log_is_read_or_unknown(tmp_path: Path) -> None:
+    if os.access(kernel.LOG, os.R_OK):
+        assert kernel.read_log()
+    with pytest.raises(OSError, match="No such file"):
+        kernel.read_log(tmp_path / "none")
+
+
+def test_a_log_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse() -> str:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(kernel, "read_log", refuse)
+    found = kernel.fatal_errors(context(ON_GPUS))
+    assert (found.status, found.evidence) == ("unknown", "the kernel's log cannot be read: Operation not permitted")
+    monkeypatch.setattr(kernel, "read_log", lambda: "")
+    assert kernel.fatal_errors(context(ON_GPUS)).status == "unknown"
+
+
+def test_the_simulated_driver_is_part_of_the_package() -> None:
+    """Every file of it is named in pyproject.toml."""
+    named = (ROOT / "pyproject.toml").read_text()
+    files = list((ROOT / "tests/fake_nvml").glob("*.[ch]"))
+    assert files
+    assert all(f'"tests/fake_nvml/{path.name}"' in named for path in files)
