@@ -11,6 +11,7 @@ from launch.errors import DataError, ExitCode, MusterError, PreflightError, Usag
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
+from launch.plan_cli import plan_for, read_given, show_contradictions
 from launch.preflight_cli import Accept, list_checks, show_checks, try_checks
 from launch.terminal import as_error, flush, print_json, say, show
 
@@ -80,6 +81,16 @@ def plan(
             metavar="FILE.svg", help="Draw memory against sequence length for each strategy.", show_default=False
         ),
     ] = None,
+    own: Annotated[
+        list[Path],
+        typer.Option(
+            "--check",
+            metavar="FILE...",
+            help="Compare your own accelerate YAML and DeepSpeed JSON with the spec instead.",
+            show_default=False,
+        ),
+    ] = [],
+    more: Annotated[list[Path], typer.Argument(metavar="[FILE]...", help="More files of --check.", hidden=True)] = [],
     as_json: AsJson = False,
 ) -> None:
     """Show how a spec would run: strategy, batch, memory, throughput, and why."""
@@ -93,13 +104,24 @@ def plan(
             raise UsageError("--gpus and --compare: only one says what to plan for; give all kinds with --compare")
         if plot is not None:
             raise UsageError("--plot and --compare: a picture is of one kind of GPUs; give it with --gpus")
+        if own:
+            raise UsageError("--check and --compare: files are compared with one plan; give its GPUs with --gpus")
         rows = compared(spec, overrides, compare.split(","), _on_nodes(nodes))
         if as_json:
             print_json(rows)
         else:
             console(stderr=False).print(comparison_view(rows))
         return
+    if more and not own:
+        raise UsageError(f"{more[0]}: plan takes one SPEC; files to compare with it come after --check")
     adjust = _on_allocation(allocated_nodes()) if gpus is None and nodes is None else _on_nodes(nodes)
+    if own:
+        if plot is not None:
+            raise UsageError("--check and --plot: the files are compared instead of showing the plan; give one of them")
+        files = read_given([*own, *more])
+        resolved = plan_for(files, lambda change: _resolve(spec, overrides, gpus, change, data=False), adjust)
+        show_contradictions(files, resolved, as_json)
+        return
     resolved = _resolve(spec, overrides, gpus, adjust, data=False)
     for mistake in missing_data(draft(spec, overrides), resolved.spec):  # it may be there on the machine that trains
         say(f"warning: {mistake}")

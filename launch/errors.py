@@ -3,6 +3,7 @@
 MusterError                      exit code
 +-- UsageError                    2   wrong command line, spec or run directory
 |   +-- SpecError                 2   the spec's mistakes, all of them, with file:line:column
+|   +-- ContradictionError        2   configuration files that are not what the spec says, likewise
 |   +-- ConflictError             2   values of a spec that cannot be planned together
 +-- PreflightError                3   a check says that this run cannot work here
 |   +-- DeviceError               3   fewer devices than a spec asks for
@@ -78,6 +79,10 @@ class _Mistakes(MusterError):
 
 class SpecError(_Mistakes, UsageError):
     """All mistakes of one spec."""
+
+
+class ContradictionError(_Mistakes, UsageError):
+    """All that somebody's own configuration files and a plan disagree about."""
 
 
 class DataError(_Mistakes):

@@ -14,6 +14,7 @@ import yaml
 
 from launch.plan import Plan
 from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
+from launch.spec import Path as KeyPath
 
 SHARED: tuple[Strategy, ...] = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 AUTO = "auto"
@@ -33,7 +34,7 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
     offload, stage = strategy in OFFLOADS, ZERO_STAGES[strategy]
     hidden = plan.architecture.hidden_size if plan else 0
     zero: dict[str, Any] = {"stage": stage}
-    if stage > 1:  # stage 1 ignores both
+    if stage > 1:  # stage 1 reduces once a step: there is nothing to overlap
         zero |= {"overlap_comm": True, "contiguous_gradients": True}
     zero["reduce_bucket_size"] = hidden**2 if plan else AUTO
     if offload:
@@ -62,32 +63,32 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
     return config
 
 
-def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list[str]]:
+def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], list[tuple[KeyPath, str]]]:
     """Somebody's DeepSpeed JSON with each "auto" filled in from the plan, and what in it contradicts the plan."""
     resolved = deepspeed_config(plan.strategy, plan)
-    contradictions: list[str] = []
-    if "optimizer" in given or "scheduler" in given:
-        contradictions.append(
-            "optimizer and scheduler blocks override the spec in silence: remove them, training.optimizer decides"
-        )
+    contradictions: list[tuple[KeyPath, str]] = [
+        ((key,), f"a block that overrides {setting} in silence: remove it")
+        for key, setting in (("optimizer", "training.optimizer"), ("scheduler", "training.lr_scheduler"))
+        if key in given
+    ]
 
-    def fill(value: Any, ours: Any, path: str) -> Any:
+    def fill(value: Any, ours: Any, path: KeyPath) -> Any:
         if isinstance(value, dict):
             return {
-                key: fill(item, ours.get(key) if isinstance(ours, dict) else None, f"{path}.{key}" if path else key)
+                key: fill(item, ours.get(key) if isinstance(ours, dict) else None, (*path, key))
                 for key, item in value.items()
             }
         if isinstance(value, list):
-            return [fill(item, None, f"{path}[{index}]") for index, item in enumerate(value)]
+            return [fill(item, None, (*path, str(index))) for index, item in enumerate(value)]
         if value == AUTO:
             if ours is None:
-                contradictions.append(f'{path}: "auto", but the plan has no value for it; remove it')
+                contradictions.append((path, '"auto", but the plan has no value for it; remove it'))
             return ours
-        if path.split(".")[0] in DECIDED and ours is not None and value != ours:
-            contradictions.append(f"{path}: the file says {json.dumps(value)}, the plan says {json.dumps(ours)}")
+        if path[0] in DECIDED and ours is not None and value != ours:
+            contradictions.append((path, f"the file says {json.dumps(value)}, the plan says {json.dumps(ours)}"))
         return value
 
-    completed = fill({key: value for key, value in given.items() if key != "comment"}, resolved, "")
+    completed = fill({key: value for key, value in given.items() if key != "comment"}, resolved, ())
     return {**{key: resolved[key] for key in DECIDED}, **completed}, contradictions
 
 

@@ -189,7 +189,8 @@ def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
         )
     completed, contradictions = complete_deepspeed(read_deepspeed(place.deepspeed_file), plan)
     if contradictions:
-        raise UsageError("\n".join(f"{place.deepspeed_file}: {line}" for line in contradictions))
+        lines = [f"{place.deepspeed_file}: {'.'.join(path)}: {problem}" for path, problem in contradictions]
+        raise UsageError("\n".join(lines))
     return completed
 
 

@@ -117,9 +117,9 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     """What an engine keeps for communication, and the weights that it gathers to compute with.
 
     DDP's buckets hold every gradient once more. ZeRO's bucket is hidden_size^2 elements, two with overlap_comm, which
-    stage 1 ignores (render.py). ZeRO-3 gathers a block and prefetches 0.9 hidden_size^2 elements, beside embeddings or
-    the output head; FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays whole
-    from the first forward pass on.
+    is off at stage 1 (render.py). ZeRO-3 gathers a block and prefetches 0.9 hidden_size^2 elements, beside embeddings
+    or the output head; FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays
+    whole from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
     block = architecture.linear_parameters // architecture.layers

@@ -210,7 +210,8 @@ def test_each_auto_of_a_shipped_file_is_filled_in_from_the_plan(strategy: Strate
 
 
 def completed(given: dict[str, Any], strategy: Strategy = "zero3") -> tuple[dict[str, Any], list[str]]:
-    return complete_deepspeed(given, plan_with(strategy))
+    filled, contradictions = complete_deepspeed(given, plan_with(strategy))
+    return filled, [f"{'.'.join(path)}: {problem}" for path, problem in contradictions]
 
 
 def test_what_the_plan_decides_is_added_and_what_it_does_not_stays() -> None:
@@ -245,8 +246,9 @@ def test_numbers_that_contradict_the_plan() -> None:
 
 @pytest.mark.parametrize("block", ["optimizer", "scheduler"])
 def test_a_block_that_would_override_the_spec(block: str) -> None:
+    setting = {"optimizer": "training.optimizer", "scheduler": "training.lr_scheduler"}[block]
     assert completed({block: {"type": "AdamW"}})[1] == [
-        "optimizer and scheduler blocks override the spec in silence: remove them, training.optimizer decides"
+        f"{block}: a block that overrides {setting} in silence: remove it"
     ]
 
 

@@ -1,0 +1,133 @@
+"""A configuration file that somebody wrote: its values, and where each of them stands."""
+
+import difflib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path as FilePath
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from launch.errors import Mistake, SpecError, UsageError
+from launch.located import Located, locate
+from launch.spec import Path
+from launch.wording import first_line
+
+Kind = Literal["contradiction", "dead", "unknown", "wrong", "costly"]
+
+
+class Problem(NamedTuple):
+    file: str
+    line: int
+    column: int
+    key: str
+    """Dotted, such as `zero_optimization.stage`."""
+    kind: Kind
+    """`contradiction` with the plan or another file, `dead` where nothing reads it, `unknown` to the library, `wrong`
+    by itself, `costly` where it runs and wastes memory."""
+    problem: str
+
+    @property
+    def mistake(self) -> Mistake:
+        return Mistake(self.file, self.line, self.column, f"{self.key}: {self.problem}")
+
+
+class Given(NamedTuple):
+    file: str
+    kind: Literal["accelerate", "deepspeed"]
+    values: dict[str, Any]
+    located: Located
+
+    def get(self, *path: str, default: Any = None) -> Any:
+        """The value at a path of keys; `default` where one of them is not there."""
+        found: Any = self.values
+        for key in path:
+            if not isinstance(found, dict) or key not in found:
+                return default
+            found = found[key]
+        return found
+
+    def has(self, *path: str) -> bool:
+        return self.get(*path, default=self) is not self
+
+    def says(self, path: Path, kind: Kind, problem: str) -> Problem:
+        """A problem with the value at a path, or, where it is not there, with the section around it."""
+        return Problem(*self.located.at(path, key=True), ".".join(path), kind, problem)
+
+    def leaves(self) -> Iterator[tuple[Path, Any]]:
+        """Every value that is no section, with its path."""
+        yield from _leaves(self.values, ())
+
+
+def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    if isinstance(value, dict) and (value or not path):
+        for key, item in value.items():
+            yield from _leaves(item, (*path, str(key)))
+    else:
+        yield path, value
+
+
+def nearest(key: str, known: Collection[str]) -> str:
+    """The end of a message about a key that nobody knows."""
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def given(file: str) -> Given:
+    """Raises UsageError for a file that cannot be read or is neither kind."""
+    try:
+        text = FilePath(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if text.startswith("\ufeff"):
+        raise UsageError(f"{file}: begins with a byte order mark, which no JSON may; save it as plain UTF-8")
+    values, located = _json(text, file) if text.lstrip().startswith("{") else _yaml(text, file)
+    if {"distributed_type", "compute_environment"} & values.keys():
+        return Given(file, "accelerate", values, located)
+    if {"zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu"} & values.keys():
+        return Given(file, "deepspeed", values, located)
+    raise UsageError(
+        f"{file}: neither an accelerate config, which has distributed_type, nor a DeepSpeed config, which has"
+        " zero_optimization or train_batch_size"
+    )
+
+
+def _json(text: str, file: str) -> tuple[dict[str, Any], Located]:
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"{file}: {twice} is given twice in one object; keep one")
+        return dict(pairs)
+
+    try:
+        values = json.loads(text, object_pairs_hook=mapping)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise UsageError(f"{file}: not JSON that can be read: it nests without end") from None
+    try:
+        return values, locate(text.replace("\t", " "), file, [])  # JSON is YAML, but for tabs between its values
+    except SpecError:  # and for a line's end before a colon: then no place is known but the file's
+        return values, Located(file, places={(): (file, 1, 1)}, keys={(): (file, 1, 1)})
+
+
+def _yaml(text: str, file: str) -> tuple[dict[str, Any], Located]:
+    """Values as accelerate reads them, in YAML 1.1: there `yes` is true."""
+    located = _places(text, file)
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{file}: not YAML: {first_line(error)}") from None
+    if located.mistakes:
+        raise SpecError(located.mistakes)
+    return {str(key): value for key, value in values.items()}, located
+
+
+def _places(text: str, file: str) -> Located:
+    try:
+        return locate(text, file, [])
+    except SpecError as error:
+        mistake = error.mistakes[0]
+        why = mistake.message if mistake.message.startswith("not YAML") else "is no mapping of keys to values"
+        raise UsageError(str(Mistake(mistake.origin, mistake.line, mistake.column, why))) from None
