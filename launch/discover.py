@@ -17,6 +17,7 @@ from launch.spec import ClusterSpec
 from launch.versions import PACKAGES
 from launch.wording import plural
 
+INFINIBAND = Path("/sys/class/infiniband")
 # A driver that is loaded for each process, without persistence, takes a second or two for a GPU.
 DRIVER_SECONDS = 30.0
 
@@ -129,7 +130,7 @@ def _left(folder: Path, limit: str, used: str, given_back: str) -> int:
 
 def infiniband() -> list[Path]:
     """Ports of this machine's InfiniBand adapters; RoCE ports, which are Ethernet, are left out."""
-    ports = sorted(Path("/sys/class/infiniband").glob("*/ports/*"))
+    ports = sorted(INFINIBAND.glob("*/ports/*"))
     return [port for port in ports if _text(port / "link_layer") == "InfiniBand"]
 
 

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from launch.errors import ExitCode
+from launch.preflight.reference import reference as checks
 from launch.reference import reference
 from tests.conftest import ROOT, muster
+
+
+def test_the_page_of_the_checks_comes_from_their_registry() -> None:
+    page = (ROOT / "docs/preflight.md").read_text()
+    assert page == checks(), "run: python -m launch.preflight.reference > docs/preflight.md"
 
 
 def test_the_reference_of_the_spec_comes_from_its_types() -> None:

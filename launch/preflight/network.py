@@ -16,7 +16,6 @@ SLOW = {
     "NCCL_P2P_DISABLE": "GPUs then exchange through the host's memory",
     "NCCL_SHM_DISABLE": "GPUs then exchange through the network",
     "NCCL_IB_DISABLE": "nodes then exchange over TCP",
-    "NCCL_NVLS_ENABLE": "",
 }
 INTERFACES = "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"
 
@@ -27,7 +26,7 @@ def nccl_environment(context: Context) -> Finding:
     found = [
         f"{name}={value}: {why}"
         for name, why in SLOW.items()
-        if why and (value := os.environ.get(name, "0")) not in ("", "0") and (several or name != "NCCL_IB_DISABLE")
+        if (value := os.environ.get(name, "0")) not in ("", "0") and (several or name != "NCCL_IB_DISABLE")
     ]
     here = [name for _, name in socket.if_nameindex()]
     missing = [

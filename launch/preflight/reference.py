@@ -1,0 +1,67 @@
+"""docs/preflight.md, made from the checks and from what their simulated machines are expected to show.
+
+python -m launch.preflight.reference > docs/preflight.md
+"""
+
+from launch.preflight.check import Check
+from launch.preflight.registry import LISTED
+from launch.preflight.result import Status
+from launch.preflight.selftest import MACHINES, NO_DRIVER
+
+HEAD = """\
+# Preflight
+
+`muster preflight SPEC` answers before anything is spent: can exactly this run work here? `muster run` asks the same,
+and a check that fails stops it with exit code 3. What could not be read is `unknown` and never passes; what does not
+concern the run is `skipped` with the reason. Each check runs in a process of its own with a deadline of its own: a
+mount or a driver that hangs costs one answer and holds up none of the others.
+
+    muster preflight SPEC --accept CHECK   # go on although this check fails, as preflight.accept in the spec
+    muster preflight SPEC --json           # {status, verdict, checks: [{name, family, status, evidence, fix, ...}]}
+    muster preflight SPEC --html FILE      # the same as a page that needs nothing else
+    muster preflight --list                # the table below
+    muster preflight --selftest            # the checks of GPUs on simulated machines, healthy and faulty
+
+Thresholds are keys of the spec's `preflight` section ([spec.md](spec.md)). Written by `python -m
+launch.preflight.reference`.
+"""
+
+MACHINES_HEAD = """
+## Seen to fail
+
+`muster preflight --selftest` loads a library with the driver's own binary interface (`tests/fake_nvml`; it needs a C
+compiler) and tries the checks of GPUs on each of these machines. They must find what is wrong there and nothing else.
+On the machines without a driver that answers, every check of GPUs is unknown beside `driver`.
+
+| machine | found |
+| --- | --- |
+"""
+
+
+def reference() -> str:
+    families = list(dict.fromkeys(check.family for check in LISTED))
+    return HEAD + "".join(_family(family) for family in families) + MACHINES_HEAD + "".join(map(_machine, MACHINES))
+
+
+def _family(family: str) -> str:
+    rows = "".join(_row(check) for check in LISTED if check.family == family)
+    return f"\n## {family}\n\n| check | finds | threshold |\n| --- | --- | --- |\n{rows}"
+
+
+def _row(check: Check) -> str:
+    return f"| `{check.name}` | {check.finds} | {check.threshold} |\n"
+
+
+def _machine(name: str) -> str:
+    found = dict(MACHINES[name].found)
+    if found == NO_DRIVER:
+        found = {"driver": found["driver"]}
+    same: dict[Status, list[str]] = {}
+    for check, status in found.items():
+        same.setdefault(status, []).append(f"`{check}`")
+    told = "; ".join(f"{status}: {', '.join(checks)}" for status, checks in same.items())
+    return f"| {name} | {told or 'nothing'} |\n"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
