@@ -200,6 +200,12 @@ class PreflightSpec(Section):
     """Uncorrected memory errors of a GPU, since its driver was loaded, that are still fine."""
     xid_hours: Annotated[float, Field(gt=0)] = 24
     """A fatal Xid error in the kernel's log fails a GPU for so long; an older one warns."""
+    clock_skew_seconds: Annotated[float, Field(gt=0)] = 30
+    """Nodes' clocks that differ by more fail; by more than a second they warn."""
+    allreduce_seconds: Annotated[float, Field(gt=0)] = 60
+    """Seconds in which all ranks of several nodes must have met and added up a tensor."""
+    allreduce_gbps: Annotated[float, Field(gt=0)] | None = None
+    """Gigabytes per second (bus bandwidth) that this must reach; by default it is told, not judged."""
 
 
 class RunSpec(Section):

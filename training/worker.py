@@ -115,6 +115,10 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     attempt = run.attempt(number)
     if worker.attempt is None:
         worker.begin(attempt)
+    if plan.topology.nodes > 1:
+        from training.fleet import meet
+
+        meet(plan, run, control, place)
     if place.rank == 0 and arguments.attempt is None:
         write_json(attempt.plan, plan.model_dump(mode="json"))
     if data is None:

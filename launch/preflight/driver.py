@@ -172,7 +172,7 @@ def nccl(context: Context) -> Finding:
     if "nccl" not in asked:
         return unknown("this torch has no NCCL", "install a CUDA build of torch")
     mapped = [path for path in asked["libraries"] if "nccl" in path]
-    wheel = _nccl_wheel()
+    wheel = nccl_wheel()
     told = f"NCCL {asked['nccl']}{f' ({mapped[0]})' if mapped else ''}"
     if wheel and release(wheel) != release(asked["nccl"]):
         fix = "unset what puts another one first: LD_LIBRARY_PATH, LD_PRELOAD"
@@ -180,7 +180,7 @@ def nccl(context: Context) -> Finding:
     return passed(told, **asked)
 
 
-def _nccl_wheel() -> str | None:
+def nccl_wheel() -> str | None:
     for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
         try:
             return version(name)

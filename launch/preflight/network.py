@@ -101,8 +101,19 @@ def port(context: Context) -> Finding:
         return failed(f"MASTER_PORT {asked}: {why}", "unset MASTER_PORT: a free one is chosen")
 
 
+def _launched() -> bool:
+    """Whether torchrun has started this process: then its address and port are taken, by its own store."""
+    return "RANK" in os.environ
+
+
 def on_several_ranks(context: Context) -> str | None:
+    if _launched():
+        return "the launcher holds the port"
     return None if context.plan.world_size > 1 else "one process"
+
+
+def on_nodes_to_meet(context: Context) -> str | None:
+    return on_several_nodes(context) or ("the launcher has named an address" if _launched() else None)
 
 
 CHECKS = (
@@ -113,7 +124,7 @@ CHECKS = (
     Check("port", "network", "a port that is taken", "it can be bound", port, on_several_ranks),
     Check(
         "host-name", "network", "a name of this node that others cannot reach", "not a loopback address", interface,
-        on_several_nodes,
+        on_nodes_to_meet,
     ),
     Check(
         "infiniband", "network", "an InfiniBand port that is down or slow", "all ACTIVE, at one rate", infiniband,

@@ -1,6 +1,8 @@
 """What a check sees and what it says."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -110,6 +112,14 @@ def document(results: Sequence[Result], place: str) -> dict[str, Any]:
         "status": verdict(results), "verdict": sentence(results, place),
         "checks": [result.model_dump() for result in results],
     }  # fmt: skip
+
+
+def read_document(path: Path) -> list[Result]:
+    """The results of a preflight.json; none where there is no such file that can be read."""
+    try:
+        return [Result.model_validate(each) for each in json.loads(path.read_text(encoding="utf-8"))["checks"]]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def problem(results: Sequence[Result]) -> PreflightError | None:

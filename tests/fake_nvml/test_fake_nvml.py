@@ -21,7 +21,7 @@ from tests.conftest import Finished, command
 from tests.fake_nvml import HERE, SCENARIOS, FakeNvmlError
 
 MIB, GIB = 2**20, 2**30
-BY_THEMSELVES = {"slow-answers", "blocks-for-ever", "old-driver-missing-functions"}
+BY_THEMSELVES = {"slow-answers", "blocks-for-ever", "blocks-on-ecc", "old-driver-missing-functions"}
 """Scenarios that take long, or that need a library of their own."""
 START = "from pynvml import *\nnvmlInit()\ngpu = nvmlDeviceGetHandleByIndex(0)\n"
 
@@ -252,6 +252,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "foreign-process": {
         **process(1, 23456), **memory(2, 81559 - 551 - 23456, 23456, 551), "gpus.2.UtilizationRates.gpu": 97,
     },
+    "foreign-process-full": {**process(1, 78000), **memory(2, 81559 - 551 - 78000, 78000, 551)},
     "foreign-process-dead-pid": {**process(4194399, 23456), **memory(2, 81559 - 551 - 23456, 23456, 551)},
     "small-memory-free": memory(0, 3072, 81559 - 551 - 3072, 551),
     "nvlink-down": {
@@ -301,7 +302,7 @@ def test_nvml_that_cannot_start_says_why_and_still_names_its_version(readings: d
 
 
 def test_every_scenario_is_tested_here() -> None:
-    elsewhere = {"gpus-missing", "gpu-lost-mid-query", "changing-values", "process-ends"}
+    elsewhere = {"gpus-missing", "gpu-lost", "gpu-lost-mid-query", "changing-values", "process-ends"}
     assert {*HEALTHY, *FAULTS, *INIT_ERRORS, *BY_THEMSELVES, *elsewhere} == set(fake_nvml.names())
 
 
@@ -453,7 +454,7 @@ def test_each_gpu_walks_through_a_list_by_itself(child: Callable[..., Any]) -> N
 def test_processes_come_and_go(child: Callable[..., Any]) -> None:
     """pynvml asks twice for each list, for its length and for its entries; that is one question."""
     code = "for _ in range(3): print([[p.pid, p.usedGpuMemory] for p in nvmlDeviceGetComputeRunningProcesses(gpu)])\n"
-    assert child(code, "process-ends") == [[[1, 6 * GIB]], [], []]
+    assert child(code, "process-ends") == [[[1, GIB]], [], []]
 
 
 def test_processes_have_names_unless_they_are_dead(child: Callable[..., Any]) -> None:

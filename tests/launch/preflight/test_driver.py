@@ -153,13 +153,13 @@ def test_bf16_needs_compute_capability_8(scenario: str, gpus: str, status: str, 
 
 def test_another_nccl_than_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "ask_torch", lambda: {"nccl": "2.18.3", "libraries": ["/opt/lib/libnccl.so.2"]})
-    monkeypatch.setattr(driver, "_nccl_wheel", lambda: "2.29.1")
+    monkeypatch.setattr(driver, "nccl_wheel", lambda: "2.29.1")
     found = driver.nccl(context(ON_GPUS))
     assert (found.status, found.evidence) == (
         "warn",
         "NCCL 2.18.3 (/opt/lib/libnccl.so.2) is loaded, the wheel beside torch is 2.29.1",
     )
-    monkeypatch.setattr(driver, "_nccl_wheel", lambda: "2.18.3")
+    monkeypatch.setattr(driver, "nccl_wheel", lambda: "2.18.3")
     assert driver.nccl(context(ON_GPUS)).status == "pass"
 
 

@@ -1,0 +1,135 @@
+"""Several nodes as one machine: what each of them says of itself, compared. Pure.
+
+A node's fingerprint is what has to be the same everywhere (fingerprint.py reads it); the odd node out is named.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.preflight.check import Check, on_several_nodes
+from launch.preflight.result import Context, Finding, Result, Status
+from launch.wording import plural
+
+# What training would do differently, and what only an administrator wants to know of.
+DECISIVE = ("torch", "torch CUDA", "NCCL", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "GPUs")
+SKEW_WARNS = 1.0  # seconds: logs of several nodes can then no longer be put in order
+
+
+class NodeReport(BaseModel):
+    """What one node says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    fingerprint: dict[str, str]
+    """Its driver, packages, GPUs, limits, by name."""
+    clock: float
+    """Seconds since 1970, read by all nodes at one moment."""
+    sees_directory: bool
+    """Whether it finds in the run directory what rank 0 has just put there."""
+
+
+def fleet_results(reports: Sequence[NodeReport], skew_seconds: float) -> list[Result]:
+    """What can be said of all nodes together. `skew_seconds` is how far clocks may be apart."""
+    return [_alike(reports), _clocks(reports, skew_seconds), _directory(reports)]
+
+
+def answered(seconds: float, gigabytes: float, least: float | None) -> Result:
+    """Of the first all-reduce of the real group: its seconds, and its bus bandwidth in GB/s."""
+    evidence = f"all ranks met; all-reduce at {gigabytes:.2f} GB/s, {1000 * seconds:.1f} ms"
+    if least is not None and gigabytes < least:
+        fix = "see the checks infiniband and nccl-environment of each node, and NCCL_DEBUG=INFO"
+        return _result("fleet-answers", "fail", f"{evidence}, {least:g} GB/s asked for", fix, gbps=gigabytes)
+    return _result("fleet-answers", "pass", evidence, gbps=gigabytes)
+
+
+def odd_ones(fingerprints: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
+    """By node, the fields in which it differs from most: (its value, theirs). A tie goes to the value of the first."""
+    fields = dict.fromkeys(name for fingerprint in fingerprints.values() for name in fingerprint)
+    odd: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for name in fields:
+        values = {node: fingerprint.get(name, "missing") for node, fingerprint in fingerprints.items()}
+        usual = Counter(values.values()).most_common(1)[0][0]
+        for node, value in values.items():
+            if value != usual:
+                odd[node][name] = (value, usual)
+    return dict(odd)
+
+
+def _alike(reports: Sequence[NodeReport]) -> Result:
+    odd = odd_ones({report.node: report.fingerprint for report in reports})
+    if not odd:
+        return _result("fleet-alike", "pass", f"{plural(len(reports), 'node')} alike")
+    decisive = any(field in DECISIVE for fields in odd.values() for field in fields)
+    # Nodes that differ in the same way are told together.
+    same: dict[str, list[str]] = defaultdict(list)
+    for node, fields in odd.items():
+        told = ", ".join(f"{field} {value} (others {usual})" for field, (value, usual) in fields.items())
+        same[told].append(node)
+    evidence = "; ".join(f"{_nodes(nodes)}: {told}" for told, nodes in same.items())
+    fix = "make them alike (one environment on shared storage, one image), or leave the odd node out"
+    return _result("fleet-alike", "fail" if decisive else "warn", evidence, fix)
+
+
+def _clocks(reports: Sequence[NodeReport], most: float) -> Result:
+    middle = sorted(report.clock for report in reports)[len(reports) // 2]
+    off = {report.node: report.clock - middle for report in reports if abs(report.clock - middle) > SKEW_WARNS}
+    if not off:
+        return _result("fleet-clock", "pass", f"clocks within {SKEW_WARNS:g} s")
+    status: Status = "fail" if any(abs(seconds) > most for seconds in off.values()) else "warn"
+    evidence = ", ".join(f"{node} is {seconds:+.1f} s off" for node, seconds in off.items())
+    return _result("fleet-clock", status, evidence, "start chrony or ntpd there")
+
+
+def _directory(reports: Sequence[NodeReport]) -> Result:
+    blind = [report.node for report in reports if not report.sees_directory]
+    if not blind:
+        return _result("fleet-directory", "pass", f"{plural(len(reports), 'node')} share the run directory")
+    fix = "choose a --run-dir on storage that every node mounts"
+    return _result("fleet-directory", "fail", f"{_nodes(blind)}: does not see the run directory", fix)
+
+
+def _nodes(names: Sequence[str]) -> str:
+    """A few by name, many by number: a thousand nodes do not make a thousand rows."""
+    shown = ", ".join(sorted(names)[:5])
+    return f"{shown} and {len(names) - 5:,} more" if len(names) > 5 else shown
+
+
+def _result(name: str, status: Status, evidence: str, fix: str = "", **values: Any) -> Result:
+    check = _BY_NAME[name]
+    return Result(
+        name=name, family=check.family, status=status, evidence=evidence, fix=fix, threshold=check.threshold,
+        values=values,
+    )  # fmt: skip
+
+
+def _waits(context: Context) -> str | None:
+    return on_several_nodes(context) or "compared by the workers, as soon as all nodes have started"
+
+
+def _not_run(context: Context) -> Finding:
+    raise AssertionError("skipped by _waits")
+
+
+CHECKS = (
+    Check(
+        "fleet-answers", "network", "a node that does not answer, or a group of ranks that is slow",
+        "all within preflight.allreduce_seconds; preflight.allreduce_gbps where it is given", _not_run, _waits,
+    ),
+    Check(
+        "fleet-alike", "software", "a node that differs from the others",
+        "packages, NCCL and GPUs fail; driver, kernel and limits warn", _not_run, _waits,
+    ),
+    Check(
+        "fleet-clock", "node", "nodes whose clocks differ",
+        f"{SKEW_WARNS:g} s warns, preflight.clock_skew_seconds fails", _not_run, _waits,
+    ),
+    Check(
+        "fleet-directory", "storage", "a run directory that a node does not share",
+        "each node finds a file that rank 0 has just written", _not_run, _waits,
+    ),
+)  # fmt: skip
+_BY_NAME = {check.name: check for check in CHECKS}
