@@ -52,24 +52,28 @@ def together(calls: Sequence[tuple[Callable[[], T], float]]) -> list[tuple[T | B
     began, started = time.monotonic(), list[int]()
     answers: list[tuple[T | BaseException, float] | None] = [None] * len(calls)
     with selectors.DefaultSelector() as selector:
-        for number, (function, _) in enumerate(calls):
-            reader, pid = _fork(function)
-            started.append(pid)
-            selector.register(reader, selectors.EVENT_READ, (number, pid, bytearray()))
-        while selector.get_map():
-            first = min(calls[key.data[0]][1] for key in selector.get_map().values())
-            for key, _ in selector.select(max(0.0, began + first - time.monotonic())):
-                number, pid, held = key.data
-                block = os.read(key.fd, 1 << 16)
-                held += block
-                if not block:
-                    answers[number] = (_answer(bytes(held)), time.monotonic() - began)
-                    _end(selector, key)
+        try:
+            for number, (function, _) in enumerate(calls):
+                reader, pid = _fork(function)
+                started.append(pid)
+                selector.register(reader, selectors.EVENT_READ, (number, pid, bytearray()))
+            while selector.get_map():
+                first = min(calls[key.data[0]][1] for key in selector.get_map().values())
+                for key, _ in selector.select(max(0.0, began + first - time.monotonic())):
+                    number, _, held = key.data
+                    block = os.read(key.fd, 1 << 16)
+                    held += block
+                    if not block:
+                        answers[number] = (_answer(bytes(held)), time.monotonic() - began)
+                        _end(selector, key)
+                for key in list(selector.get_map().values()):
+                    if time.monotonic() - began >= calls[key.data[0]][1]:
+                        answers[key.data[0]] = (OverdueError(), time.monotonic() - began)
+                        _end(selector, key)
+        finally:  # Ctrl-C reaches this process alone
             for key in list(selector.get_map().values()):
-                if time.monotonic() - began >= calls[key.data[0]][1]:
-                    answers[key.data[0]] = (OverdueError(), time.monotonic() - began)
-                    _end(selector, key)
-    _reap(started)
+                _end(selector, key)
+            _reap(started)
     return [answer for answer in answers if answer is not None]
 
 
@@ -84,6 +88,7 @@ def within(seconds: float, function: Callable[[], T]) -> T:
 def _fork(function: Callable[[], Any]) -> tuple[int, int]:
     """(the end of a pipe that its pickled answer comes out of, its process)."""
     reader, writer = os.pipe()
+    parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -93,6 +98,8 @@ def _fork(function: Callable[[], Any]) -> tuple[int, int]:
     try:
         os.setsid()  # so that it is killed with what it has started
         die_with_parent()
+        if os.getppid() != parent:  # it ended before that was asked for
+            os._exit(1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         try:
@@ -115,8 +122,10 @@ def _pickled_error(error: BaseException) -> bytes:
 def _answer(held: bytes) -> Any:
     try:
         return pickle.loads(held)  # noqa: S301 - written by our own fork
-    except (EOFError, pickle.UnpicklingError):
+    except EOFError:
         return RuntimeError("its process ended without an answer")
+    except Exception as error:  # noqa: BLE001 - whatever an answer that was cut short makes of pickle
+        return RuntimeError(f"its answer cannot be read: {type(error).__name__}: {error}")
 
 
 def _end(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:

@@ -7,6 +7,8 @@ from launch.preflight.result import Context, Family, Finding
 
 # Seconds for a check that reads files and calls that answer at once on a healthy machine.
 DEADLINE = 5.0
+# And for one that asks the driver: without persistence it is loaded for each process anew, a second or two for a GPU.
+DRIVER = 15.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
-from launch.preflight.check import Check, on_gpus
+from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.versions import release
@@ -75,17 +75,26 @@ def loaded(context: Context) -> Finding:
             installed, supported = str(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlSystemGetCudaDriverVersion()
     except NoDriverError as error:
         return _no_driver(error)
-    told = f"driver {installed}, up to CUDA {supported // 1000}.{supported % 1000 // 10}"
+    told = f"driver {installed}, up to CUDA {newest_of(supported)}"
     name, cuda = torch_build()
     values = {"driver": installed, "cuda_driver": supported, "torch": name, "torch_cuda": cuda}
     wrong = judge_driver(installed, cuda or OLDEST)
     if wrong is None:
         return passed(f"{told}; torch is built for CUDA {cuda}" if cuda else told, **values)
     status, why = wrong
-    newest = f"{supported // 1000}.{supported % 1000 // 10}"
+    if status == "fail" and cuda and release(newest_of(supported)) >= release(cuda):
+        # cuda-compat, as NVIDIA's images bring it, runs a newer CUDA on an older driver of a data centre GPU.
+        fix = "see the check cuda-compat; a newer driver is safer"
+        return warned(f"{why}; a compatibility library runs CUDA up to {newest_of(supported)} here", fix, **values)
+    newest = newest_of(supported)
     older = f", or install a torch built for CUDA {newest} or lower" if release(newest) >= release(OLDEST) else ""
     fix = f"upgrade the driver{older}"
     return Finding(status=status, evidence=why, fix=fix, values=values)  # type: ignore[arg-type]
+
+
+def newest_of(supported: int) -> str:
+    """The CUDA version of NVML's number: 12040 is 12.4."""
+    return f"{supported // 1000}.{supported % 1000 // 10}"
 
 
 def _no_driver(error: NoDriverError) -> Finding:
@@ -227,7 +236,7 @@ CHECKS = (
     Check(
         "driver", "driver", "no driver that answers, or one too old for torch's CUDA",
         "fails below 450.80.02 (CUDA 11), 525.60.13 (12), 580.65.06 (13), warns below the toolkit's own (NVIDIA, CUDA"
-        " Compatibility; CUDA Toolkit Release Notes, table 3)", loaded, on_gpus,
+        " Compatibility; CUDA Toolkit Release Notes, table 3)", loaded, on_gpus, DRIVER,
     ),
     Check("torch-build", "driver", "a torch that is built for the CPU", "torch/version.py", build, on_gpus),
     Check(
@@ -237,11 +246,11 @@ CHECKS = (
     ),
     Check(
         "precision", "driver", "GPUs without the plan's type", "bf16 from compute capability 8.0, fp8 from 8.9",
-        asking(precision), on_gpus,
+        asking(precision), on_gpus, DRIVER,
     ),
     Check("nccl", "driver", "another NCCL than torch's own", "the wheel's version", nccl, on_gpus, ASK_SECONDS + 5),
     Check(
         "cuda-compat", "driver", "a compatibility library where it does not serve", "libcuda in LD_LIBRARY_PATH",
-        asking(compat), on_gpus,
+        asking(compat), on_gpus, DRIVER,
     ),
 )  # fmt: skip

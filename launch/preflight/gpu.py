@@ -9,8 +9,8 @@ from ctypes import byref
 from pathlib import Path
 from typing import Any
 
-from launch.preflight.check import Check, on_gpus, on_several_gpus
-from launch.preflight.nvml import RESET, Reading, Unread, asking, driver, judge, named, planned, read
+from launch.preflight.check import DRIVER, Check, on_gpus, on_several_gpus
+from launch.preflight.nvml import RESET, Unread, asking, driver, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.wording import amount, plural
 
@@ -26,7 +26,8 @@ RECOVERY = {
 }  # fmt: skip
 LEAVING = 1.0  # seconds that the driver may need to take leave of a process
 COMPUTE_MODES = {1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
-P2P_READ, P2P_STATUS_OK = 0, 0
+# nvml.h; pynvml's own constant of the first is a tuple.
+P2P_READ, P2P_STATUS_OK, FABRIC_COMPLETED = 0, 0, 3
 CLEAN = "see nvidia-smi -q -d ECC,ROW_REMAPPER,PAGE_RETIREMENT, drain the node and reset the GPU"
 
 
@@ -39,7 +40,7 @@ def count(context: Context) -> Finding:
         there = nvml.nvmlDeviceGetCount()
     lost = {index: name.why for index, name in names.items() if isinstance(name, Unread)}
     kinds = sorted({name for name in names.values() if isinstance(name, str)})
-    told = f"{plural(len(found), 'GPU')} can be used of {there}, {wanted} planned: {', '.join(kinds) or 'none'}"
+    told = f"{len(found)} of {wanted} planned GPUs are there, the driver has {there}: {', '.join(kinds) or 'none'}"
     if lost:
         why = next(iter(lost.values()))
         return failed(f"{named(list(lost))} cannot be reached: {why}", RESET, gpus=_named(names))
@@ -143,53 +144,65 @@ def pcie(context: Context) -> Finding:
 
 
 def nvlink(context: Context) -> Finding:
-    def links(nvml: Any, handle: Any) -> list[int]:
-        """Whether each link is up; those that the GPU does not have are left out."""
-        found = []
+    """Links that are down on some GPUs and up on others of the same kind.
+
+    Links that lead nowhere are down on healthy machines: of V100s on smaller boards, of cards without a bridge.
+    """
+
+    def down(nvml: Any, handle: Any) -> dict[str, Any]:
+        """Its kind, and the numbers of links that are up and down; those that it does not have are left out."""
+        up: dict[int, bool] = {}
         for link in range(nvml.NVML_NVLINK_MAX_LINKS):
-            try:
-                found.append(int(nvml.nvmlDeviceGetNvLinkState(handle, link)))
-            except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
-                continue
-        if not found:
+            with contextlib.suppress(nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
+                up[link] = bool(nvml.nvmlDeviceGetNvLinkState(handle, link))
+        if not up:
             raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
-        return found
+        links = {state: [link for link, is_up in up.items() if is_up is state] for state in (True, False)}
+        return {"kind": nvml.nvmlDeviceGetName(handle), "up": links[True], "down": links[False]}
 
-    def wrong(up: list[int]) -> str | None:
-        down = [number for number, state in enumerate(up) if not state]
-        return f"NVLink {', '.join(map(str, down))} down" if down else None
+    readings = read(context, down)
+    found = [r.value for r in readings if not isinstance(r.value, Unread)]
+    most = {kind: max(len(f["up"]) for f in found if f["kind"] == kind) for kind in {f["kind"] for f in found}}
 
-    return judge(
-        read(context, links), wrong, "all NVLinks up", "restart the fabric manager, or reset the GPUs",
-        missing="these GPUs have no NVLink",
-    )  # fmt: skip
+    def wrong(links: dict[str, Any]) -> str | None:
+        if len(links["up"]) == most[links["kind"]]:
+            return None
+        told = ", ".join(map(str, links["down"]))
+        return f"NVLink {told} down, {len(links['up'])} up where others have {most[links['kind']]}"
+
+    fine = "as many NVLinks up on each" if any(most.values()) else "no NVLink is wired"
+    fix = "restart the fabric manager, or reset the GPUs"
+    return judge(readings, wrong, fine, fix, missing="these GPUs have no NVLink")
 
 
 def peers(context: Context) -> Finding:
-    """Whether each pair of GPUs reads the other's memory as all the other pairs do."""
+    """Whether each pair of GPUs reads the other's memory as all the other pairs do; on two sockets some cannot."""
 
     def able(nvml: Any, handle: Any) -> list[int]:
-        """The GPUs whose memory this one reads."""
-        own, found = nvml.nvmlDeviceGetUUID(handle) and nvml.nvmlDeviceGetIndex(handle), []
+        """The GPUs whose memory this one reads, itself among them."""
+        nvml.nvmlDeviceGetUUID(handle)  # raises where this one is lost: below only the other one can be
+        found = []
         for index in planned(nvml, context):
-            with contextlib.suppress(nvml.NVMLError):  # the other one is lost
+            try:
                 other = nvml.nvmlDeviceGetHandleByIndex(index)
-                if index != own and nvml.nvmlDeviceGetP2PStatus(handle, other, P2P_READ) == P2P_STATUS_OK:
+                own = nvml.nvmlDeviceGetIndex(handle) == index
+                if own or nvml.nvmlDeviceGetP2PStatus(handle, other, P2P_READ) == P2P_STATUS_OK:
                     found.append(index)
+            except nvml.NVMLError_GpuIsLost:
+                continue
         return found
 
     readings = read(context, able)
     indices = {r.index for r in readings}
-    alike = not any(r.value for r in readings if not isinstance(r.value, Unread))
+    alone = all(len(r.value) <= 1 for r in readings if not isinstance(r.value, Unread))
 
-    def wrong(index: int, reached: list[int]) -> str | None:
-        cut = [] if alike else sorted(indices - {index} - set(reached))
+    def wrong(reached: list[int]) -> str | None:
+        cut = [] if alone else sorted(indices - set(reached))
         return f"cannot reach the memory of {named(cut)}, as other pairs can" if cut else None
 
-    fine = "exchange through the host's memory, all alike" if alike else "each reaches the others' memory"
-    fix = "see nvidia-smi topo -p2p r, and the IOMMU and ACS settings of the node"
-    told = [Reading(r.index, r.value if isinstance(r.value, Unread) else (r.index, r.value)) for r in readings]
-    return judge(told, lambda pair: wrong(*pair), fine, fix)
+    fine = "exchange through the host's memory, all alike" if alone else "each reaches the others' memory"
+    fix = "usual across two sockets, and slower; else see nvidia-smi topo -p2p r, and the node's IOMMU and ACS settings"
+    return judge(readings, wrong, fine, fix, warning=True)
 
 
 def mig(context: Context) -> Finding:
@@ -240,8 +253,10 @@ def _whose(nvml: Any, pid: int) -> str | None:
         return pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
     try:
         return str(nvml.nvmlSystemGetProcessName(pid))
-    except nvml.NVMLError:
+    except nvml.NVMLError_NotFound:
         return None
+    except nvml.NVMLError:
+        return "an owner that cannot be seen from here"
 
 
 def memory(context: Context) -> Finding:
@@ -272,7 +287,7 @@ def fabric(context: Context) -> Finding:
         return [int(info.state), int(info.status)]
 
     def wrong(found: list[int]) -> str | None:
-        if found[0] != 3:  # NVML_GPU_FABRIC_STATE_COMPLETED
+        if found[0] != FABRIC_COMPLETED:
             return "has not joined the NVSwitch fabric"
         return f"could not join the NVSwitch fabric (error {found[1]})" if found[1] else None
 
@@ -292,7 +307,7 @@ def persistence(context: Context) -> Finding:
 
 
 def _check(name: str, finds: str, threshold: str, run: Callable[[Context], Finding], **more: Any) -> Check:
-    return Check(name, "gpu", finds, threshold, asking(run), **{"concerns": on_gpus, **more})
+    return Check(name, "gpu", finds, threshold, asking(run), **{"concerns": on_gpus, "deadline": DRIVER, **more})
 
 
 CHECKS = (
@@ -319,16 +334,19 @@ CHECKS = (
         "hardware or thermal slowdown, power brake (nvml.h, clocks event reasons)", throttling,
     ),
     _check("gpu-pcie", "PCIe lanes that are missing", "width below the most; the generation drops when idle", pcie),
-    _check("gpu-nvlink", "an NVLink that is down", "any link of a planned GPU", nvlink, concerns=on_several_gpus),
+    _check(
+        "gpu-nvlink", "an NVLink that is down", "fewer up than on another GPU of its kind", nvlink,
+        concerns=on_several_gpus,
+    ),
     _check(
         "gpu-peers", "pairs of GPUs that cannot reach each other's memory as the others do",
-        "some pairs can and some cannot", peers, concerns=on_several_gpus,
+        "some pairs can and some cannot: warns", peers, concerns=on_several_gpus,
     ),
     _check("gpu-mig", "GPUs that are divided into slices", "MIG on, and several GPUs planned", mig),
     _check("gpu-compute-mode", "GPUs that take one process or none", "prohibited fails, exclusive warns", compute_mode),
     _check(
         "gpu-fabric", "GPUs that have not joined the NVSwitch fabric", "state completed, status success (nvml.h)",
-        fabric, concerns=on_several_gpus,
+        fabric,
     ),
     _check("gpu-persistence", "a driver that is unloaded between processes", "persistence mode off", persistence),
 )  # fmt: skip

@@ -3,10 +3,15 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from launch.model_files import directory_problems, find, hub_name, import_cache, is_original, problems
 from launch.preflight.check import Check
-from launch.preflight.result import Context, Finding, failed, passed, warned
+from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.rundir import MANIFEST
 from launch.weights import weight_files
 from launch.wording import amount, first_line
@@ -42,24 +47,32 @@ def _to_import(directory: Path) -> Finding:
     return passed(told)
 
 
+class _Generation(Extension):
+    """The tag that transformers adds: {% generation %}, around what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def tokenizer(context: Context) -> Finding:
     """It can be read, has no more tokens than the model, and a chat template that can be filled in.
 
     From its files, with the library that reads them: transformers would take seconds.
     """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
     from tokenizers import Tokenizer
 
     directory = find(context.plan.spec.model.variant)
     assert directory is not None, "skipped by _not_here"
     file, vocabulary = directory / "tokenizer.json", context.plan.architecture.vocab_size
-    if not file.is_file():
-        return failed(f"{directory} has no tokenizer.json", COMPLETE)
+    if not file.is_file():  # transformers makes one of tokenizer.model or vocab.json
+        return unknown(f"{directory} has no tokenizer.json to look at before the model is loaded", COMPLETE)
     try:
         tokens = Tokenizer.from_file(str(file)).get_vocab_size()
         template = _chat_template(directory)
-        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).from_string(template)
+        ImmutableSandboxedEnvironment(extensions=[_Generation, "jinja2.ext.loopcontrols"]).from_string(template)
     except TemplateError as error:
         return failed(f"{directory}: its chat template cannot be read: {first_line(error)}", COMPLETE)
     except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself for a file that it cannot read

@@ -1,5 +1,6 @@
 """What ranks need to reach one another: ports, names, InfiniBand, and no setting that slows NCCL down unseen."""
 
+import ipaddress
 import os
 import re
 import socket
@@ -55,10 +56,10 @@ def interface(context: Context) -> Finding:
     """This node's own name leads to an address that others can reach: c10d tells it to them (pytorch#150532)."""
     name = socket.getfqdn()
     try:
-        addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)})
+        addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
     except OSError as error:
         return failed(f"{name} does not resolve: {error.strerror}", "put it into /etc/hosts or DNS, on every node")
-    if all(address.startswith("127.") for address in addresses):
+    if all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses):
         fix = "name its real address in /etc/hosts: Debian puts 127.0.1.1 there"
         return failed(f"{name} resolves to {', '.join(addresses)}, which no other node can reach", fix)
     return passed(f"{name} is {', '.join(addresses)}", addresses=addresses)

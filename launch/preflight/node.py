@@ -5,7 +5,7 @@ import resource
 
 from launch import discover
 from launch.hardware import GIB
-from launch.preflight.check import Check, on_gpus
+from launch.preflight.check import Check, on_gpus, on_several_gpus
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.wording import amount, plural
 
@@ -25,7 +25,7 @@ def cores(context: Context) -> Finding:
 
 
 def shared_memory(context: Context) -> Finding:
-    """NCCL and data loaders exchange through it; containers give 64 MiB unless they are asked for more."""
+    """NCCL's processes of one node exchange through it; containers give 64 MiB unless they are asked for more."""
     try:
         found = os.statvfs(SHM)
     except OSError as error:
@@ -39,20 +39,13 @@ def shared_memory(context: Context) -> Finding:
 
 
 def open_files(context: Context) -> Finding:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = context.plan.spec.preflight.open_files
-    allowed = hard if soft < needed <= hard else soft
-    if _short(allowed, needed):
-        return warned(
-            f"{soft:,} open files are allowed, {needed:,} needed", f"ulimit -n {needed}", soft=soft, hard=hard
-        )
-    if soft < needed and soft != resource.RLIM_INFINITY:
-        return warned(f"{soft:,} open files are allowed, up to {hard:,} if asked", f"ulimit -n {needed}", soft=soft)
-    return passed("open files: " + ("no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}"))
-
-
-def _short(limit: int, needed: int) -> bool:
-    return limit != resource.RLIM_INFINITY and limit < needed
+    if soft == resource.RLIM_INFINITY:
+        return passed("open files: no limit")
+    if soft < needed:
+        return warned(f"{soft:,} open files are allowed, {needed:,} needed", f"ulimit -n {needed}", soft=soft)
+    return passed(f"open files: {soft:,}", soft=soft)
 
 
 def locked_memory(context: Context) -> Finding:
@@ -85,7 +78,9 @@ def on_infiniband(context: Context) -> str | None:
 CHECKS = (
     Check("cores", "node", "fewer cores than processes need", "preflight.cores_per_rank on GPUs, one on CPUs", cores),
     Check("host-memory", "node", "too little host memory to load or to train", "the plan's host_bytes", host_memory),
-    Check("shm", "node", "a shared memory that is too small", "preflight.shm_gib_per_rank", shared_memory, on_gpus),
+    Check(
+        "shm", "node", "a shared memory that is too small", "preflight.shm_gib_per_rank", shared_memory, on_several_gpus
+    ),
     Check("open-files", "node", "a limit on open files that is too low", "preflight.open_files", open_files, on_gpus),
     Check("locked-memory", "node", "a limit on locked memory", "none with InfiniBand", locked_memory, on_infiniband),
 )  # fmt: skip

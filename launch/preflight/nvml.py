@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Unread:
     why: str
     lost: bool = False
-    """The GPU is gone: it fell off the bus."""
+    """The GPU is gone: it fell off the bus, or takes nothing until it is reset."""
     unsupported: bool = False
     """The GPU has no such thing."""
 
@@ -56,10 +56,14 @@ def asking(check: Callable[[Context], Finding]) -> Callable[[Context], Finding]:
     """A check that is unknown where there is no driver to ask."""
 
     def asked(context: Context) -> Finding:
+        import pynvml
+
         try:
             return check(context)
         except NoDriverError as error:
             return unknown(f"the driver cannot be asked: {error.why}", "see the check driver")
+        except pynvml.NVMLError as error:
+            return unknown(f"the driver does not tell: {error}", "see nvidia-smi -q")
 
     return asked
 
@@ -94,9 +98,8 @@ def unread(nvml: Any, error: Any) -> Unread:
     code = error.value
     if code == nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
         return Unread("the driver is too old to tell")
-    return Unread(
-        str(error), lost=code == nvml.NVML_ERROR_GPU_IS_LOST, unsupported=code == nvml.NVML_ERROR_NOT_SUPPORTED
-    )
+    gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
+    return Unread(str(error), lost=code in gone, unsupported=code == nvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 def judge(
@@ -114,10 +117,13 @@ def judge(
     every check that reaches it; another value that could not be read makes the finding unknown, unless something is
     wrong.
     """
+    if not readings:
+        return unknown("no planned GPU can be seen", "see the check gpu-count")
     values = {str(r.index): r.value.why if isinstance(r.value, Unread) else r.value for r in readings}
     gone = [r.index for r in readings if isinstance(r.value, Unread) and r.value.lost]
     if gone:
-        return failed(f"{named(gone)} cannot be reached: GPU is lost", RESET, gpus=values)
+        why = next(r.value.why for r in readings if isinstance(r.value, Unread) and r.value.lost)
+        return failed(f"{named(gone)} cannot be reached: {why}", RESET, gpus=values)
     told = {r.index: wrong(r.value) for r in readings if not isinstance(r.value, Unread)}
     bad = {index: why for index, why in told.items() if why}
     if bad:

@@ -50,7 +50,7 @@ def accept(results: Sequence[Result], names: Sequence[str], known: Sequence[str]
         raise UsageError("--accept data: rows are accepted by what is wrong with them: data.accept, data.on_bad_row")
     wrong = [name for name in names if name not in known]
     if wrong:
-        raise UsageError(f"--accept {wrong[0]}: no check is called so; allowed: {', '.join(known)}")
+        raise UsageError(f"--accept or preflight.accept: no check is called {wrong[0]}; allowed: {', '.join(known)}")
     return [
         result.model_copy(update={"status": "warn", "accepted": True})
         if result.status == "fail" and result.name in names

@@ -82,6 +82,18 @@ def test_a_tokenizer_that_cannot_be_used(file: str, text: str, evidence: str, tm
     assert found.fix
 
 
+def test_a_template_that_marks_what_the_assistant_says(tmp_path: Path) -> None:
+    """With the tag that transformers adds to jinja."""
+    template = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
+    (write_model(tmp_path) / "chat_template.jinja").write_text(template)
+    assert model.tokenizer(of_model(tmp_path)).status == "pass"
+
+
+def test_a_tokenizer_that_is_made_when_it_is_loaded(tmp_path: Path) -> None:
+    (write_model(tmp_path) / "tokenizer.json").unlink()
+    assert model.tokenizer(of_model(tmp_path)).status == "unknown"
+
+
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     words = {f"w{number}": number for number in range(200_000)}
     changed = {**TOKENIZER, "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}}
