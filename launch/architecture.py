@@ -14,6 +14,10 @@ SUPPORTED = ("qwen", "qwen2", "qwen3", "llama", "mistral")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEARS = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 
+# What transformers takes where a config.json does not say (Qwen3Config, MistralConfig and so on).
+HEAD_DIM, KV_HEADS = {"qwen3": 128}, {"mistral": 8}
+POSITIONS = {"qwen2": 32768, "qwen3": 32768, "llama": 2048, "mistral": 131072}
+
 
 def _place(linear: str) -> str:
     return f"self_attn.{linear}" if linear in ATTENTION else f"mlp.{linear}"
@@ -118,8 +122,8 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         hidden_size=hidden,
         layers=count(config, "num_hidden_layers", origin),
         heads=heads,
-        kv_heads=count(config, "num_key_value_heads", origin, heads),
-        head_dim=count(config, "head_dim", origin, hidden // heads),
+        kv_heads=count(config, "num_key_value_heads", origin, KV_HEADS.get(model_type, heads)),
+        head_dim=count(config, "head_dim", origin, HEAD_DIM.get(model_type, hidden // heads)),
         intermediate_size=count(config, "intermediate_size", origin),
         vocab_size=count(config, "vocab_size", origin),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -127,5 +131,5 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         output_bias=biased,
         mlp_bias=model_type == "llama" and bool(config.get("mlp_bias", False)),
         qk_norm=model_type == "qwen3",
-        max_positions=count(config, "max_position_embeddings", origin, 32768),
+        max_positions=count(config, "max_position_embeddings", origin, POSITIONS[model_type]),
     )

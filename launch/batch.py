@@ -74,20 +74,19 @@ def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
 
 
 def on_one_device(spec: RunSpec) -> tuple[RunSpec, list[str]]:
-    """The spec with the global batch that it has on the devices it asks for, and what to say about it.
-
-    One that gives its global batch keeps it anyway.
-    """
+    """The spec with the global batch that it has on the devices it asks for, and what to say about it."""
     devices, training = asked_devices(spec.cluster), spec.training
     if devices is None or devices == 1:
         return spec, []
     total = training.global_batch_size or _share(training) * devices
     note = f"one device instead of {devices}: the global batch of {total}, schedule and order of samples are kept"
+    given = "gradient_accumulation_steps" in training.model_fields_set
+    more = {"gradient_accumulation_steps": training.gradient_accumulation_steps * devices}
     if training.global_batch_size is not None:
-        return spec, [note]
-    steps = training.gradient_accumulation_steps * devices
-    left_open = training.micro_batch_size == "auto" and "gradient_accumulation_steps" not in training.model_fields_set
-    update = {"global_batch_size": total} if left_open else {"gradient_accumulation_steps": steps}
+        update = more if given else {}  # else it is divided anew
+    else:
+        left_open = training.micro_batch_size == "auto" and not given
+        update = {"global_batch_size": total} if left_open else more
     return spec.model_copy(update={"training": training.model_copy(update=update)}), [note]
 
 

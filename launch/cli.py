@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.data_cli import app as data_app
-from launch.errors import DataError, ExitCode, MusterError, PreflightError, UsageError
+from launch.errors import DataError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
@@ -122,7 +122,12 @@ def plan(
         resolved = plan_for(files, lambda change: _resolve(spec, overrides, gpus, change, data=False), adjust)
         show_contradictions(files, resolved, as_json)
         return
-    resolved = _resolve(spec, overrides, gpus, adjust, data=False)
+    try:
+        resolved = _resolve(spec, overrides, gpus, adjust, data=False)
+    except NoPlanError as error:
+        if as_json:
+            print_json({"strategy": None, "why": str(error), "remedies": error.remedies})
+        raise
     for mistake in missing_data(draft(spec, overrides), resolved.spec):  # it may be there on the machine that trains
         say(f"warning: {mistake}")
     if plot is not None:

@@ -24,7 +24,8 @@ def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[Ru
     try:
         plan = planned(path, overrides, lambda cluster: parse_gpus(gpus, cluster.nodes), adjust, data=False)
     except NoPlanError as error:
-        return {"gpus": gpus, "strategy": None, "why": str(error).removeprefix(f"{path}: ")}
+        why = str(error).removeprefix(f"{path}: ")
+        return {"gpus": gpus, "strategy": None, "why": why, "remedies": error.remedies}
     return {
         "gpus": gpus, "strategy": plan.strategy, "gradient_checkpointing": plan.gradient_checkpointing,
         "micro_batch_size": plan.micro_batch_size, "gradient_accumulation_steps": plan.gradient_accumulation_steps,

@@ -23,6 +23,7 @@ MusterError                      exit code
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -115,7 +116,13 @@ class DeviceError(PreflightError):
 
 
 class NoPlanError(MusterError):
+    """Nothing fits. `remedies` are the changes that would help, for programs: {change, strategy, process_bytes}."""
+
     exit_code = ExitCode.NO_PLAN
+
+    def __init__(self, message: str, remedies: Sequence[dict[str, Any]] = ()):
+        self.remedies = list(remedies)
+        super().__init__(message)
 
 
 class GpuMemoryError(MusterError):

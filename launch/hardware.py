@@ -18,6 +18,8 @@ class Rates(BaseModel):
 
     flops: float
     """Dense bf16 (or fp16) FLOP/s of the tensor cores."""
+    fp32: float
+    """FLOP/s in fp32, without tensor cores: torch uses them for fp32 (TF32) only when it is told to."""
     memory: float
     """Bytes/s of its own memory."""
     link: float
@@ -48,10 +50,13 @@ NVLINK2, NVLINK3, NVLINK4, NVLINK5 = 150e9, 300e9, 450e9, 900e9
 
 
 def _gpu(
-    name: str, gib: float, capability: tuple[int, int], teraflops: float, gigabytes: float, host: float, link: float = 0
-) -> Gpu:
+    name: str, gib: float, capability: tuple[int, int], teraflops: float, fp32: float, gigabytes: float, host: float,
+    link: float = 0,
+) -> Gpu:  # fmt: skip
     """`gigabytes`/s of memory; without `link` GPUs reach each other as they reach the host."""
-    rates = Rates(flops=teraflops * 1e12, memory=gigabytes * 1e9, link=link or host, host=host)
+    rates = Rates(
+        flops=teraflops * 1e12, fp32=fp32 * 1e12, memory=gigabytes * 1e9, link=link or host, host=host
+    )  # fmt: skip
     return Gpu(name=name, memory_bytes=int(gib * GIB), capability=capability, rates=rates)
 
 
@@ -60,22 +65,22 @@ def _gpu(
 CATALOGUE = {
     gpu.name: gpu
     for gpu in (
-        _gpu("T4-16GB", 14.7, (7, 5), 65, 320, PCIE3),
-        _gpu("V100-16GB", 15.8, (7, 0), 125, 900, PCIE3, NVLINK2),
-        _gpu("V100-32GB", 31.7, (7, 0), 125, 900, PCIE3, NVLINK2),
-        _gpu("RTX3090-24GB", 23.7, (8, 6), 71, 936, PCIE4),
-        _gpu("RTX4090-24GB", 23.6, (8, 9), 165, 1008, PCIE4),
-        _gpu("RTX5090-32GB", 31.4, (12, 0), 210, 1792, PCIE5),
-        _gpu("A10-24GB", 22.1, (8, 6), 125, 600, PCIE4),
-        _gpu("A40-48GB", 44.5, (8, 6), 150, 696, PCIE4),
-        _gpu("L4-24GB", 22.1, (8, 9), 121, 300, PCIE4 / 2),  # 8 lanes
-        _gpu("L40S-48GB", 44.5, (8, 9), 362, 864, PCIE4),
-        _gpu("A6000-48GB", 47.5, (8, 6), 155, 768, PCIE4),
-        _gpu("A100-40GB", 39.4, (8, 0), 312, 1555, PCIE4, NVLINK3),
-        _gpu("A100-80GB", 79.2, (8, 0), 312, 2039, PCIE4, NVLINK3),
-        _gpu("H100-80GB", 79.1, (9, 0), 989, 3350, PCIE5, NVLINK4),
-        _gpu("H200-141GB", 139.8, (9, 0), 989, 4800, PCIE5, NVLINK4),
-        _gpu("B200-180GB", 178.4, (10, 0), 2250, 8000, PCIE5, NVLINK5),
+        _gpu("T4-16GB", 14.7, (7, 5), 65, 8.1, 320, PCIE3),
+        _gpu("V100-16GB", 15.8, (7, 0), 125, 15.7, 900, PCIE3, NVLINK2),
+        _gpu("V100-32GB", 31.7, (7, 0), 125, 15.7, 900, PCIE3, NVLINK2),
+        _gpu("RTX3090-24GB", 23.7, (8, 6), 71, 35.6, 936, PCIE4),
+        _gpu("RTX4090-24GB", 23.6, (8, 9), 165, 82.6, 1008, PCIE4),
+        _gpu("RTX5090-32GB", 31.4, (12, 0), 210, 104.8, 1792, PCIE5),
+        _gpu("A10-24GB", 22.1, (8, 6), 125, 31.2, 600, PCIE4),
+        _gpu("A40-48GB", 44.5, (8, 6), 150, 37.4, 696, PCIE4),
+        _gpu("L4-24GB", 22.1, (8, 9), 121, 30.3, 300, PCIE4 / 2),  # 8 lanes
+        _gpu("L40S-48GB", 44.5, (8, 9), 362, 91.6, 864, PCIE4),
+        _gpu("A6000-48GB", 47.5, (8, 6), 155, 38.7, 768, PCIE4),
+        _gpu("A100-40GB", 39.4, (8, 0), 312, 19.5, 1555, PCIE4, NVLINK3),
+        _gpu("A100-80GB", 79.2, (8, 0), 312, 19.5, 2039, PCIE4, NVLINK3),
+        _gpu("H100-80GB", 79.1, (9, 0), 989, 67, 3350, PCIE5, NVLINK4),
+        _gpu("H200-141GB", 139.8, (9, 0), 989, 67, 4800, PCIE5, NVLINK4),
+        _gpu("B200-180GB", 178.4, (10, 0), 2250, 75, 8000, PCIE5, NVLINK5),
     )
 }
 

@@ -107,7 +107,8 @@ def resolve(
         raise NoPlanError("\n".join(["no strategy can run this spec on these devices", *reasons]))
     chosen = choose(found)
     if chosen is None:
-        raise NoPlanError(too_large(topology, found, remedies(spec, architecture, topology, precision, versions)))
+        helps = remedies(spec, architecture, topology, precision, versions)
+        raise NoPlanError(too_large(topology, found, helps), [remedy.values for remedy in helps])
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
     optimizer = optimizer_under(spec, chosen.strategy)
     if optimizer != spec.training.optimizer:
@@ -150,6 +151,7 @@ def conflicts(
 
 def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> list[tuple[Path, str]]:
     found = _ddp_conflicts(spec, topology)
+    spec = on_one_device(spec)[0] if topology.world_size == 1 else spec
     decisions: list[Callable[[], object]] = [lambda: _precision(spec, topology)]
     if not batch_contradictions(spec.training):  # told already, without the devices
         micro = micro_batch_sizes(spec, topology.world_size)[0]

@@ -31,7 +31,8 @@ def read_given(names: Sequence[Path]) -> "list[Given]":
     alone = not any(file.kind == "deepspeed" for file in files)
     for launcher in [file for file in files if file.kind == "accelerate" and alone]:
         named = launcher.get("deepspeed_config", "deepspeed_config_file")
-        if launcher.get("distributed_type") == "DEEPSPEED" and named:
+        known = {file.file for file in files}
+        if launcher.get("distributed_type") == "DEEPSPEED" and named and str(named) not in known:
             if not Path(str(named)).is_file():
                 path = ("deepspeed_config", "deepspeed_config_file")
                 told = f"{named} is not there; relative paths start in the folder that accelerate is started in"
@@ -65,7 +66,7 @@ def plan_for(
         except NoPlanError as none:
             asked = [file.get("num_processes") for file in files if file.kind == "accelerate"]
             hint = f"; these files are for {asked[0]} devices: name them with --gpus 8xA100-80GB" if asked else ""
-            raise NoPlanError(f"{none}{hint}") from None
+            raise NoPlanError(f"{none}{hint}", none.remedies) from None
         say(f"the files launch {found}, which this spec cannot run here: {error}")
         return plan
 

@@ -57,7 +57,7 @@ def planned(
     try:
         return resolve(spec, architecture, topology, versions, text_bytes(spec.data.train))
     except NoPlanError as error:
-        raise NoPlanError(f"{path}: {error}") from None
+        raise NoPlanError(f"{path}: {error}", error.remedies) from None
 
 
 def text_bytes(source: str) -> int | None:

@@ -1,6 +1,7 @@
 """What would make a spec fit, the cheapest changes first, each with the memory that it leads to. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 from launch.architecture import Architecture
@@ -12,9 +13,11 @@ from launch.versions import Versions
 from launch.wording import amount
 
 SHORTEST = 512  # tokens; shorter sequences are no advice
+MOST_PER_NODE, MOST_NODES = 8, 8  # more of either are no advice
 
 # New values by section and key.
 _SpecChange = dict[str, dict[str, Any]]
+_Best = Callable[[RunSpec, Topology], Candidate | None]
 
 
 class Remedy(NamedTuple):
@@ -22,6 +25,12 @@ class Remedy(NamedTuple):
 
     text: str
     best: Candidate
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """For programs."""
+        best = self.best
+        return {"change": self.text, "strategy": best.strategy, "process_bytes": best.memory.process_bytes}
 
     def __str__(self) -> str:
         return f"{self.text} ({self.best.strategy}, {amount(self.best.memory.process_bytes)})"
@@ -35,26 +44,44 @@ def remedies(
     versions: Versions,
     most: int = 3,
 ) -> list[Remedy]:
-    """At most so many changes, each enough by itself; where none of the spec is, the first that are together."""
+    """At most so many changes that are enough: single ones, then those of the spec together."""
 
     def best(changed: RunSpec, devices: Topology) -> Candidate | None:
         sizes = micro_batch_sizes(changed, devices.world_size)
         return choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
 
+    return list(islice(_enough(spec, topology, best), most))
+
+
+def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
     changes = list(_spec_changes(spec, topology))
-    tried = [(text, best(_with(spec, change), topology)) for text, change in changes]
-    tried += [(text, best(spec, devices)) for text, devices in _more_devices(topology)]
-    larger = ((f"{gpu} GPUs", best(spec, devices)) for gpu, devices in _larger_devices(topology))
-    tried += [next((found for found in larger if found[1]), ("", None))]
-    if not any(found for _, found in tried[: len(changes)]):
-        joined = ((" with ".join(names), best(changed, topology)) for names, changed in _together(spec, changes))
-        tried += [next((found for found in joined if found[1]), ("", None))]
-    return [Remedy(text, found) for text, found in tried if found is not None][:most]
+    alone = set()
+    for text, change in changes:
+        if found := best(_with(spec, change), topology):
+            alone.add(text)
+            yield Remedy(text, found)
+    yield from _shorter(spec, topology, best, "")
+    for text, devices in (*_more_devices(topology), *_larger_devices(topology)):
+        if found := best(spec, devices):
+            yield Remedy(text, found)
+            break
+    for count in range(2, len(changes) + 1):
+        for chosen in combinations([change for change in changes if change[0] not in alone], count):
+            if found := best(_with_all(spec, chosen), topology):
+                yield Remedy(" with ".join(text for text, _ in chosen), found)
+    for count in range(1, len(changes) + 1):
+        for chosen in combinations([change for change in changes if change[0] not in alone], count):
+            changed = _with_all(spec, chosen)
+            if not best(changed, topology):
+                told = "".join(f"{text} with " for text, _ in chosen)
+                yield from _shorter(changed, topology, best, told)
 
 
 def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _SpecChange]]:
-    """From the one that costs least: time first, then exactness, then data."""
+    """From the one that costs least: time first, then exactness."""
     training, micro = spec.training, spec.training.micro_batch_size
+    if spec.cluster.strategy != "auto":
+        yield "cluster.strategy: auto", {"cluster": {"strategy": "auto"}}
     if training.gradient_checkpointing is False:
         yield "training.gradient_checkpointing: auto", {"training": {"gradient_checkpointing": "auto"}}
     if micro != "auto" and micro > 1:
@@ -64,32 +91,44 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         yield f"training.micro_batch_size: 1{told}", {"training": {"micro_batch_size": 1, **more}}
     if spec.model.quantization == "none" and topology.device == "gpu":
         yield "model.quantization: nf4", {"model": {"quantization": "nf4"}}
-    if spec.data.max_length // 2 >= SHORTEST:
-        yield f"data.max_length: {spec.data.max_length // 2}", {"data": {"max_length": spec.data.max_length // 2}}
 
 
-def _together(spec: RunSpec, changes: list[tuple[str, _SpecChange]]) -> Iterator[tuple[list[str], RunSpec]]:
-    """The first two changes, the first three, and so on."""
-    names: list[str] = []
-    for text, change in changes:
-        names, spec = [*names, text], _with(spec, change)
-        if len(names) > 1:
-            yield names, spec
+def _shorter(spec: RunSpec, topology: Topology, best: _Best, before: str) -> Iterator[Remedy]:
+    """The longest of half, a quarter and so on of the sequences' length that fits."""
+    length = spec.data.max_length // 2
+    while length >= SHORTEST:
+        if found := best(_with(spec, {"data": {"max_length": length}}), topology):
+            yield Remedy(f"{before}data.max_length: {length}", found)
+            return
+        length //= 2
 
 
 def _more_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
-    if topology.device == "gpu":
-        count = 2 * topology.devices_per_node
-        yield f"{count} GPUs on each node", topology.model_copy(update={"devices_per_node": count})
+    """The fewest first: of a node, then nodes."""
+    if topology.device != "gpu":
+        return
+    count = topology.devices_per_node
+    for more in range(count + 1, MOST_PER_NODE + 1):
+        if more in (2, 4, 6, 8):
+            yield f"{more} GPUs on each node", topology.model_copy(update={"devices_per_node": more})
+    for nodes in range(topology.nodes + 1, MOST_NODES + 1):
+        devices = topology.model_copy(update={"nodes": nodes})
+        yield f"{nodes} nodes with {count} GPUs each", devices
 
 
 def _larger_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
     """Known GPUs with more memory that compute in the same type, the smallest first."""
     for gpu in sorted(CATALOGUE.values(), key=lambda known: known.memory_bytes):
         if topology.device == "gpu" and gpu.memory_bytes > topology.memory_bytes and gpu.bf16 >= topology.bf16:
-            yield gpu.name, gpu_topology(gpu, topology.nodes, topology.devices_per_node)
+            yield f"{gpu.name} GPUs", gpu_topology(gpu, topology.nodes, topology.devices_per_node)
 
 
 def _with(spec: RunSpec, change: _SpecChange) -> RunSpec:
     sections = {name: getattr(spec, name).model_copy(update=values) for name, values in change.items()}
     return spec.model_copy(update=sections)
+
+
+def _with_all(spec: RunSpec, changes: tuple[tuple[str, _SpecChange], ...]) -> RunSpec:
+    for _, change in changes:
+        spec = _with(spec, change)
+    return spec

@@ -17,6 +17,7 @@ import torch
 from launch.diagnose import ADVICE
 from launch.errors import ExitCode, GpuMemoryError
 from launch.memory import Measured, forecast
+from launch.memory.host import CPU_PROCESS
 from launch.plan import Plan
 from launch.wording import amount, first_line, plural
 from training.data.tokens import Sequences
@@ -29,41 +30,48 @@ def rehearse(trainer: Any) -> Measured:
 
     Raises GpuMemoryError where the largest batch does not fit, else what training would raise.
     """
-    try:
-        return _rehearse(trainer)
-    except torch.OutOfMemoryError as error:
-        raise GpuMemoryError(_too_large(trainer.plan, trainer.train_dataset, first_line(error))) from error
-
-
-def _too_large(plan: Plan, rows: Sequences, error: str) -> str:
-    size, length = plan.micro_batch_size, rows.tokens(rows.longest(1)[0])
-    return (
-        f"the largest batch in the data, {plural(size, 'sequence')} of {length:,} tokens, does not fit, and no step was"
-        f" trained: {error}. {amount(plan.memory.process_bytes)} of {amount(plan.topology.memory_bytes)} were planned"
-        f" for; is somebody else on this GPU (nvidia-smi)? {ADVICE[ExitCode.GPU_MEMORY]}"
-    )
-
-
-def _rehearse(trainer: Any) -> Measured:
-    """An optimizer step on an empty batch comes first, for moments and communication buffers exist in every step but a
-    run's first; and where gradients are accumulated, an empty micro-batch, for they do in all but the first.
-    """
-    began, plan = time.monotonic(), trainer.plan
-    accumulated = plan.gradient_accumulation_steps > 1
+    began, plan, held = time.monotonic(), trainer.plan, trainer.eval_dataset
     with _generators(trainer.args.device):
-        _micro_batch(trainer, trainer.train_dataset, [], last=True)
-        _update(trainer)
-        _forget_peak()
-        if accumulated:
-            _micro_batch(trainer, trainer.train_dataset, [], last=False)
-        longest = trainer.train_dataset.longest(plan.micro_batch_size)
-        _micro_batch(trainer, trainer.train_dataset, longest, last=True)
-        _update(trainer)
-        length = trainer.train_dataset.tokens(longest[0])
-        if trainer.eval_dataset is not None:
-            length = max(length, _evaluate(trainer, trainer.eval_dataset))
+        with _fitting(plan, "to train on", trainer.train_dataset):
+            _optimizer_step(trainer, trainer.train_dataset)
+        if held is not None:
+            with _fitting(plan, "to evaluate on", held):
+                _evaluate(trainer, held)
+    lengths = _longest(trainer.train_dataset), None if held is None else _longest(held)
     seconds = round(time.monotonic() - began, 3)
-    return _most(trainer.ranks.collect(_measured(plan, length, seconds, trainer.args.device)))
+    return _most(trainer.ranks.collect(_measured(plan, *lengths, seconds, trainer.args.device)))
+
+
+@contextlib.contextmanager
+def _fitting(plan: Plan, use: str, rows: Sequences) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size = plural(plan.micro_batch_size, "sequence")
+        raise GpuMemoryError(
+            f"the largest batch {use}, {size} of {_longest(rows):,} tokens, does not fit, and no step was trained:"
+            f" {first_line(error)}. {amount(plan.memory.process_bytes)} of {amount(plan.topology.memory_bytes)} were"
+            f" planned for; is somebody else on this GPU (nvidia-smi)? {ADVICE[ExitCode.GPU_MEMORY]}"
+        ) from error
+
+
+def _longest(rows: Sequences) -> int:
+    return rows.tokens(rows.longest(1)[0])
+
+
+def _optimizer_step(trainer: Any, rows: Sequences) -> None:
+    """Of the longest sequences.
+
+    A step on an empty batch comes before it, for moments and communication buffers exist in every step but a run's
+    first; and where gradients are accumulated an empty micro-batch, for they do in all but the first.
+    """
+    _micro_batch(trainer, rows, [], last=True)
+    _update(trainer)
+    _forget_peak()
+    if trainer.plan.gradient_accumulation_steps > 1:
+        _micro_batch(trainer, rows, [], last=False)
+    _micro_batch(trainer, rows, rows.longest(trainer.plan.micro_batch_size), last=True)
+    _update(trainer)
 
 
 def _micro_batch(trainer: Any, rows: Sequences, indices: list[int], last: bool) -> None:
@@ -83,14 +91,13 @@ def _update(trainer: Any) -> None:
     trainer.model_wrapped.zero_grad()
 
 
-def _evaluate(trainer: Any, rows: Sequences) -> int:
-    """The loss of the largest batch to evaluate on. Returns its tokens in a sequence."""
+def _evaluate(trainer: Any, rows: Sequences) -> None:
+    """The loss of the largest batch to evaluate on."""
     longest = rows.longest(trainer.plan.micro_batch_size)
     inputs = trainer._prepare_inputs(trainer.data_collator([rows[index] for index in longest]))
     inputs.pop("indices")
     with evaluating(trainer.model_wrapped):
         summed_loss(trainer.model_wrapped, inputs)
-    return rows.tokens(longest[0])
 
 
 @contextlib.contextmanager
@@ -108,18 +115,26 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _measured(plan: Plan, length: int, seconds: float, device: torch.device) -> Measured:
-    expected = forecast(plan.architecture, replace(plan.setting, max_length=length))
-    if device.type == "cuda":
-        return Measured(
-            length=length, seconds=seconds, peak_bytes=torch.cuda.max_memory_allocated(device),
-            reserved_bytes=torch.cuda.max_memory_reserved(device), process_bytes=gpu_process_bytes(device),
-            forecast_bytes=expected.peak_bytes,
-        )  # fmt: skip
-    share = expected.host_phases["training"] // plan.topology.devices_per_node
+def expected(plan: Plan, length: int, evaluation_length: int | None) -> int:
+    """The forecast for sequences of these lengths, of the number that is measured: torch's peak on a GPU, the process's
+    resident memory on a CPU."""
+    training = forecast(plan.architecture, replace(plan.setting, max_length=length))
+    evaluation = 0
+    if evaluation_length is not None:
+        held = replace(plan.setting, max_length=evaluation_length)
+        evaluation = forecast(plan.architecture, held).phases["evaluation"]
+    peak = max(training.peak_bytes, evaluation)
+    return peak if plan.topology.device == "gpu" else CPU_PROCESS + peak
+
+
+def _measured(plan: Plan, length: int, evaluation_length: int | None, seconds: float, device: torch.device) -> Measured:
+    gpu = device.type == "cuda"
     return Measured(
-        length=length, seconds=seconds, peak_bytes=None, reserved_bytes=None, process_bytes=resident_peak(),
-        forecast_bytes=share,
+        length=length, evaluation_length=evaluation_length, seconds=seconds,
+        peak_bytes=torch.cuda.max_memory_allocated(device) if gpu else None,
+        reserved_bytes=torch.cuda.max_memory_reserved(device) if gpu else None,
+        process_bytes=gpu_process_bytes(device) if gpu else resident_peak(),
+        forecast_bytes=expected(plan, length, evaluation_length),
     )  # fmt: skip
 
 

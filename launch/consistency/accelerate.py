@@ -16,7 +16,7 @@ FSDP1 = (
     "fsdp_forward_prefetch",
 )  # fmt: skip
 NUMBERS = ("num_processes", "num_machines", "machine_rank", "main_process_port")
-FLAGS = ("use_cpu", "same_network", "debug", "enable_cpu_affinity", "downcast_bf16", "tpu_use_cluster", "tpu_use_sudo")
+FLAGS = ("use_cpu", "same_network", "debug", "enable_cpu_affinity", "tpu_use_cluster", "tpu_use_sudo")
 SECTIONS = {"deepspeed_config": "DEEPSPEED", "fsdp_config": "FSDP", "megatron_lm_config": "MEGATRON_LM"}
 TPU = ("tpu_name", "tpu_zone", "tpu_use_cluster", "tpu_use_sudo", "tpu_vm", "tpu_env", "commands", "command_file")
 CHANGES = {
@@ -100,6 +100,8 @@ def _dead(given: Given) -> Iterator[Problem]:
     for key, why in CHANGES.items():
         if given.get(key) not in (None, {}, "NO", "no"):
             yield given.says((key,), "contradiction", f"{why}; remove it")
+    if given.get("rdzv_backend", default="static") not in ("static", "c10d", "etcd", "etcd-v2"):
+        yield given.says(("rdzv_backend",), "wrong", f"torchrun knows no {given.get('rdzv_backend')}; use static")
     if given.get("num_machines", default=1) == 1:
         for key in ("main_process_ip", "machine_rank"):
             if given.get(key) not in (None, 0):
@@ -202,7 +204,8 @@ def _fsdp(given: Given, plan: Plan) -> Iterator[Problem]:
         value, wanted = section.get(key, default), ours.get(key, False)
         if value != wanted:
             said = f"the file says {value}" if key in section else f"without it accelerate takes {value}"
-            yield given.says((FSDP, key), "contradiction", f"{said}: {why}; use {str(wanted).lower()}")
+            use = str(wanted).lower() if isinstance(wanted, bool) else wanted
+            yield given.says((FSDP, key), "contradiction", f"{said}: {why}; use {use}")
 
 
 def _precision(given: Given, plan: Plan) -> Iterator[Problem]:
@@ -210,8 +213,9 @@ def _precision(given: Given, plan: Plan) -> Iterator[Problem]:
     if not isinstance(value, str):
         return
     if given.get("distributed_type") == "DEEPSPEED":
-        told = "accelerate refuses it beside deepspeed_config_file; training.precision decides"
-        yield given.says(("mixed_precision",), "contradiction", told)
+        if given.get(DEEPSPEED, "deepspeed_config_file"):
+            told = "accelerate refuses it beside deepspeed_config_file; training.precision decides"
+            yield given.says(("mixed_precision",), "contradiction", told)
     elif {"no": "fp32"}.get(value, value) != plan.precision:
         told = f"the file says {value}, the plan computes in {plan.precision}"
         yield given.says(("mixed_precision",), "contradiction", told)

@@ -33,15 +33,19 @@ def _between(files: Sequence[Given]) -> Iterator[Problem]:
     """A DeepSpeed file that none of the accelerate files launches."""
     launchers = [file for file in files if file.kind == "accelerate"]
     for engine in (file for file in files if file.kind == "deepspeed"):
-        for launcher in launchers:
-            kind = launcher.get("distributed_type")
-            named = launcher.get("deepspeed_config", "deepspeed_config_file")
-            if kind != "DEEPSPEED":
-                told = f"{launcher.file} does not launch DeepSpeed: it says {kind}"
-                yield engine.says(("zero_optimization",), "dead", told)
-            elif named and Path(str(named)).resolve() != Path(engine.file).resolve():
-                told = f"{launcher.file} names {named}"
-                yield engine.says(("zero_optimization",), "contradiction", f"is not what is launched: {told}")
+        if not launchers or any(_launches(launcher, engine) for launcher in launchers):
+            continue
+        first = launchers[0]
+        kind, named = first.get("distributed_type"), first.get("deepspeed_config", "deepspeed_config_file")
+        told = f"it names {named}" if kind == "DEEPSPEED" else f"it says {kind}"
+        yield engine.says(("zero_optimization",), "dead", f"{first.file} does not launch this file: {told}")
+
+
+def _launches(launcher: Given, engine: Given) -> bool:
+    if launcher.get("distributed_type") != "DEEPSPEED":
+        return False
+    named = launcher.get("deepspeed_config", "deepspeed_config_file")
+    return not named or Path(str(named)).resolve() == Path(engine.file).resolve()
 
 
 def _only(found: set[Strategy | None]) -> Strategy | None:

@@ -31,6 +31,7 @@ NUMBERS = (
         "stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance",
     )),
 )  # fmt: skip
+WHOLE = (*DECIDED[:3], f"{ZERO}.stage")
 # DeepSpeed's own bucket, in elements (runtime/zero/config.py); one that costs so many bytes more than ours is told.
 DEFAULT_BUCKET, COSTLY_BYTES = 500_000_000, 256 << 20
 GATHER = "stage3_gather_16bit_weights_on_model_save"
@@ -63,8 +64,9 @@ def problems(given: Given, plan: Plan) -> Iterator[Problem]:
     yield from _types(given)
     yield from _blocks(given)
     yield from _stages(given)
+    yield from _types_of_gradients(given, plan)
+    yield from _against(given, plan)
     if plan.zero_stage:
-        yield from _against(given, plan)
         yield from _costs(given, plan)
 
 
@@ -95,6 +97,8 @@ def _types(given: Given) -> Iterator[Problem]:
         value = given.get(*path, default=0)
         if value != AUTO and (isinstance(value, bool) or not isinstance(value, int | float)):
             yield given.says(path, "wrong", f"{value!r} is no number; write it without quotes")
+        elif isinstance(value, float) and name in WHOLE:
+            yield given.says(path, "wrong", f"{value!r} is no whole number; write {value:.0f}")
     for path, value in given.leaves():
         if isinstance(value, str) and value.lower() in ("true", "false") and path != ("comment",):
             yield given.says(path, "wrong", f"{value!r} is text, which counts as true; write it without quotes")
@@ -119,6 +123,19 @@ def _blocks(given: Given) -> Iterator[Problem]:
                     yield given.says((kind, key), "dead", f"nothing reads it while {kind}.enabled is false")
     if given.has("aio") and "nvme" not in str(_zero(given)):
         yield given.says(("aio",), "dead", "nothing reads it without an offload to nvme")
+
+
+def _types_of_gradients(given: Given, plan: Plan) -> Iterator[Problem]:
+    """Settings that add gradients up in another type, or scaled otherwise, than the plan's engine does."""
+    names = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+    for path in (("communication_data_type",), ("data_types", "grad_accum_dtype")):
+        value = given.get(*path)
+        if value is not None and value not in (names[plan.precision], "fp32"):
+            told = f"the file says {value}, the plan computes in {plan.precision}; remove it, or use fp32"
+            yield given.says(path, "contradiction", told)
+    if given.get("prescale_gradients") is True and given.get("gradient_predivide_factor", default=1.0) != 1.0:
+        told = "gradients would be divided twice over; the spec's learning rate is for their mean"
+        yield given.says(("gradient_predivide_factor",), "contradiction", told)
 
 
 def _stages(given: Given) -> Iterator[Problem]:
@@ -156,7 +173,8 @@ def _against(given: Given, plan: Plan) -> Iterator[Problem]:
     if named is not None and named != plan.strategy:
         yield given.says((ZERO, "stage"), "contradiction", f"this is {named}, the plan is {plan.strategy}")
     values = {key: value for key, value in given.values.items() if not _mistyped(given, key)}
-    for path, problem in complete_deepspeed(values, plan)[1]:
+    as_zero = plan if plan.zero_stage else plan.model_copy(update={"strategy": named or "zero2"})
+    for path, problem in complete_deepspeed(values, as_zero)[1]:
         yield given.says(path, "contradiction", problem)
     micro, steps = (given.get(key) for key in DECIDED[1:3])
     total = given.get(DECIDED[0])

@@ -51,8 +51,9 @@ class Given(NamedTuple):
         return self.get(*path, default=self) is not self
 
     def says(self, path: Path, kind: Kind, problem: str) -> Problem:
-        """A problem with the value at a path, or, where it is not there, with the section around it."""
-        return Problem(*self.located.at(path, key=True), ".".join(path), kind, problem)
+        """A problem with the value at a path; where it is not there, at the section around it or the file's start."""
+        file, line, column = self.located.at(path, key=True)
+        return Problem(file, line or 1, column or 1, ".".join(path), kind, problem)
 
     def leaves(self) -> Iterator[tuple[Path, Any]]:
         """Every value that is no section, with its path."""

@@ -12,7 +12,9 @@ class Measured(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     length: int
-    """Tokens of the longest sequence in the data, which may be fewer than data.max_length."""
+    """Tokens of the longest sequence to train on, which may be fewer than data.max_length."""
+    evaluation_length: int | None = None
+    """And to evaluate on; None without data.eval."""
     seconds: float
     peak_bytes: int | None
     """torch.cuda.max_memory_allocated; without a GPU None."""
@@ -21,7 +23,7 @@ class Measured(BaseModel):
     process_bytes: int | None
     """On a GPU what the driver says of the process, on a CPU its resident memory at its most."""
     forecast_bytes: int
-    """Of the number that `compared` compares, for sequences of `length`."""
+    """Of the number that `compared` compares, for sequences of these lengths."""
 
     @property
     def compared(self) -> int | None:

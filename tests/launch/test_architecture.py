@@ -140,3 +140,16 @@ def test_a_config_with_text_for_a_number() -> None:
 
 def test_a_config_without_heads() -> None:
     refused(num_attention_heads=0)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
+def test_what_a_config_leaves_out_is_as_transformers_has_it(kind: str) -> None:
+    from transformers import AutoConfig
+
+    given = {"hidden_size": 1024, "num_attention_heads": 32, "num_hidden_layers": 2, "intermediate_size": 512}
+    real = AutoConfig.for_model(kind, **given, vocab_size=100)
+    found = from_config({"model_type": kind, "vocab_size": 100, **given}, "config.json")
+    assert found.kv_heads == real.num_key_value_heads
+    assert found.max_positions == real.max_position_embeddings
+    if kind == "qwen3":
+        assert found.head_dim == real.head_dim == 128

@@ -188,6 +188,13 @@ def test_no_such_spec_is_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (done.code, done.err) == (2, "error: spce.yaml: no such spec file; specs in .: spec.yaml\n")
 
 
+def test_what_would_make_it_fit_is_json_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "1xRTX4090-24GB", "--json")
+    document = json.loads(done.out)
+    assert (done.code, document["strategy"], len(document["remedies"])) == (4, None, 3)
+    assert document["remedies"][0].keys() == {"change", "strategy", "process_bytes"}
+
+
 def test_in_an_allocation_all_its_nodes_are_planned_for(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

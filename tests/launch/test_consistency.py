@@ -120,6 +120,7 @@ IN_YAML: list[tuple[dict[str, Any], dict[str, Any], str, str, str]] = [
     (DDP, {"tpu_name": "pod"}, "tpu_name", "dead", "for TPUs"),
     (DDP, {"downcast_bf16": True}, "downcast_bf16", "dead", "TPU"),
     (DDP, {"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "dynamo_config", "contradiction", "torch_compile"),
+    (DDP, {"rdzv_backend": "foo"}, "rdzv_backend", "wrong", "torchrun knows no foo"),
     (DDP, {"main_process_ip": "10.0.0.1"}, "main_process_ip", "dead", "num_machines is 1"),
     (DDP, {"distributed_type": "XLA"}, "distributed_type", "wrong", "does not train with XLA"),
     (DDP, {"distributed_type": "MULTI_CPU"}, "distributed_type", "wrong", "starts one process"),
@@ -185,6 +186,9 @@ IN_JSON: list[tuple[dict[str, Any], dict[str, Any], str, str, str]] = [
     (ENGINE, {f"{Z}.stage": 0}, f"{Z}.stage", "wrong", "no stage that muster trains with"),
     (ENGINE, {f"{Z}.stage": "3"}, f"{Z}.stage", "wrong", "without quotes"),
     (ENGINE, {f"{Z}.stage": True}, f"{Z}.stage", "wrong", "True is no number"),
+    (ENGINE, {f"{Z}.stage": 3.0}, f"{Z}.stage", "wrong", "write 3"),
+    (ENGINE, {"communication_data_type": "fp16"}, "communication_data_type", "contradiction", "computes in bf16"),
+    (ENGINE, {"data_types.grad_accum_dtype": "fp16"}, "data_types.grad_accum_dtype", "contradiction", "bf16"),
     (ZERO2, {f"{Z}.offload_param.device": "cpu"}, f"{Z}.offload_param", "dead", "only stage 3"),
     (ZERO2, {f"{Z}.cpu_offload": True}, f"{Z}.stage", "contradiction", "this is zero2_offload, the plan is zero2"),
     (ZERO2, {f"{Z}.prefetch_bucket_size": 1000}, f"{Z}.prefetch_bucket_size", "dead", "only stage 3"),
@@ -216,7 +220,7 @@ def test_a_fault_in_an_accelerate_file(
     assert problem, found
     assert problem.file == str(tmp_path / "accelerate.yaml")
     written = changes.get(key, "") is not None
-    assert problem.line == (line_of(tmp_path / "accelerate.yaml", key) if written else 0)
+    assert problem.line == (line_of(tmp_path / "accelerate.yaml", key) if written else 1)
     # A fault tells of itself: no other file is blamed, but for a value that two things contradict.
     assert {p.file for p in found} == {problem.file}
 
@@ -263,11 +267,44 @@ def test_there_are_enough_faults() -> None:
     assert len(IN_YAML) + len(IN_JSON) >= 50
 
 
+STOCK = """\
+compute_environment: LOCAL_MACHINE
+debug: false
+distributed_type: MULTI_GPU
+downcast_bf16: 'no'
+enable_cpu_affinity: false
+gpu_ids: all
+machine_rank: 0
+main_training_function: main
+mixed_precision: bf16
+num_machines: 1
+num_processes: 8
+rdzv_backend: static
+same_network: true
+tpu_env: []
+tpu_use_cluster: false
+tpu_use_sudo: false
+use_cpu: false
+"""
+
+
+def test_what_accelerate_config_writes_agrees(tmp_path: Path) -> None:
+    """The answers of its questionnaire for eight GPUs of one machine."""
+    (tmp_path / "a.yaml").write_text(STOCK)
+    assert check([given(str(tmp_path / "a.yaml"))], plan_with("ddp")) == []
+
+
+def test_a_deepspeed_file_against_a_plan_without_it(tmp_path: Path) -> None:
+    """Its batch is compared all the same."""
+    found = check(files(tmp_path, None, changed(ZERO2, {MICRO: 8, "train_batch_size": 256})), plan_with("ddp"))
+    assert {p.key for p in found} >= {f"{Z}.stage", MICRO, "train_batch_size"}
+
+
 def test_two_files_that_do_not_go_together(tmp_path: Path) -> None:
     found = check(files(tmp_path, DDP, ZERO2), plan_with("ddp"))
-    (problem,) = found
+    problem = next(p for p in found if p.kind == "dead")
     assert (problem.kind, problem.file) == ("dead", str(tmp_path / "ds.json"))
-    assert "accelerate.yaml does not launch DeepSpeed: it says MULTI_GPU" in problem.problem
+    assert "accelerate.yaml does not launch this file: it says MULTI_GPU" in problem.problem
 
 
 def test_the_strategy_that_files_launch(tmp_path: Path) -> None:
@@ -484,7 +521,7 @@ def test_a_file_beside_one_that_names_another(folder: Path, capsys: pytest.Captu
     (folder / "mine.json").write_text(SHIPPED[JSON])
     done = call(capsys, "plan", "spec.yaml", *GPUS, "--check", "zero3.yaml", "mine.json")
     assert done.code == 2
-    assert "zero_optimization: is not what is launched: zero3.yaml names ds_configs/zero3.json" in done.err
+    assert "zero_optimization: zero3.yaml does not launch this file: it names ds_configs/zero3.json" in done.err
 
 
 @pytest.mark.parametrize("option", [("--plot", "a.svg"), ("--compare", "8xA100-80GB")])

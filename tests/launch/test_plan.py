@@ -83,8 +83,13 @@ def test_nothing_fits() -> None:
     assert str(caught.value) == (
         "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 40.5 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 12.7 GiB); H100-80GB GPUs (zero3_offload, 40.5 GiB)"
+        " (zero3_offload, 12.7 GiB); data.max_length: 1024 (zero3_offload, 12.7 GiB); H100-80GB GPUs (zero3_offload,"
+        " 40.5 GiB)"
     )
+    assert caught.value.remedies[1] == {
+        "change": "data.max_length: 1024", "strategy": "zero3_offload",
+        "process_bytes": plan_of("1xRTX4090-24GB", 1, spec_of(data={"max_length": 1024})).memory.process_bytes,
+    }  # fmt: skip
 
 
 def test_a_refused_strategy_gives_the_reason_and_the_way_out() -> None:
@@ -370,3 +375,22 @@ def test_the_size_of_training_rows(tmp_path: Path) -> None:
     assert text_bytes(str(tmp_path)) is None
     assert text_bytes(str(tmp_path / "missing.jsonl")) is None
     assert text_bytes("owner/name:train") is None
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"micro_batch_size": 4, "gradient_accumulation_steps": 4, "global_batch_size": 128},
+        {"gradient_accumulation_steps": 4, "global_batch_size": 128},
+        {"micro_batch_size": 4, "global_batch_size": 128},
+        {"micro_batch_size": 4, "gradient_accumulation_steps": 4},
+        {"global_batch_size": 128},
+    ],
+)
+def test_one_gpu_in_place_of_eight_keeps_the_global_batch(training: dict[str, Any]) -> None:
+    spec = spec_of("qwen2.5-7b-instruct", data={"max_length": 512}, training=training, cluster={"devices_per_node": 8})
+    for gpus in ("8xA100-80GB", "1xA100-80GB"):
+        plan = plan_of(gpus, 1, spec)
+        assert (plan.global_batch_size, plan.micro_batch_size) == (128, 4)
+    assert plan.gradient_accumulation_steps == 32
+    assert plan.notes == ["one device instead of 8: the global batch of 128, schedule and order of samples are kept"]

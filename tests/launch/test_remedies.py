@@ -43,9 +43,29 @@ def test_a_global_batch_is_kept_by_the_planner() -> None:
 def test_several_together_where_one_is_not_enough() -> None:
     assert told(spec_of(cluster={"strategy": "single"}), "RTX3090-24GB") == [
         "H200-141GB GPUs",
-        "training.micro_batch_size: 1, gradient_accumulation_steps: 16 with model.quantization: nf4 with"
-        " data.max_length: 2048",
+        "cluster.strategy: auto with training.micro_batch_size: 1, gradient_accumulation_steps: 16",
+        "cluster.strategy: auto with data.max_length: 1024",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "length"),
+    [
+        ("8xA10-24GB", 4096),
+        ("8xT4-16GB", 2048),
+        ("8xA100-80GB", 32768),
+        ("1xRTX4090-24GB", 2048),
+        ("2xV100-16GB", 4096),
+    ],
+)
+def test_three_changes_are_found_where_there_are_as_many(gpus: str, length: int) -> None:
+    assert len(told(spec_of(data={"max_length": length}), gpus)) == 3
+
+
+def test_sequences_are_shortened_as_far_as_it_takes() -> None:
+    assert "training.micro_batch_size: 1, gradient_accumulation_steps: 16 with data.max_length: 2048" in told(
+        spec_of(data={"max_length": 32768}), "1xT4-16GB"
+    )
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,15 @@ def test_what_others_measured_is_within_the_band() -> None:
     assert len(outside) <= 4
     errors = [float(found[1]) for line in lines if (found := re.search(r"([+-][\d.]+)%", line))]
     assert sum(map(abs, errors)) / len(errors) < 15
+
+
+def test_fp32_is_computed_without_tensor_cores() -> None:
+    """19.5 in place of 312 TFLOP/s on an A100."""
+    half, whole = (
+        throughput(QWEN, replace(EIGHT, precision=precision), parse_gpus("8xA100-80GB"), 4, 12.5e9)
+        for precision in ("bf16", "fp32")
+    )
+    assert half
+    assert whole
+    assert 10 < whole.step_seconds / half.step_seconds < 16
+    assert whole.high / whole.low > half.high / half.low  # nobody measured it

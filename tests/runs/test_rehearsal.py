@@ -1,11 +1,15 @@
 """The largest batch is tried before the first step, measured beside the forecast, and leaves no trace."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch.memory import forecast
+from launch.memory.host import CPU_PROCESS
+from launch.plan import Plan
 from tests.conftest import Workspace, after_import, losses, muster, read_rows
 
 
@@ -66,6 +70,25 @@ def test_it_changes_nothing(strategy: str, workspace: Workspace) -> None:
     assert adapters[0] == adapters[1]
 
 
+def test_rows_to_evaluate_on_may_be_the_longest(workspace: Workspace) -> None:
+    """An evaluation keeps no activations: the forecast for it is not that of a training step as long."""
+    rows = read_rows(workspace.root / "eval.jsonl")
+    rows[3]["documents"][0]["text"] = "cipher " * 220
+    (workspace.root / "long-eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec, run = workspace.spec(data={"eval": "long-eval.jsonl", "max_length": 400}), workspace.root / "eval-run"
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 0, done.err
+    found = rehearsed(run)
+    assert found["length"] < 200 < found["evaluation_length"] < 400
+    plan = Plan.model_validate_json((run / "plan.json").read_text())
+    steps = {
+        length: forecast(plan.architecture, replace(plan.setting, max_length=length)).phases
+        for length in (found["length"], found["evaluation_length"])
+    }
+    short, long = steps.values()
+    assert found["forecast_bytes"] == CPU_PROCESS + max(*short.values(), long["evaluation"])
+
+
 def test_a_forecast_that_is_far_off_is_an_event(workspace: Workspace) -> None:
     run = workspace.root / "off"
     done = run_with("training.rehearsal: module.resident_peak = lambda: 1 << 30", workspace, workspace.spec(), run)
@@ -89,7 +112,7 @@ def test_a_largest_batch_that_does_not_fit_ends_with_6_before_a_step(long_row: W
     )
     done = run_with(short, long_row, spec, run)
     assert done.code == 6, done.err
-    assert "the largest batch in the data, 2 sequences of 3" in done.err
+    assert "the largest batch to train on, 2 sequences of 3" in done.err
     assert "does not fit, and no step was trained: CUDA out of memory. Tried to allocate 9.00 GiB." in done.err
     assert "Traceback" not in done.err
     assert not (run / "samples.jsonl").exists()
