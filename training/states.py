@@ -50,7 +50,10 @@ def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
 
 
 def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updates: int) -> None:
-    """Puts the moments back, into an optimizer that has not stepped yet as into one that has."""
+    """Puts the moments back, into an optimizer that has stepped, as any has that was rehearsed.
+
+    One that has not stepped takes them too, but for bitsandbytes' under ZeRO-3, whose groups are empty until it steps.
+    """
     inner = innermost(optimizer)
     keys = _keys(inner)
     _set_states(optimizer, inner, updates)

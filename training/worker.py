@@ -14,7 +14,7 @@ from typing import IO, Any, NoReturn
 from launch.claim import claim, finished, hold, take
 from launch.diagnose import classify, failure
 from launch.discover import topology
-from launch.errors import ExitCode, MusterError, Stopped, UsageError
+from launch.errors import ExitCode, MusterError, PreflightError, Stopped, UsageError
 from launch.journal import event, write_json
 from launch.plan import Plan, as_launched
 from launch.planning import planned
@@ -28,6 +28,7 @@ from training.engine import Launched, check_processes, connect, launched, read_d
 
 # A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
 SPEAK_SECONDS = 5.0
+LOOK_SECONDS = 0.2
 
 
 @dataclass
@@ -161,7 +162,21 @@ def _plan(worker: Worker, arguments: argparse.Namespace, place: Launched) -> tup
         require(results)
         worker.claimed = take(run, plan, arguments.resume)
         write_json(run.preflight, document(results, context.place))
+    elif nodes > 1:
+        _see(run.plan, 2 * plan.spec.preflight.allreduce_seconds)
     return plan, run
+
+
+def _see(plan: Path, limit: float) -> None:
+    """Waits for what rank 0 writes once its checks have passed: from then on all meet through the run directory."""
+    deadline = time.monotonic() + limit
+    while not plan.exists():
+        if time.monotonic() > deadline:
+            raise PreflightError(
+                f"fleet-directory: {os.uname().nodename} does not see {plan}, which rank 0 writes when its checks have"
+                " passed: choose a --run-dir on storage that every node mounts, or see rank 0's own messages"
+            )
+        time.sleep(LOOK_SECONDS)
 
 
 def _made_plan(run: RunDir, arguments: argparse.Namespace) -> Plan:

@@ -23,6 +23,10 @@ class Adapter:
     """DoRA's."""
     whole: int = 0
     """Copies of embeddings and output head that are trained."""
+    blocks: int = 0
+    """How many are adapted; where a pattern adapts other layers in each, all count as if they had all of `targets`."""
+    biases: frozenset[str] = frozenset()
+    """The kinds of linear layers whose biases are trained, in all blocks: their own bytes are too few to count."""
     first_block: int = 0
     """The first one that gradients flow through."""
     embeddings: bool = False
@@ -31,14 +35,17 @@ class Adapter:
 
 def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
     sizes = adapted(architecture, lora)
-    saved, blocks = set(lora.modules_to_save), [int(name.split(".")[2]) for name in sizes]
+    saved, blocks = set(lora.modules_to_save), {int(name.split(".")[2]) for name in sizes}
     embeddings = "embed_tokens" in saved
+    biased = frozenset(name.split(".")[-2] for name in architecture.tensors if name.endswith(".bias"))
+    biases = biased if lora.bias == "all" else frozenset()
     return Adapter(
         rank=lora.rank, dropout=lora.dropout, targets=frozenset(name.rpartition(".")[2] for name in sizes),
         pairs=lora.rank * sum(inputs + outputs for inputs, outputs in sizes.values()),
         magnitudes=sum(outputs for _, outputs in sizes.values()) if lora.use_dora else 0,
         whole=architecture.vocab_size * architecture.hidden_size * len(saved),
-        first_block=0 if embeddings else min(blocks, default=architecture.layers), embeddings=embeddings,
+        blocks=len(blocks), biases=biases, embeddings=embeddings,
+        first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
     )  # fmt: skip
 
 

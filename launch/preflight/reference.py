@@ -22,6 +22,9 @@ mount or a driver that hangs costs one answer and holds up none of the others.
     muster preflight --list                # the table below
     muster preflight --selftest            # the checks of GPUs on simulated machines, healthy and faulty
 
+A run on several nodes meets before it loads a model: each node's packages, driver, GPUs and limits are compared and the
+odd one is named, clocks and the run directory are looked at, and the real group adds up a tensor against the clock.
+
 Thresholds are keys of the spec's `preflight` section ([spec.md](spec.md)). Written by `python -m
 launch.preflight.reference`.
 """

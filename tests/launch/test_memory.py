@@ -65,10 +65,12 @@ def test_a_cpu_process_has_neither_a_cuda_context_nor_an_allocator_that_reserves
 
 
 def test_adapters_count_as_peft_s() -> None:
-    assert (ADAPTER.pairs, ADAPTER.whole, ADAPTER.first_block) == (PAIRS, 0, 0)
+    assert (ADAPTER.pairs, ADAPTER.whole, ADAPTER.first_block, ADAPTER.blocks) == (PAIRS, 0, 0, QWEN.layers)
     later = adapter_of(QWEN, LoraSpec(layers_to_transform=[7, 40], modules_to_save=["lm_head"]))
-    assert (later.first_block, later.whole) == (7, 152_064 * 5_120)
+    assert (later.first_block, later.blocks, later.whole) == (7, 2, 152_064 * 5_120)
     assert adapter_of(QWEN, LoraSpec(layers_to_transform=[7], modules_to_save=["embed_tokens"])).first_block == 0
+    biased = adapter_of(QWEN, LoraSpec(layers_to_transform=[7], bias="all"))
+    assert (biased.first_block, biased.blocks, biased.biases) == (0, 1, frozenset({"q_proj", "k_proj", "v_proj"}))
 
 
 @pytest.mark.parametrize("strategy", ["single", "ddp", "zero1", "zero2", "zero2_offload"])
@@ -155,6 +157,27 @@ def test_ddp_needs_the_most_of_the_ways_to_share() -> None:
     order: list[Strategy] = ["ddp", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
     peaks = [needed(strategy, 8) for strategy in order]
     assert peaks == sorted(peaks, reverse=True)
+
+
+def test_dora_multiplies_by_an_identity_matrix_as_wide_as_the_mlp() -> None:
+    """13,824 by 13,824 in bf16, and four weights of down_proj in fp32 beside it: 1.5 GB however few the tokens are."""
+    setting = replace(ONE_GPU, max_length=64, micro_batch_size=1)
+    for phase in ("forward", "backward"):
+        plain, dora = (
+            forecast(QWEN, replace(setting, adapter=adapter_of(QWEN, LoraSpec(dropout=0, use_dora=use)))).phases[phase]
+            for use in (False, True)
+        )
+        assert dora - plain == pytest.approx(2 * 13_824**2 + 4 * 4 * 13_824 * 5_120, rel=0.05)
+
+
+def test_with_dropout_dora_keeps_autocast_s_copies_of_the_base() -> None:
+    """Without checkpointing those of all blocks, but of the first what is behind its first adapted layer."""
+    setting = replace(ONE_GPU, max_length=64, micro_batch_size=1, gradient_checkpointing=False)
+    undropped, dropped = (
+        forecast(QWEN, replace(setting, adapter=adapter_of(QWEN, LoraSpec(use_dora=True, dropout=dropout))))
+        for dropout in (0, 0.1)
+    )
+    assert dropped.phases["loss"] - undropped.phases["loss"] == pytest.approx(2 * QWEN.linear_parameters, rel=0.02)
 
 
 def test_answering_needs_less_than_training() -> None:
