@@ -55,6 +55,8 @@ def space(context: Context) -> Finding:
         found = os.statvfs(parent)
     except OSError as error:
         return unknown(f"{parent}: {error.strerror}", ELSEWHERE)
+    if not found.f_blocks:
+        return unknown(f"{parent}: its file system tells no size", ELSEWHERE)
     free, inodes = found.f_bavail * found.f_frsize, found.f_favail
     told = f"{parent}: {amount(free)} free, {amount(needed)} needed for {kept} checkpoints"
     values = {"free": free, "needed": needed, "inodes": inodes}

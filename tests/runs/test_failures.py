@@ -119,9 +119,10 @@ def test_a_full_disk_ends_with_9_and_keeps_what_was_saved(workspace: Workspace) 
 def test_a_run_directory_that_cannot_be_written(workspace: Workspace) -> None:
     done = muster("run", workspace.spec(), "--run-dir", "/proc/no-run-here/run")
     assert done.code == 3
-    assert done.err.splitlines()[-2:] == [
+    assert done.err.splitlines()[-3:] == [
         "error: the checks failed, nothing was started",
-        "error: storage: /proc: No such file or directory. choose another place with --run-dir",
+        "error: run-directory: /proc: No such file or directory. choose another place with --run-dir",
+        "error: to start anyway: --accept run-directory",
     ]
 
 

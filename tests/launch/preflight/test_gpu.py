@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from launch.preflight import selftest as module
 from launch.preflight.nvml import judge
 from launch.preflight.selftest import ASKED, MACHINES, Tried, selftest
 from tests.conftest import ROOT, muster
+from tests.launch.conftest import in_process as call
 
 GOLDEN = ROOT / "tests/golden/preflight-machines.txt"
 
@@ -61,12 +63,24 @@ def test_what_could_not_be_read_never_passes(tried: list[Tried]) -> None:
             assert result.fix or result.status in ("pass", "skipped")
 
 
-def test_the_selftest_as_a_command() -> None:
-    done = muster("preflight", "--selftest", "--json")
-    assert done.code == 0, done.err
+def test_the_selftest_as_a_command(
+    tried: list[Tried], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the results from above, and with one that is not as it should be."""
+    monkeypatch.setattr(module, "selftest", lambda cache: tried)
+    done = call(capsys, "preflight", "--selftest", "--json")
+    assert (done.code, done.err) == (0, "")
     rows = json.loads(done.out)
     assert {row["machine"] for row in rows} == set(MACHINES)
     assert all(row["found"] == row["expected"] for row in rows)
+    shown = call(capsys, "preflight", "--selftest")
+    assert f"{len(tried)} of {len(tried)} machines as expected" in shown.out
+    monkeypatch.setattr(module, "selftest", lambda cache: [Tried("ecc-uncorrected", [])])
+    wrong = call(capsys, "preflight", "--selftest")
+    assert (wrong.code, wrong.err) == (
+        10,
+        "error: --selftest: the checks do not find what is wrong with ecc-uncorrected: do not rely on them\n",
+    )
 
 
 def test_a_machine_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
