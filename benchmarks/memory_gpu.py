@@ -77,6 +77,11 @@ def main() -> None:
         print(_line(name, rows[name]), flush=True)
         if options.json:  # after each case, for a machine may be taken away
             options.json.write_text(json.dumps({"cases": rows, **_versions(options.cpu)}, indent=2) + "\n")
+    if options.cpu:
+        print("no GPU: nothing was measured, the script alone was tried")
+    failed = [name for name, row in rows.items() if "failed" in row]
+    if failed:
+        sys.exit(f"{len(failed)} of {len(rows)} cases failed: {', '.join(failed)}")
 
 
 def _in_own_process(name: str, cpu: bool) -> dict[str, Any]:

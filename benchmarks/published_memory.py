@@ -9,6 +9,7 @@ and README.md, "Profiling of Memory and Speed"): these are facts of their softwa
 
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,12 @@ UNEXPLAINED = {"Q-LoRA": 2}
 
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".json")
-    rows = [row for row in json.loads(file.read_text())["rows"] if row["method"] in METHODS and row["mem_gb"]]
+    every = [row for row in json.loads(file.read_text())["rows"] if row["mem_gb"]]
+    rows = [row for row in every if row["method"] in METHODS and row["model"] in MODELS]
+    for name, count in Counter(f"{row['model']} {row['method']}" for row in every if row not in rows).items():
+        print(f"{name}: {count} rows left out, of a model or a method that is not known here", file=sys.stderr)
+    if not rows:
+        sys.exit(f"{file}: no row is of {', '.join(MODELS)} with {', '.join(METHODS)}")
     errors: dict[str, list[float]] = {}
     for row in rows:
         expected = predicted(row) / 1e9

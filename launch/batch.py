@@ -90,6 +90,18 @@ def on_one_device(spec: RunSpec) -> tuple[RunSpec, list[str]]:
     return spec.model_copy(update={"training": training.model_copy(update=update)}), [note]
 
 
+def other_batch(spec: RunSpec, world_size: int) -> list[str]:
+    """What to say where a spec that leaves its global batch open is planned for other devices than it asks for."""
+    asked, training = asked_devices(spec.cluster), spec.training
+    if training.global_batch_size is not None or asked is None or world_size in (1, asked):
+        return []
+    there, here = _share(training) * asked, _share(training) * world_size
+    return [
+        f"the global batch is {here} on {world_size} devices, {there} on the {asked} that the spec asks for:"
+        f" training.global_batch_size: {there} keeps it"
+    ]
+
+
 def asked_devices(cluster: ClusterSpec) -> int | None:
     """None where the spec takes what there is."""
     return None if cluster.devices_per_node == "auto" else cluster.nodes * cluster.devices_per_node

@@ -119,7 +119,9 @@ def plan(
         if plot is not None:
             raise UsageError("--check and --plot: the files are compared instead of showing the plan; give one of them")
         files = read_given([*own, *more])
-        resolved = plan_for(files, lambda change: _resolve(spec, overrides, gpus, change, data=False), adjust)
+        resolved = plan_for(
+            files, lambda change: _resolve(spec, overrides, gpus, change, data=False), adjust, gpus is None
+        )
         show_contradictions(files, resolved, as_json)
         return
     try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from launch import adapter
 from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
-from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_device
+from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_device, other_batch
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
@@ -100,6 +100,7 @@ def resolve(
         raise ConflictError(problems)
     spec, notes = on_one_device(spec) if topology.world_size == 1 else (spec, [])
     precision, warnings = _precision(spec, topology)
+    warnings += other_batch(spec, topology.world_size)
     sizes = micro_batch_sizes(spec, topology.world_size)
     found, refused = candidates(spec, architecture, topology, precision, sizes, versions)
     if not found:

@@ -45,9 +45,10 @@ def plan_for(
     files: "Sequence[Given]",
     resolve: "Callable[[Callable[[RunSpec], RunSpec]], Plan]",
     adjust: "Callable[[RunSpec], RunSpec]",
+    here: bool,
 ) -> "Plan":
     """The plan to compare with: for the strategy that the files launch, where the spec leaves it open and can be run
-    so; else the spec's own."""
+    so; else the spec's own. `here` says that it is for this machine's devices."""
     from launch.consistency import strategy_of
 
     found = strategy_of(files)
@@ -65,8 +66,10 @@ def plan_for(
             plan = resolve(adjust)
         except NoPlanError as none:
             asked = [file.get("num_processes") for file in files if file.kind == "accelerate"]
-            hint = f"; these files are for {asked[0]} devices: name them with --gpus 8xA100-80GB" if asked else ""
-            raise NoPlanError(f"{none}{hint}", none.remedies) from None
+            if not (here and asked):
+                raise
+            hint = f"these files are for {asked[0]} devices: name them with --gpus 8xA100-80GB"
+            raise NoPlanError(f"{none}; {hint}", none.remedies) from None
         say(f"the files launch {found}, which this spec cannot run here: {error}")
         return plan
 

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from launch.errors import CommunicationError
 from launch.journal import write_json
 from launch.plan import Plan
-from launch.preflight import Context, Result, accept, document, require
+from launch.preflight import CHECKS, Context, Result, accept, document, require
 from launch.preflight.fingerprint import fingerprint
-from launch.preflight.fleet import CHECKS, NodeReport, answered, fleet_results
+from launch.preflight.fleet import NodeReport, answered, fleet_results
 from launch.preflight.result import read_document
 from launch.rundir import RunDir
 from launch.wording import first_line
@@ -38,9 +38,7 @@ def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     results = fleet_results(_reports(run, control, place), limits.clock_skew_seconds)
     seconds, rate = _all_reduce(plan, limits.allreduce_seconds)
     results.append(answered(seconds, rate, limits.allreduce_gbps))
-    judged = accept(
-        results, [name for name in limits.accept if name in {c.name for c in CHECKS}], [c.name for c in CHECKS]
-    )
+    judged = accept(results, limits.accept, [check.name for check in CHECKS])
     if control.rank == 0:
         _write(Context(plan=plan, run=run), judged)
     require(judged)

@@ -26,7 +26,9 @@ class Adapter:
     blocks: int = 0
     """How many are adapted; where a pattern adapts other layers in each, all count as if they had all of `targets`."""
     biases: frozenset[str] = frozenset()
-    """The kinds of linear layers whose biases are trained, in all blocks: their own bytes are too few to count."""
+    """The kinds of linear layers whose biases are trained, in all blocks (lora.bias: all)."""
+    bias_elements: int = 0
+    """Of the base's own biases that are trained, in their own type."""
     first_block: int = 0
     """The first one that gradients flow through."""
     embeddings: bool = False
@@ -39,12 +41,14 @@ def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
     embeddings = "embed_tokens" in saved
     biased = frozenset(name.split(".")[-2] for name in architecture.tensors if name.endswith(".bias"))
     biases = biased if lora.bias == "all" else frozenset()
+    trained = {"all": architecture.modules, "lora_only": sizes, "none": {}}[lora.bias]
+    bias = sum(outputs for name, (_, outputs) in trained.items() if name.rpartition(".")[2] in biased)
     return Adapter(
         rank=lora.rank, dropout=lora.dropout, targets=frozenset(name.rpartition(".")[2] for name in sizes),
         pairs=lora.rank * sum(inputs + outputs for inputs, outputs in sizes.values()),
         magnitudes=sum(outputs for _, outputs in sizes.values()) if lora.use_dora else 0,
         whole=architecture.vocab_size * architecture.hidden_size * len(saved),
-        blocks=len(blocks), biases=biases, embeddings=embeddings,
+        blocks=len(blocks), biases=biases, bias_elements=bias, embeddings=embeddings,
         first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
     )  # fmt: skip
 

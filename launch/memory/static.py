@@ -50,14 +50,15 @@ def _linear_sizes(architecture: Architecture) -> list[int]:
 
 
 def _trained(setting: Setting) -> tuple[int, int]:
-    """(elements that PEFT makes in fp32, elements of copies, which keep the type of what they are copies of)."""
-    return setting.adapter.pairs + setting.adapter.magnitudes, setting.adapter.whole
+    """(elements that PEFT makes in fp32, those that keep the base's type: copies of its weights, and its biases)."""
+    adapter = setting.adapter
+    return adapter.pairs + adapter.magnitudes, adapter.whole + adapter.bias_elements
 
 
 def adapters(setting: Setting) -> int:
-    """Weights of what is trained, as the model computes with them."""
-    pairs, whole = _trained(setting)
-    held = pairs * setting.adapter_element + whole * setting.element
+    """Weights of what is trained, as the model computes with them; biases are the base's."""
+    pairs, _ = _trained(setting)
+    held = pairs * setting.adapter_element + setting.adapter.whole * setting.element
     return held // setting.world_size if setting.strategy == "fsdp2" else held
 
 

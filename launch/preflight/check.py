@@ -20,7 +20,8 @@ class Check:
     """What is wrong when it fails, in one line."""
     threshold: str
     """What decides, and its source."""
-    run: Callable[[Context], Finding]
+    run: Callable[[Context], Finding] | None = None
+    """None for what is looked at later or elsewhere: `concerns` then says where."""
     concerns: Callable[[Context], str | None] = lambda context: None
     """Why this check does not concern a run; None where it does."""
     deadline: float = DEADLINE

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from launch.preflight.check import Check, on_several_nodes
-from launch.preflight.result import Context, Finding, Result, Status
+from launch.preflight.result import Context, Result, Status
 from launch.wording import plural
 
 # What training would do differently, and what only an administrator wants to know of.
@@ -110,26 +110,22 @@ def _waits(context: Context) -> str | None:
     return on_several_nodes(context) or "compared by the workers, as soon as all nodes have started"
 
 
-def _not_run(context: Context) -> Finding:
-    raise AssertionError("skipped by _waits")
-
-
 CHECKS = (
     Check(
         "fleet-answers", "network", "a node that does not answer, or a group of ranks that is slow",
-        "all within preflight.allreduce_seconds; preflight.allreduce_gbps where it is given", _not_run, _waits,
+        "all within preflight.allreduce_seconds; preflight.allreduce_gbps where it is given", concerns=_waits,
     ),
     Check(
         "fleet-alike", "software", "a node that differs from the others",
-        "packages, NCCL and GPUs fail; driver, kernel and limits warn", _not_run, _waits,
+        "packages, NCCL and GPUs fail; driver, kernel and limits warn", concerns=_waits,
     ),
     Check(
         "fleet-clock", "node", "nodes whose clocks differ",
-        f"{SKEW_WARNS:g} s warns, preflight.clock_skew_seconds fails", _not_run, _waits,
+        f"{SKEW_WARNS:g} s warns, preflight.clock_skew_seconds fails", concerns=_waits,
     ),
     Check(
         "fleet-directory", "storage", "a run directory that a node does not share",
-        "each node finds a file that rank 0 has just written", _not_run, _waits,
+        "each node finds a file that rank 0 has just written", concerns=_waits,
     ),
 )  # fmt: skip
 _BY_NAME = {check.name: check for check in CHECKS}

@@ -1,16 +1,13 @@
-"""GPUs: that they are the planned ones, whole, free, at full speed, and can reach one another."""
+"""GPUs: that they are the planned ones, whole, free and at full speed."""
 
 import contextlib
 import os
 import pwd
 import time
-from collections.abc import Callable
-from ctypes import byref
 from pathlib import Path
 from typing import Any
 
-from launch.preflight.check import DRIVER, Check, on_gpus, on_several_gpus
-from launch.preflight.nvml import RESET, Unread, asking, driver, judge, named, planned, read
+from launch.preflight.nvml import RESET, Unread, driver, gpu_check, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.wording import amount, plural
 
@@ -26,8 +23,6 @@ RECOVERY = {
 }  # fmt: skip
 LEAVING = 1.0  # seconds that the driver may need to take leave of a process
 COMPUTE_MODES = {1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
-# nvml.h; pynvml's own constant of the first is a tuple.
-P2P_READ, P2P_STATUS_OK, FABRIC_COMPLETED = 0, 0, 3
 CLEAN = "see nvidia-smi -q -d ECC,ROW_REMAPPER,PAGE_RETIREMENT, drain the node and reset the GPU"
 
 
@@ -132,79 +127,6 @@ def throttling(context: Context) -> Finding:
     return judge(read(context, reasons), wrong, "clocks held back by nothing but idleness or the power cap", fix)
 
 
-def pcie(context: Context) -> Finding:
-    def widths(nvml: Any, handle: Any) -> list[int]:
-        current = int(nvml.nvmlDeviceGetCurrPcieLinkWidth(handle))
-        return [current, int(nvml.nvmlDeviceGetMaxPcieLinkWidth(handle))]
-
-    return judge(
-        read(context, widths), lambda w: f"{w[0]} of {w[1]} PCIe lanes" if w[0] < w[1] else None,
-        "all PCIe lanes", "reseat the card or its riser", missing="these GPUs have no PCIe link of their own",
-    )  # fmt: skip
-
-
-def nvlink(context: Context) -> Finding:
-    """Links that are down on some GPUs and up on others of the same kind.
-
-    Links that lead nowhere are down on healthy machines: of V100s on smaller boards, of cards without a bridge.
-    """
-
-    def down(nvml: Any, handle: Any) -> dict[str, Any]:
-        """Its kind, and the numbers of links that are up and down; those that it does not have are left out."""
-        up: dict[int, bool] = {}
-        for link in range(nvml.NVML_NVLINK_MAX_LINKS):
-            with contextlib.suppress(nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
-                up[link] = bool(nvml.nvmlDeviceGetNvLinkState(handle, link))
-        if not up:
-            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
-        links = {state: [link for link, is_up in up.items() if is_up is state] for state in (True, False)}
-        return {"kind": nvml.nvmlDeviceGetName(handle), "up": links[True], "down": links[False]}
-
-    readings = read(context, down)
-    found = [r.value for r in readings if not isinstance(r.value, Unread)]
-    most = {kind: max(len(f["up"]) for f in found if f["kind"] == kind) for kind in {f["kind"] for f in found}}
-
-    def wrong(links: dict[str, Any]) -> str | None:
-        if len(links["up"]) == most[links["kind"]]:
-            return None
-        told = ", ".join(map(str, links["down"]))
-        return f"NVLink {told} down, {len(links['up'])} up where others have {most[links['kind']]}"
-
-    fine = "as many NVLinks up on each" if any(most.values()) else "no NVLink is wired"
-    fix = "restart the fabric manager, or reset the GPUs"
-    return judge(readings, wrong, fine, fix, missing="these GPUs have no NVLink")
-
-
-def peers(context: Context) -> Finding:
-    """Whether each pair of GPUs reads the other's memory as all the other pairs do; on two sockets some cannot."""
-
-    def able(nvml: Any, handle: Any) -> list[int]:
-        """The GPUs whose memory this one reads, itself among them."""
-        nvml.nvmlDeviceGetUUID(handle)  # raises where this one is lost: below only the other one can be
-        found = []
-        for index in planned(nvml, context):
-            try:
-                other = nvml.nvmlDeviceGetHandleByIndex(index)
-                own = nvml.nvmlDeviceGetIndex(handle) == index
-                if own or nvml.nvmlDeviceGetP2PStatus(handle, other, P2P_READ) == P2P_STATUS_OK:
-                    found.append(index)
-            except nvml.NVMLError_GpuIsLost:
-                continue
-        return found
-
-    readings = read(context, able)
-    indices = {r.index for r in readings}
-    alone = all(len(r.value) <= 1 for r in readings if not isinstance(r.value, Unread))
-
-    def wrong(reached: list[int]) -> str | None:
-        cut = [] if alone else sorted(indices - set(reached))
-        return f"cannot reach the memory of {named(cut)}, as other pairs can" if cut else None
-
-    fine = "exchange through the host's memory, all alike" if alone else "each reaches the others' memory"
-    fix = "usual across two sockets, and slower; else see nvidia-smi topo -p2p r, and the node's IOMMU and ACS settings"
-    return judge(readings, wrong, fine, fix, warning=True)
-
-
 def mig(context: Context) -> Finding:
     def mode(nvml: Any, handle: Any) -> int:
         return int(nvml.nvmlDeviceGetMigMode(handle)[0])
@@ -277,25 +199,6 @@ def memory(context: Context) -> Finding:
     )  # fmt: skip
 
 
-def fabric(context: Context) -> Finding:
-    def state(nvml: Any, handle: Any) -> list[int]:
-        info = nvml.c_nvmlGpuFabricInfoV_t()
-        info.version = nvml.nvmlGpuFabricInfo_v2
-        nvml.nvmlDeviceGetGpuFabricInfoV(handle, byref(info))
-        if info.state == nvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED:
-            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
-        return [int(info.state), int(info.status)]
-
-    def wrong(found: list[int]) -> str | None:
-        if found[0] != FABRIC_COMPLETED:
-            return "has not joined the NVSwitch fabric"
-        return f"could not join the NVSwitch fabric (error {found[1]})" if found[1] else None
-
-    fix = "start nvidia-fabricmanager, of the driver's own version"
-    missing = "these GPUs have no NVSwitch fabric"
-    return judge(read(context, state), wrong, "in the NVSwitch fabric", fix, missing=missing)
-
-
 def persistence(context: Context) -> Finding:
     def mode(nvml: Any, handle: Any) -> int:
         return int(nvml.nvmlDeviceGetPersistenceMode(handle))
@@ -306,47 +209,32 @@ def persistence(context: Context) -> Finding:
     )
 
 
-def _check(name: str, finds: str, threshold: str, run: Callable[[Context], Finding], **more: Any) -> Check:
-    return Check(name, "gpu", finds, threshold, asking(run), **{"concerns": on_gpus, "deadline": DRIVER, **more})
-
-
 CHECKS = (
-    _check("gpu-count", "fewer GPUs than planned, or of several kinds", "cluster.devices_per_node", count),
-    _check("gpu-memory", "too little free memory on a GPU", "the plan's process_bytes", memory),
-    _check(
+    gpu_check("gpu-count", "fewer GPUs than planned, or of several kinds", "cluster.devices_per_node", count),
+    gpu_check("gpu-memory", "too little free memory on a GPU", "the plan's process_bytes", memory),
+    gpu_check(
         "gpu-foreign-processes", "somebody else's process on a GPU", "any that is alive (/proc)", foreign_processes
     ),
-    _check("gpu-recovery", "a GPU that the driver wants reset", "NVML's recovery action, other than none", recovery),
-    _check(
+    gpu_check("gpu-recovery", "a GPU that the driver wants reset", "NVML's recovery action, other than none", recovery),
+    gpu_check(
         "gpu-ecc", "memory errors that were not corrected since the driver was loaded",
         "more than preflight.uncorrected_ecc_errors", ecc,
     ),
-    _check(
+    gpu_check(
         "gpu-row-remap", "a broken row of memory (Ampere and later)",
         "pending or failed (NVIDIA GPU Memory Error Management)", row_remap,
     ),
-    _check(
+    gpu_check(
         "gpu-retired-pages", "a broken page of memory (before Ampere)",
         "pending (NVIDIA Dynamic Page Retirement)", retired_pages,
     ),
-    _check(
+    gpu_check(
         "gpu-throttling", "a GPU that is slowed down by heat or by its power supply",
         "hardware or thermal slowdown, power brake (nvml.h, clocks event reasons)", throttling,
     ),
-    _check("gpu-pcie", "PCIe lanes that are missing", "width below the most; the generation drops when idle", pcie),
-    _check(
-        "gpu-nvlink", "an NVLink that is down", "fewer up than on another GPU of its kind", nvlink,
-        concerns=on_several_gpus,
+    gpu_check("gpu-mig", "GPUs that are divided into slices", "MIG on, and several GPUs planned", mig),
+    gpu_check(
+        "gpu-compute-mode", "GPUs that take one process or none", "prohibited fails, exclusive warns", compute_mode
     ),
-    _check(
-        "gpu-peers", "pairs of GPUs that cannot reach each other's memory as the others do",
-        "some pairs can and some cannot: warns", peers, concerns=on_several_gpus,
-    ),
-    _check("gpu-mig", "GPUs that are divided into slices", "MIG on, and several GPUs planned", mig),
-    _check("gpu-compute-mode", "GPUs that take one process or none", "prohibited fails, exclusive warns", compute_mode),
-    _check(
-        "gpu-fabric", "GPUs that have not joined the NVSwitch fabric", "state completed, status success (nvml.h)",
-        fabric,
-    ),
-    _check("gpu-persistence", "a driver that is unloaded between processes", "persistence mode off", persistence),
+    gpu_check("gpu-persistence", "a driver that is unloaded between processes", "persistence mode off", persistence),
 )  # fmt: skip

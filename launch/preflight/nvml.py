@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from launch.discover import visible
+from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.wording import plural
 
@@ -66,6 +67,11 @@ def asking(check: Callable[[Context], Finding]) -> Callable[[Context], Finding]:
             return unknown(f"the driver does not tell: {error}", "see nvidia-smi -q")
 
     return asked
+
+
+def gpu_check(name: str, finds: str, threshold: str, run: Callable[[Context], Finding], **more: Any) -> Check:
+    """A check that asks the driver; `more` are Check's other fields."""
+    return Check(name, "gpu", finds, threshold, asking(run), **{"concerns": on_gpus, "deadline": DRIVER, **more})
 
 
 def read(context: Context, value: Callable[[Any, Any], T]) -> list[Reading[T]]:

@@ -1,7 +1,7 @@
 """The plan itself: what it was made for is what is here."""
 
 from launch.preflight.check import Check
-from launch.preflight.result import Context, Finding, passed, warned
+from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.strategy import SAFE_SHARE
 from launch.wording import amount
 
@@ -17,10 +17,12 @@ def fits(context: Context) -> Finding:
 
 
 def batch(context: Context) -> Finding:
+    """A plan.json that somebody has changed may not add up any more."""
     plan = context.plan
     product = plan.micro_batch_size * plan.gradient_accumulation_steps * plan.world_size
     told = f"{plan.micro_batch_size} x {plan.gradient_accumulation_steps} x {plan.world_size} = {product}"
-    assert product == plan.global_batch_size, "a plan divides its batch exactly"
+    if product != plan.global_batch_size:
+        return failed(f"{told}, not {plan.global_batch_size}", "plan anew from the spec")
     return passed(told)
 
 

@@ -14,7 +14,8 @@ HEAD = """\
 `muster preflight SPEC` answers before anything is spent: can exactly this run work here? `muster run` asks the same,
 and a check that fails stops it with exit code 3. What could not be read is `unknown` and never passes; what does not
 concern the run is `skipped` with the reason. Each check runs in a process of its own with a deadline of its own: a
-mount or a driver that hangs costs one answer and holds up none of the others.
+mount or a driver that hangs costs one answer and holds up none of the others. Rows are read beside them,
+however long that takes.
 
     muster preflight SPEC --accept CHECK   # go on although this check fails, as preflight.accept in the spec
     muster preflight SPEC --json           # {status, verdict, checks: [{name, family, status, evidence, fix, ...}]}

@@ -1,11 +1,24 @@
 """Every check, by family. `muster preflight --list` and docs/preflight.md are made from this."""
 
-from launch.preflight import driver, fleet, gpu, kernel, model, network, node, planned, rows, software, storage
+from launch.preflight import (
+    driver,
+    fleet,
+    gpu,
+    kernel,
+    links,
+    model,
+    network,
+    node,
+    planned,
+    rows,
+    software,
+    storage,
+)
 from launch.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
-    *planned.CHECKS, *software.CHECKS, *driver.CHECKS, *kernel.CHECKS, *gpu.CHECKS, *node.CHECKS, *network.CHECKS,
-    *storage.CHECKS, *model.CHECKS, *fleet.CHECKS,
+    *planned.CHECKS, *software.CHECKS, *driver.CHECKS, *kernel.CHECKS, *gpu.CHECKS, *links.CHECKS, *node.CHECKS,
+    *network.CHECKS, *storage.CHECKS, *model.CHECKS, *fleet.CHECKS,
 )  # fmt: skip
 
 # Rows may take minutes to read: they are checked beside the others, without a deadline (rows.py).

@@ -394,3 +394,15 @@ def test_one_gpu_in_place_of_eight_keeps_the_global_batch(training: dict[str, An
         assert (plan.global_batch_size, plan.micro_batch_size) == (128, 4)
     assert plan.gradient_accumulation_steps == 32
     assert plan.notes == ["one device instead of 8: the global batch of 128, schedule and order of samples are kept"]
+
+
+def test_another_number_of_devices_tells_of_another_batch() -> None:
+    eight = {"data": {"max_length": 512}, "cluster": {"devices_per_node": 8}}
+    spec = spec_of("qwen2.5-7b-instruct", **eight)
+    assert plan_of("8xA100-80GB", 1, spec).warnings == []
+    assert plan_of("2xA100-80GB", 1, spec).warnings == [
+        "the global batch is 32 on 2 devices, 128 on the 8 that the spec asks for: training.global_batch_size: 128"
+        " keeps it"
+    ]
+    kept = spec_of("qwen2.5-7b-instruct", **eight, training={"global_batch_size": 128})
+    assert plan_of("2xA100-80GB", 1, kept).warnings == []

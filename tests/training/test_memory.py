@@ -165,6 +165,22 @@ def test_weights_constants_and_adapters_are_exact(
     assert static.adapters(here) == static.gradients(here) == trained
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options", [{"bias": "all"}, {"bias": "lora_only", "target_modules": ["q_proj", "up_proj"]}], ids=str
+)
+def test_biases_that_are_trained_are_exact(wide_base: Workspace, precision: Any, options: dict[str, Any]) -> None:
+    """They are the base's own: their weights are counted there."""
+    plan = plan_for(wide_base, lora=options)
+    model = load(plan.model_copy(update={"precision": precision}))
+    here = setting(plan.architecture, precision, plan.spec.lora)
+    assert any(name.endswith("bias") and p.requires_grad for name, p in model.named_parameters())
+    assert static.base_weights(plan.architecture, here) + static.adapters(here) == sum(
+        p.nbytes for p in model.parameters()
+    )
+    assert static.gradients(here) == sum(p.nbytes for p in model.parameters() if p.requires_grad)
+
+
 def _constants(model: Any) -> int:
     found: dict[int, int] = {}
     for weight in model.parameters():
