@@ -304,9 +304,10 @@ def _check_and_train(
     from launch.checking import checked
     from launch.claim import take
     from launch.journal import write_json
-    from launch.local import run_attempt
     from launch.preflight import document
     from launch.screen import checks_view
+    from launch.supervise.here import Here
+    from launch.supervise.loop import supervise
     from training.data.tokens import note_checked
 
     found = checked(resolved, str(spec_file), place, accepted)
@@ -316,11 +317,11 @@ def _check_and_train(
     _claimed = take(place, resolved, resume)  # kept until this process ends
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
-    code, reason = run_attempt(resolved, place, resume, screen)
-    if code != ExitCode.DONE:
+    end = supervise(resolved, place, Here(place), resume, screen)
+    if end.code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
-        say(reason if code == ExitCode.STOPPED else as_error(reason), f"logs: {attempt}")
-        raise typer.Exit(code)
+        say(end.reason if end.code == ExitCode.STOPPED else as_error(end.reason), f"logs: {attempt}")
+        raise typer.Exit(end.code)
     say(f"done: run directory {place.root}")
 
 

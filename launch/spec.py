@@ -208,6 +208,18 @@ class PreflightSpec(Section):
     """Gigabytes per second (bus bandwidth) that this must reach; by default it is told, not judged."""
 
 
+class RecoverySpec(Section):
+    """What follows when an attempt of the run fails."""
+
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """Restarts in a row that may fail without a further step trained; then the run stops. 0 never restarts."""
+    hang_seconds: Annotated[float, Field(ge=5)] = 180
+    """Seconds without progress of any rank after which a run hangs: its stacks are kept and it is restarted. A rank
+    whose process shows no life is given a third of them."""
+    start_seconds: Annotated[float, Field(ge=5)] = 1800
+    """The same for what comes before the first batch: reading data and loading the model."""
+
+
 class RunSpec(Section):
     """One run: model, adapter, data, training, and where it runs."""
 
@@ -220,6 +232,7 @@ class RunSpec(Section):
     cluster: ClusterSpec = ClusterSpec()
     slurm: SlurmSpec = SlurmSpec()
     preflight: PreflightSpec = PreflightSpec()
+    recovery: RecoverySpec = RecoverySpec()
 
 
 # The keys that lead to a value: ("training", "epochs").

@@ -34,6 +34,7 @@ def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     Raises CommunicationError that names ranks which do not come, PreflightError for nodes that do not go together.
     """
     limits = plan.spec.preflight
+    control.pulse.mark("meeting")
     _all_here(control, timedelta(seconds=limits.allreduce_seconds))
     results = fleet_results(_reports(run, control, place), limits.clock_skew_seconds)
     seconds, rate = _all_reduce(plan, limits.allreduce_seconds)
