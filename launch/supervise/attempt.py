@@ -78,19 +78,20 @@ def _follow(
                 workers.kill()
             hang = watch.look(read_pulses(attempt), time.monotonic())
             if hang is not None:
-                hang = _with_stacks(hang, watch, attempt)
+                hang = _with_stacks(hang, watch, attempt, workers)
                 _end_all(attempt, workers)
                 return hang
             time.sleep(LOOK_SECONDS)
     return None
 
 
-def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt) -> Hang:
+def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt, workers: Workers) -> Hang:
     """Keeps the stacks of all ranks. Where nobody was behind, those that could not write theirs are to blame."""
     with contextlib.suppress(OSError):
         attempt.stacks_wanted.touch()
     deadline = time.monotonic() + STACKS_SECONDS
     while (mute := _mute(watch, attempt)) and time.monotonic() < deadline:
+        workers.poll()  # which passes the wish on to the ranks of this machine
         time.sleep(LOOK_SECONDS)
     if hang.ranks or len(mute) == len(watch.seen):
         return hang

@@ -82,9 +82,7 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
     if code not in _MENDED_BY_RESTART:
         return Finish(code, reason)
     if repeated(past):
-        return Finish(
-            code, f"{reason}\nthe same error at the same step as in the attempt before: a restart mends nothing"
-        )
+        return Finish(code, f"{reason}\nit is the same error at the same step as before: a restart mends nothing")
     if fruitless(past) > limit:
         why = f"{plural(limit, 'restart')} brought no further step (recovery.restarts)"
         return Finish(code, f"{reason}\n{why}")
