@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.preflight.check import Check
+from launch.preflight.check import Check, on_several_nodes
 from launch.preflight.result import Context, Result, Status
 from launch.wording import named, plural
 

@@ -1,6 +1,6 @@
 """One node's answer before a run: python -m launch.preflight.probe RUN TOKEN JOB <plan.json prints a line of JSON.
 
-srun starts it on every node. Neither the plan nor the answer travels through the run directory, which may not be shared.
+srun starts it on every node. Neither plan nor answer travels through the run directory, which may not be shared.
 """
 
 import contextlib

@@ -89,7 +89,8 @@ class _Asked:
     def words(self) -> str:
         """What srun, or the node's Python, said last."""
         lines = self.err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {self.process.returncode}"
+        own = [line for line in lines if not line.startswith("srun: error: ") or "Exited with exit code" not in line]
+        return own[-1].removeprefix("srun: error: ") if own else f"exit code {self.process.returncode}"
 
     def end(self) -> None:
         if self.process.poll() is None:

@@ -50,7 +50,7 @@ class Job:
         blamed = [node for one in past for node in one.ended.nodes]
         self.nodes = chosen(gathered, out, wanted, blamed)
         if len(self.nodes) < wanted:
-            fewer = self._on_fewer(plan, out, gathered)
+            fewer = self._on_fewer(plan, out)
             if isinstance(fewer, Requeue):
                 return fewer
             plan = fewer
@@ -69,7 +69,7 @@ class Job:
         if not self.started:
             self.console.print(checks_view(results, place))
 
-    def _on_fewer(self, plan: Plan, out: dict[str, str], gathered: Gathered) -> Plan | Requeue:
+    def _on_fewer(self, plan: Plan, out: dict[str, str]) -> Plan | Requeue:
         wanted, fit = plan.topology.nodes, len(self.nodes)
         why = told(out) or f"the job has {plural(len(self.allocation.nodes), 'node')}"
         if not self.started:
@@ -79,15 +79,18 @@ class Job:
             reason = f"{plural(fit, 'node')} of {wanted} are left and cannot go on with the same global batch: {why}"
             return Requeue(reason, tuple(out))
         self.nodes = self.nodes[: spec.cluster.nodes]
-        self.console.print(f"going on with {plural(spec.cluster.nodes, 'node')} of {wanted}", highlight=False)
+        self._say(f"going on with {plural(spec.cluster.nodes, 'node')} of {wanted}")
         return replanned(plan, spec)
 
     def _name(self, out: dict[str, str]) -> None:
         for node, why in out.items():
             if self.excluded.get(node) != why:
                 event(self.run.events, "node_excluded", node=node, reason=why)
-                self.console.print(f"left out: node {node}: {why}", highlight=False, markup=False)
+                self._say(f"left out: node {node}: {why}")
         self.excluded = dict(out)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, plan: Plan, attempt: Attempt, resume: str) -> "StepWorkers":
         arguments = (self.run.root, attempt.number, resume, self.nodes[0], self.port)
