@@ -20,6 +20,7 @@ def nodes() -> Iterator[Cluster]:
 def cluster(nodes: Cluster) -> Iterator[Cluster]:
     """All its nodes up again after the test."""
     yield nodes
+    nodes.slurm("scancel", "--user=root")
     heal(nodes)
 
 
