@@ -41,19 +41,27 @@ def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
     ranks = range(place.node_rank * each, (place.node_rank + 1) * each)
     argv = node_argv(plan, run.root, run.accelerate, number, (host, port), resume, place.node_rank)
     workers = NodeWorkers(argv, attempt, ranks, attempt.launcher_log_of(place.node))
-    supervisor = Supervisor(
-        attempt, max(LEAST_SECONDS, plan.spec.recovery.hang_seconds) + place.node_rank * TURN_SECONDS
-    )
-    while workers.poll() is None:
-        if supervisor.lost(time.monotonic()):
-            workers.kill()
-            workers.close()
-            requeue(f"{place.node} has seen nothing of the run's supervisor for {supervisor.limit:g} s")
-            break
-        time.sleep(LOOK_SECONDS)
+    limit = max(LEAST_SECONDS, plan.spec.recovery.hang_seconds) + place.node_rank * TURN_SECONDS
+    _follow(workers, attempt, Supervisor(attempt, limit))
     workers.close()
     code = workers.poll() or 0
     return code if code >= 0 else 128 - code
+
+
+def _follow(workers: NodeWorkers, attempt: Attempt, supervisor: "Supervisor") -> None:
+    """Until the workers have ended and their supervisor, still alive, has had the chance to see it."""
+    ended: float | None = None
+    while not attempt.over.exists() or workers.poll() is None:
+        now = time.monotonic()
+        if supervisor.lost(now):
+            workers.kill()
+            requeue(f"nothing was seen of the run's supervisor for {supervisor.limit:g} s")
+            return
+        if workers.poll() is not None:
+            ended = ended or now
+            if supervisor.since > ended:
+                return
+        time.sleep(LOOK_SECONDS)
 
 
 class Supervisor:
