@@ -30,6 +30,7 @@ class Step:
 
     node_rank: int
     node: str
+    nodes: int
 
 
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
@@ -61,9 +62,12 @@ def _hostnames(nodes: str) -> tuple[str, ...]:
     return tuple(done.stdout.split())
 
 
+_STEP = ("SLURM_NODEID", "SLURMD_NODENAME", "SLURM_STEP_NUM_NODES")
+
+
 def step(environment: Mapping[str, str] = os.environ) -> Step:
     """Raises UsageError outside of a step: a rank that is guessed makes several worlds of one (accelerate#2816)."""
-    rank, node = environment.get("SLURM_NODEID", ""), environment.get("SLURMD_NODENAME", "")
-    if not (rank.isdecimal() and node and environment.get("SLURM_STEP_ID")):
-        raise UsageError("this is no task of srun: SLURM_NODEID, SLURMD_NODENAME and SLURM_STEP_ID say its place")
-    return Step(int(rank), node)
+    rank, node, nodes = (environment.get(name, "") for name in _STEP)
+    if not (rank.isdecimal() and node and nodes.isdecimal()):
+        raise UsageError(f"this is no task of srun: {', '.join(_STEP)} say its place")
+    return Step(int(rank), node, int(nodes))

@@ -165,7 +165,8 @@ def preflight(
     as_json: AsJson = False,
 ) -> None:
     """Check that a spec can run on this machine."""
-    from launch.checking import checked
+    from launch.allocation import allocation
+    from launch.checking import checked, of_job
 
     if listed:
         list_checks(as_json)
@@ -176,7 +177,8 @@ def preflight(
     if spec is None:
         raise UsageError("preflight needs a SPEC, --list or --selftest")
     resolved = _resolve(spec, overrides)
-    found = checked(resolved, str(spec), _run_dir(resolved, run_dir), accepted)
+    job, place = allocation() if resolved.topology.nodes > 1 else None, _run_dir(resolved, run_dir)
+    found = of_job(job, resolved, str(spec), place, accepted) if job else checked(resolved, str(spec), place, accepted)
     show_checks(found.results, found.place, as_json, html)
     if isinstance(found.problem, DataError):
         raise found.problem
@@ -308,7 +310,7 @@ def _check_and_train(
     job: "Allocation | None",
 ) -> None:  # fmt: skip
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
-    from launch.checking import checked
+    from launch.checking import checked, rows_alone
     from launch.claim import take
     from launch.journal import write_json
     from launch.preflight import document
@@ -319,7 +321,8 @@ def _check_and_train(
     from launch.supervise.loop import supervise
     from training.data.tokens import note_checked
 
-    found = checked(resolved, str(spec_file), place, accepted, here=job is None)
+    look = checked if job is None else rows_alone
+    found = look(resolved, str(spec_file), place, accepted)
     if job is None or found.problem is not None:
         screen.print(checks_view(found.results, found.place))
     if found.problem is not None:

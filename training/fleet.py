@@ -20,9 +20,7 @@ from launch.rundir import RunDir
 from launch.wording import first_line
 from training.control import Control
 from training.engine import Launched
-
-# Bytes of the all-reduce: enough to be limited by the links, not by latency; fewer where gloo and a CPU do it.
-GPU_BYTES, CPU_BYTES, TIMES = 64 << 20, 1 << 20, 5
+from training.exchange import all_reduce
 
 
 def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
@@ -34,7 +32,9 @@ def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     control.pulse.mark("meeting")
     _all_here(control, timedelta(seconds=limits.allreduce_seconds))
     results = fleet_results(_reports(run, control, place), limits.clock_skew_seconds)
-    seconds, rate = _all_reduce(plan, limits.allreduce_seconds)
+    gpu = plan.topology.device == "gpu"
+    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    seconds, rate = all_reduce(device, plan.world_size, limits.allreduce_seconds)
     results.append(answered(seconds, rate, limits.allreduce_gbps))
     judged = accept(results, limits.accept, [check.name for check in CHECKS])
     if control.rank == 0:
@@ -74,39 +74,6 @@ def _reports(run: RunDir, control: Control, place: Launched) -> list[NodeReport]
 def _shares_a_name(control: Control) -> bool:
     places = control.collect((os.uname().nodename, os.environ.get("GROUP_RANK", "0")))
     return len(set(places)) > len({name for name, _ in places})
-
-
-def _all_reduce(plan: Plan, limit: float) -> tuple[float, float]:
-    """(seconds of one, bus bandwidth in GB/s) of the real group. Raises CommunicationError when it does not end.
-
-    Bus bandwidth is 2 (W - 1) / W of the bytes over the seconds (nccl-tests, PERFORMANCE.md).
-    """
-    gpu, world = plan.topology.device == "gpu", plan.world_size
-    size = GPU_BYTES if gpu else CPU_BYTES
-    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-    tensor = torch.ones(size // 4, device=device)
-    taken = []
-    for _ in range(TIMES + 1):
-        tensor.fill_(1.0)
-        began = time.monotonic()
-        work = dist.all_reduce(tensor, async_op=True)
-        while not work.is_completed():
-            if time.monotonic() - began > limit:
-                raise CommunicationError(
-                    f"an all-reduce of {size >> 20} MiB over all {world} ranks has not ended within {limit:g} s: see"
-                    " the network of each node (NCCL_DEBUG=INFO), and preflight.allreduce_seconds"
-                )
-            time.sleep(0.0002)
-        work.wait()
-        if gpu:
-            torch.cuda.synchronize()
-        taken.append(time.monotonic() - began)
-    if not bool((tensor == world).all()):
-        raise CommunicationError(
-            f"an all-reduce of ones over {world} ranks did not give {world}: the network is broken"
-        )
-    seconds = sorted(taken[1:])[TIMES // 2]
-    return seconds, 2 * (world - 1) / world * size / seconds / 1e9
 
 
 def _write(context: Context, results: list[Result]) -> None:

@@ -5,6 +5,7 @@ A node's fingerprint is what has to be the same everywhere (fingerprint.py reads
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -37,12 +38,25 @@ def fleet_results(reports: Sequence[NodeReport], skew_seconds: float) -> list[Re
     return [_alike(reports), _clocks(reports, skew_seconds), _directory(reports)]
 
 
-def answered(seconds: float, gigabytes: float, least: float | None) -> Result:
-    """Of the first all-reduce of the real group: its seconds, and its bus bandwidth in GB/s."""
+def unanswered(reasons: Mapping[str, str]) -> Result:
+    """Nodes that do not answer, or do not reach the others, and why."""
+    why = dict.fromkeys(reasons.values())
+    told = "; ".join(f"{named([node for node in reasons if reasons[node] == one])} {one}" for one in why)
+    fix = "see whether the node is up and reaches the others (scontrol show node, ping), or leave it out (--exclude)"
+    return _result("fleet-answers", "fail", told, fix).model_copy(update={"node": named(list(reasons))})
+
+
+def answered(
+    seconds: float, gigabytes: float, least: float | None, slow: Mapping[str, str] = MappingProxyType({})
+) -> Result:
+    """Of the first all-reduce of the real group: its seconds, its bus bandwidth in GB/s, and what slows it down."""
     evidence = f"all ranks met; all-reduce at {gigabytes:.2f} GB/s, {1000 * seconds:.1f} ms"
     if least is not None and gigabytes < least:
         fix = "see the checks infiniband and nccl-environment of each node, and NCCL_DEBUG=INFO"
-        return _result("fleet-answers", "fail", f"{evidence}, {least:g} GB/s asked for", fix, gbps=gigabytes)
+        reasons = "".join(f"; {node} {why}" for node, why in slow.items())
+        told = f"{evidence}, {least:g} GB/s asked for{reasons}"
+        found = _result("fleet-answers", "fail", told, fix, gbps=gigabytes)
+        return found.model_copy(update={"node": named(list(slow))}) if slow else found
     return _result("fleet-answers", "pass", evidence, gbps=gigabytes)
 
 

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from launch.allocation import Allocation
 from launch.local import environment
@@ -58,11 +59,8 @@ def measured(job: Allocation, nodes: Sequence[str], device: str, seconds: float)
     """The rate of each pair of some rounds; each round runs at once and has so many seconds."""
     found: dict[Pair, float | None] = {}
     for number, pairs in enumerate(rounds(nodes)):
-        port = FIRST_PORT + (7 * job.number + 101 * (number + 1)) % PORTS
-        started = {pair: _start(job, pair, port, device, seconds) for pair in pairs}
-        deadline = time.monotonic() + seconds + _START_SECONDS
-        for pair, process in started.items():
-            found[pair] = _rate(process, max(0.1, deadline - time.monotonic()))
+        started = {pair: Exchange(job, pair, device, 1, seconds, number + 1) for pair in pairs}
+        found |= {pair: answer and answer[1] for pair, answer in ((p, one.answer()) for p, one in started.items())}
     return found
 
 
@@ -70,28 +68,34 @@ def measured(job: Allocation, nodes: Sequence[str], device: str, seconds: float)
 _START_SECONDS = 30.0
 
 
-def _start(job: Allocation, pair: Pair, port: int, device: str, seconds: float) -> "subprocess.Popen[str]":
-    # The host is the one that Slurm numbers 0: the first in its order.
-    host = min(pair, key=job.nodes.index)
-    argv = step_argv(
-        job, sorted(pair, key=job.nodes.index), "muster-pair", "training.pair", host, port, device, seconds
-    )
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env=environment(os.environ), start_new_session=True, preexec_fn=die_with_parent,
-    )  # fmt: skip
+class Exchange:
+    """An all-reduce among processes on some nodes of the job, begun at once."""
 
+    def __init__(
+        self, job: Allocation, nodes: Sequence[str], device: str, devices: int, seconds: float, number: int = 0
+    ):
+        """`devices` processes of each node. Of several at one time on a node, each has another `number`."""
+        in_order = sorted(nodes, key=job.nodes.index)  # Slurm numbers them in its own order
+        port = FIRST_PORT + (7 * job.number + 101 * number) % PORTS
+        argv = step_argv(
+            job, in_order, "muster-exchange", "training.exchange", in_order[0], port, device, devices, seconds
+        )
+        self.deadline = time.monotonic() + seconds + _START_SECONDS
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment(os.environ), start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
 
-def _rate(process: "subprocess.Popen[str]", seconds: float) -> float | None:
-    try:
-        told, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return None
-    for line in told.splitlines():
+    def answer(self) -> tuple[float, float] | None:
+        """(seconds of an all-reduce, bus bandwidth in GB/s); None where it was not made in time."""
         try:
-            return float(json.loads(line)["gbps"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return None
+            told, _ = self.process.communicate(timeout=max(0.1, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            return None
+        for line in told.splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                made = json.loads(line)
+                return float(made["seconds"]), float(made["gbps"])
+        return None

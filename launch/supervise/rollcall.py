@@ -1,0 +1,34 @@
+"""`muster preflight` inside a job: every node of it asked, and all of them together."""
+
+import os
+
+from launch.allocation import Allocation
+from launch.plan import Plan
+from launch.preflight.fleet import answered, unanswered
+from launch.preflight.result import Result
+from launch.rundir import RunDir
+from launch.supervise.gang import Gathered, gather, together
+from launch.supervise.pairs import Exchange, culprits, measured
+
+
+def roll_call(job: Allocation, plan: Plan, run: RunDir) -> list[Result]:
+    """Each check's worst finding over the nodes; then whether all ranks of those that answer exchange, how fast, and
+    which node is the reason where they do not."""
+    gathered = gather(job, plan, run, os.environ)
+    found = together(gathered.probes, plan.spec.preflight.clock_skew_seconds)
+    answers = _answers(job, plan, gathered)
+    return [answers if result.name == answers.name else result for result in found] or [answers]
+
+
+def _answers(job: Allocation, plan: Plan, gathered: Gathered) -> Result:
+    limits, topology, nodes = plan.spec.preflight, plan.topology, list(gathered.probes)
+    if gathered.silent:
+        return unanswered(gathered.silent)
+    made = Exchange(job, nodes, topology.device, topology.devices_per_node, limits.allreduce_seconds).answer()
+    if made is not None and (limits.allreduce_gbps is None or made[1] >= limits.allreduce_gbps):
+        return answered(*made, limits.allreduce_gbps)
+    reasons = culprits(measured(job, nodes, topology.device, limits.allreduce_seconds))
+    if made is None:
+        # Where pairs do not tell, as with two nodes, any of them may be the reason.
+        return unanswered(reasons or dict.fromkeys(nodes, f"no all-reduce within {limits.allreduce_seconds:g} s"))
+    return answered(*made, limits.allreduce_gbps, reasons)
