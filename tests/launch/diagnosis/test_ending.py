@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from launch.diagnose import classify, first_cause, outcome, read_failures
+from launch.diagnosis.ending import first_cause, outcome, read_failures
+from launch.diagnosis.exceptions import classify
 from launch.errors import DataError, ExitCode, Mistake, NumericalError, Stopped
 from launch.rundir import RunDir
 
