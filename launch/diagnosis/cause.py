@@ -90,11 +90,17 @@ def _told_by(stream: Sequence[Hit]) -> list[Hit]:
         chains[-1].append(hit)
         if not hit.chained:
             chains.append([])
-    told = [min(chain, key=_specific) for chain in chains if chain]
+    told = [_of_chain(chain) for chain in chains if chain]
     known = [hit for hit in told if hit.known.name != "exception"]
     if any(hit.known.standing == "cause" for hit in known):
         return known
     return [*known, *[hit for hit in told if hit.known.name == "exception"][-1:]]
+
+
+def _of_chain(chain: Sequence[Hit]) -> Hit:
+    """The most specific one, the first of equals; of exceptions that no table knows the last, which says the most."""
+    told = min(chain, key=_specific)
+    return chain[-1] if told.known.name == "exception" else told
 
 
 def _specific(hit: Hit) -> int:
@@ -119,9 +125,10 @@ def _near(hit: Hit, other: Hit) -> bool:
 
 def _behind(candidates: Sequence[Hit], ranks: Collection[int]) -> tuple[int | None, str | None]:
     """Of a collective that timed out: the rank that the others waited for, and how that shows."""
-    waited = {
-        hit.rank: hit.completed for hit in candidates if hit.known.name == "nccl-time-out" and hit.rank is not None
-    }
+    waited: dict[int, int | None] = {}
+    for hit in candidates:
+        if hit.known.name == "nccl-time-out" and hit.rank is not None:
+            waited[hit.rank] = waited.get(hit.rank) or hit.completed
     absent = sorted(set(ranks) - waited.keys())
     if absent and waited:
         who = plural(len(absent), "rank").partition(" ")[2]
