@@ -46,41 +46,50 @@ def hits_in(path: Path, source: Source) -> list[Hit]:
     with open(path, "rb") as file:
         descriptor = file.fileno()
         found: dict[str, _Places] = {}
-        shapes: dict[bytes, str | None] = {}
-        for line, place in _candidates(descriptor):
-            name = _name(line, shapes)
-            if name is not None:
-                found.setdefault(name, _Places()).add(place)
+        for name, place in _told(descriptor):
+            found.setdefault(name, _Places()).add(place)
         places = sorted(place for kept in found.values() for place in (*kept.first, *kept.last))
         told = (_hit(descriptor, source, *place) for place in places)
         return [each for each in told if each is not None]
 
 
-def _name(line: bytes, shapes: dict[bytes, str | None]) -> str | None:
-    """The known failure that a line tells of, remembered by its words."""
-    numbered = any(word in line for word in _NUMBERED)
-    shape = line if numbered else line.translate(None, b"0123456789")
-    if shape not in shapes:
-        if len(shapes) >= SHAPES:
-            shapes.clear()
-        known = recognised(lines.bare(line.decode("utf-8", "replace")))
-        shapes[shape] = known.name if known else None
-    return shapes[shape]
-
-
-def _candidates(descriptor: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Lines with a needle in them, each with its offset and number."""
-    offset, number = 0, 1
+def _told(descriptor: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The name of each failure that a line tells of, with the line's offset and number."""
+    offset, number, names = 0, 1, _Names()
     for block in _blocks(descriptor):
         if block.strip(b"\0"):  # of a sparse file most is zeros
             text = block.replace(b"\r", b"\n")
             counted, seen = 0, number
             for start, end in _spans(text):
-                seen += block.count(b"\n", counted, start)
-                counted = start
-                yield text[start:end], (offset + start, seen)
+                name = names.of(text[start:end])
+                if name:
+                    seen += block.count(b"\n", counted, start)
+                    counted = start
+                    yield name, (offset + start, seen)
         number += block.count(b"\n")
         offset += len(block)
+
+
+class _Names:
+    """The known failures that lines tell of, remembered by the lines' words: most lines of a log are like others."""
+
+    def __init__(self) -> None:
+        self.seen: dict[bytes, str | None] = {}
+
+    def of(self, line: bytes) -> str:
+        """Empty where a line tells of none."""
+        shape = line.translate(None, b"0123456789")
+        name = self.seen.get(shape)
+        if name is None and shape not in self.seen:
+            if len(self.seen) >= SHAPES:
+                self.seen.clear()
+            name = self.seen[shape] = None if any(word in line for word in _NUMBERED) else _name(line)
+        return _name(line) if name is None else name
+
+
+def _name(line: bytes) -> str:
+    known = recognised(lines.bare(line.decode("utf-8", "replace")))
+    return known.name if known else ""
 
 
 def _blocks(descriptor: int) -> Iterator[bytes]:

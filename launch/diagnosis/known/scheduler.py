@@ -51,7 +51,7 @@ SCHEDULER = (
     Known(
         name="interrupted",
         code=ExitCode.STOPPED,
-        patterns=(raised("KeyboardInterrupt"),),
+        patterns=(raised("KeyboardInterrupt"), r"Received (?:2|Signals\.SIGINT) death signal"),
         cause="somebody pressed Ctrl-C",
         fix="",
         source="Python",

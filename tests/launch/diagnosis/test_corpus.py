@@ -65,5 +65,5 @@ def test_the_corpus_shows_almost_every_failure_of_the_table() -> None:
     shown = {case["known"] for case in CASES.values()}
     assert {known.name for known in KNOWN} - shown == {
         "gpu-lost", "read-only", "stale-file", "no-such-repository", "arithmetic", "peer-lost", "cancelled",
-        "interrupted", "aborted", "closed-by-launcher", "worker-failed",
+        "aborted", "closed-by-launcher", "worker-failed",
     }  # fmt: skip
