@@ -62,7 +62,7 @@ def first_of(
         return None
     first = _first(candidates)
     rank, told = (first.rank, None) if first.known.name != "nccl-time-out" else _behind(candidates, ranks)
-    others = [hit for hit in candidates if (hit.rank, hit.file) != (first.rank, first.file)]
+    others = [hit for hit in candidates if (hit.rank, hit.file) != (first.rank, first.file) and not _same(hit, first)]
     return _cause(replace(first, rank=rank), told, _of_same(corrected, first), others)
 
 
@@ -141,6 +141,11 @@ def _behind(candidates: Sequence[Hit], ranks: Collection[int]) -> tuple[int | No
     return min(waited, default=None), None
 
 
+def _same(hit: Hit, first: Hit) -> bool:
+    """Whether a line tells of the same failure without saying of which rank, or only that some worker ended."""
+    return hit.rank is None and (hit.known == first.known or hit.known.standing == "echo")
+
+
 def _of_same(hits: Sequence[Hit], first: Hit) -> list[Hit]:
     """Lines that tell of the same failure of the same process, the chosen one first."""
     more = [hit for hit in hits if hit.known == first.known and hit.rank == first.rank and hit != first]
@@ -170,4 +175,4 @@ def _cause(first: Hit, told: str | None, same: Sequence[Hit], others: Sequence[H
 
 
 def _evidence(hit: Hit) -> Evidence:
-    return Evidence(hit.file, hit.line, hit.text, hit.rank, hit.node, hit.time)
+    return Evidence(hit.file, hit.line, hit.text.strip(), hit.rank, hit.node, hit.time)

@@ -49,6 +49,11 @@ class _Known:
         nodes = {pulse.node for pulse in self.pulses.values()}
         return nodes.pop() if len(nodes) == 1 else None
 
+    def placed(self, hit: Hit) -> Hit:
+        """With the name that a rank's own pulse has for its node: a launcher may know it by another one."""
+        pulse = self.pulses.get(hit.rank) if hit.rank is not None else None
+        return replace(hit, node=pulse.node) if pulse else hit
+
     def until(self, rank: int) -> float | None:
         """When a rank wrote its last word."""
         if rank in self.failures:
@@ -65,7 +70,7 @@ def explained(attempt: Attempt, more: Iterable[Hit] = (), logs: Iterable[Path] =
     """The same, with what could not be read. `more` is what Slurm noted, `logs` are further files to read."""
     known, unread = _known(attempt), list[str]()
     run = RunDir(attempt.root.parent.parent)
-    hits = [*more, *_in_logs(known, run, logs, unread)]
+    hits = [*more, *map(known.placed, _in_logs(known, run, logs, unread))]
     hits += [told for rank in known.failures if (told := _told(known, run, rank, hits)) is not None]
     offsets = clock_offsets(run)
     cause = first_of(hits, known.ranks, offsets)

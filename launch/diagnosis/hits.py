@@ -59,7 +59,7 @@ def hit(source: Source, number: int, before: Sequence[str], line: str, after: Se
     """The failure told in a line, if one is. `before` and `after` are as much of the log as is at hand."""
     text = lines.bare(line)
     known = recognised(text)
-    if known is None or _listed_later(text, before) or tracebacks.ignored(before):
+    if known is None or _listed_later(known, text, before) or tracebacks.ignored(before):
         return None
     if known.name == "exception" and not tracebacks.follows(before):
         return None  # a sentence that begins like an exception
@@ -109,13 +109,19 @@ def survived(before: Sequence[str], after: Sequence[str], *, alone: bool, fatal:
     return len(tokens) >= SURVIVED
 
 
-def _listed_later(text: str, before: Sequence[str]) -> bool:
-    """Whether a line stands in torchrun's list of failures, but not as the one that it saw first."""
+def _listed_later(known: Known, text: str, before: Sequence[str]) -> bool:
+    """Whether a line of torchrun's report is about a worker that another one's end, or the launcher, has ended.
+
+    Of two that end within one look of the launcher it calls either the first: a worker that a signal ended has a reason
+    of its own, unless it was the launcher's SIGKILL for those that do not end in 30 s.
+    """
     if not _REPORT.match(text):
         return False
+    if known.name == "killed":
+        return any("forcefully exiting" in line for line in before)
     listed = [number for number, line in enumerate(before) if re.match(r"\W*Failures:", lines.bare(line))]
     root = [number for number, line in enumerate(before) if "Root Cause (first observed failure)" in line]
-    return bool(listed) and max(listed) > max(root, default=-1)
+    return known.standing == "echo" and bool(listed) and max(listed) > max(root, default=-1)
 
 
 def _reported(text: str, before: Sequence[str], key: str) -> str | None:

@@ -94,8 +94,8 @@ def _lines(title: str, found: Iterable[Evidence], short: bool = False) -> str:
         who = f" (rank {line.rank})" if line.rank is not None and short else ""
         parts.append(_row(title if not index else "", f"{line.file}:{line.line}{who}"))
         text = printable(line.text)
-        text = text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
-        parts.append(_row("", textwrap.shorten(text, WIDTH - MARGIN - 2) if short else text, indent=2))
+        most = WIDTH - MARGIN - 2 if short else MOST_TEXT
+        parts.append(_row("", text if len(text) <= most else f"{text[: most - 3]}...", indent=2))
     return "\n".join(parts)
 
 

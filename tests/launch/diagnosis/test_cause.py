@@ -131,8 +131,19 @@ def test_what_torch_s_excepthook_labels_has_ended_a_rank() -> None:
 
 def test_of_torchrun_s_report_only_the_first_failure_counts() -> None:
     entry = ["  time      : 2026-11-27_09:31:44", "  host      : n7", "  rank      : 5 (local_rank: 1)"]
+    assert hit(OF_ALL, 9, ["Failures:", "[1]:", *entry], "  exitcode  : 1 (pid: 77)", []) is None
     line = "  exitcode  : -9 (pid: 77)"
-    assert hit(OF_ALL, 9, ["Failures:", "[1]:", *entry], line, []) is None
     found = hit(OF_ALL, 19, ["Failures:", "Root Cause (first observed failure):", "[0]:", *entry], line, [])
     assert found is not None
     assert (found.rank, found.node, found.known.name) == (5, "n7", "killed")
+
+
+def test_a_worker_that_a_signal_ended_has_a_reason_of_its_own_wherever_torchrun_lists_it() -> None:
+    """Of two that end within 0.1 s torchrun calls either the first."""
+    entry = ["Failures:", "[1]:", "  rank      : 5 (local_rank: 1)"]
+    for code, name in ((-11, "segfault"), (-9, "killed")):
+        found = hit(OF_ALL, 9, entry, f"  exitcode  : {code} (pid: 77)", [])
+        assert found is not None
+        assert (found.rank, found.known.name) == (5, name)
+    killed = "Unable to shutdown process 77 via Signals.SIGTERM, forcefully exiting via Signals.SIGKILL"
+    assert hit(OF_ALL, 9, [killed, *entry], "  exitcode  : -9 (pid: 77)", []) is None

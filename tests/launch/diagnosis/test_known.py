@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from launch.diagnosis.known import BY_NAME, KNOWN, STANDINGS, recognised
+from launch.diagnosis.reference import reference
 from launch.diagnosis.scan import NEEDLES
 from launch.errors import ExitCode
+from tests.conftest import ROOT
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -34,7 +36,7 @@ def test_only_what_follows_from_something_else_leaves_its_fix_to_that() -> None:
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "gpu-memory"),
         ("RuntimeError: CUDA error: out of memory", "gpu-memory"),
         ("RuntimeError: NCCL error in: ProcessGroupNCCL.cpp:1, unhandled system error", "nccl-system-error"),
-        ("torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp:268, remote process exited", "nccl-peer-lost"),
+        ("torch.distributed.DistBackendError: NCCL error in: NCCLUtils.hpp, remote process exited", "nccl-peer-lost"),
         ("torch.distributed.DistBackendError: something else", "peer-lost"),
         ("ImportError: x.so: undefined symbol: _ZN3c10", "wheel-mismatch"),
         ("ImportError: cannot import name 'a' from 'b'", "missing-module"),
@@ -81,3 +83,8 @@ def test_every_line_that_names_a_first_cause_is_found_by_a_needle() -> None:
             file, _, number = case["at"].rpartition(":")
             line = (CORPUS / name / file).read_bytes().split(b"\n")[int(number) - 1]
             assert any(needle in line for needle in NEEDLES), (name, line)
+
+
+def test_the_page_of_the_documentation_comes_from_the_table() -> None:
+    page = (ROOT / "docs/diagnose.md").read_text(encoding="utf-8")
+    assert page == reference(), "run: python -m launch.diagnosis.reference > docs/diagnose.md"

@@ -18,7 +18,7 @@ def trace(*calls: tuple[str, str]) -> list[str]:
         ([("transformers/trainer.py", "training_step"), ("modeling.py", "forward")], "forward"),
         ([("torch/_tensor.py", "backward")], "backward"),
         # Recomputed activations: forward inside backward.
-        ([("torch/_tensor.py", "backward"), ("torch/utils/checkpoint.py", "backward"), ("m.py", "forward")], "backward"),
+        ([("torch/_tensor.py", "backward"), ("checkpoint.py", "backward"), ("m.py", "forward")], "backward"),
         # DeepSpeed steps inside accelerate's backward.
         ([("accelerate/utils/deepspeed.py", "backward"), ("deepspeed/runtime/engine.py", "step")], "optimizer step"),
         ([("accelerate/optimizer.py", "step"), ("torch/optim/adamw.py", "_init_group")], "optimizer step"),
