@@ -202,6 +202,8 @@ class PreflightSpec(Section):
     """A fatal Xid error in the kernel's log fails a GPU for so long; an older one warns."""
     clock_skew_seconds: Annotated[float, Field(gt=0)] = 30
     """Nodes' clocks that differ by more fail; by more than a second they warn."""
+    answer_seconds: Annotated[float, Field(gt=0)] = 60
+    """Seconds in which each node of a job must have answered what it was asked before a run."""
     allreduce_seconds: Annotated[float, Field(gt=0)] = 60
     """Seconds in which all ranks of several nodes must have met and added up a tensor."""
     allreduce_gbps: Annotated[float, Field(gt=0)] | None = None

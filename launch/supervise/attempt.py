@@ -1,6 +1,7 @@
 """One attempt of a run: its workers are started elsewhere; here they are followed to their end, which is told."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from launch.claim import finished
 from launch.diagnosis.ending import first_cause, outcome, read_failures, unexplained
 from launch.diagnosis.explain import explain
 from launch.errors import ExitCode
-from launch.journal import event, rows, write_json
+from launch.journal import beat, event, rows, write_json
 from launch.plan import Plan
 from launch.progress import Follower
 from launch.rundir import Attempt, RunDir
 from launch.supervise.decisions import Ended
+from launch.supervise.grace import Grace
 from launch.supervise.history import last_step
 from launch.supervise.pulses import Hang, Watch, read_pulses
 from launch.supervise.stopping import Stopper
@@ -70,28 +72,33 @@ def _follow(
 ) -> Hang | None:
     """Until all workers have ended. What hung, if they had to be killed for it."""
     watch = Watch(plan.spec.recovery, time.monotonic())
+    grace = Grace(run, plan.spec.slurm.grace_seconds) if stopper.in_job else None
     with Follower(run, console) as follower:
         while workers.poll() is None:
             with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
                 follower.look()
             stopper.look()
+            beat(attempt.supervisor, {"node": os.uname().nodename, "pid": os.getpid(), "time": round(time.time(), 3)})
+            if grace is not None:
+                grace.look()
             if stopper.kill:
                 workers.kill()
             hang = watch.look(read_pulses(attempt), time.monotonic())
             if hang is not None:
-                hang = _with_stacks(hang, watch, attempt)
+                hang = _with_stacks(hang, watch, attempt, workers)
                 _end_all(attempt, workers)
                 return hang
             time.sleep(LOOK_SECONDS)
     return None
 
 
-def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt) -> Hang:
+def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt, workers: Workers) -> Hang:
     """Keeps the stacks of all ranks. Where nobody was behind, those that could not write theirs are to blame."""
     with contextlib.suppress(OSError):
         attempt.stacks_wanted.touch()
     deadline = time.monotonic() + STACKS_SECONDS
     while (mute := _mute(watch, attempt)) and time.monotonic() < deadline:
+        workers.poll()  # which passes the wish on to the ranks of this machine
         time.sleep(LOOK_SECONDS)
     if hang.ranks or len(mute) == len(watch.seen):
         return hang
