@@ -1,6 +1,7 @@
 """A run, as `muster diagnose` tells of it: how it stands, the first cause, what was tried."""
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,10 @@ from launch.journal import rows
 from launch.rundir import Attempt, RunDir
 
 Status = Literal["done", "running", "stopped", "failed", "broken off", "not started"]
+# A supervisor shows every second that it lives; storage that nodes share may be so late (acdirmax of NFS is 60 s).
+SILENT_SECONDS = 90.0
 # What a supervisor did between attempts, as events.jsonl has it.
-_MEASURES = ("oom", "hung", "restarted", "node_excluded", "requeued")
+_MEASURES = ("oom", "restarted", "node_excluded", "paired", "requeued")
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,12 @@ def _between(at: float, begun: list[float | None], index: int) -> bool:
 
 
 def _measure(row: dict[str, Any]) -> str:
-    told = str(row.get("reason") or row.get("node") or "").partition("\n")[0]
-    return f"{row['event'].replace('_', ' ')}: {told}" if told else str(row["event"]).replace("_", " ")
+    told = [str(row[key]).partition("\n")[0] for key in ("node", "reason") if row.get(key)]
+    return ": ".join([str(row["event"]).replace("_", " "), *told])
 
 
 def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
-    holder = trained_by(run) if is_last else None
+    holder = (trained_by(run) or _supervised(run.attempt(one.number))) if is_last else None
     if holder and one.exit_code is None:
         return "running", f"{holder} is training in it now: nothing has failed yet"
     if one.exit_code == ExitCode.DONE or (is_last and one.exit_code is None and _finished(run)):
@@ -113,6 +116,14 @@ def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
     if one.exit_code is None:
         return "broken off", "it left no outcome: who supervised it was killed, or its node was lost"
     return "failed", one.reason.partition("\n")[0]
+
+
+def _supervised(attempt: Attempt) -> str | None:
+    """Who supervises it, on another node perhaps, where no lock is seen from here."""
+    beat, told = _changed(attempt.supervisor), _read(attempt.supervisor)
+    if beat is None or time.time() - beat > SILENT_SECONDS:
+        return None
+    return f"process {told.get('pid')} on {told.get('node')}"
 
 
 def _finished(run: RunDir) -> bool:

@@ -143,7 +143,8 @@ def _ended(
         stopped=stopped, finished=done, disk_full=shutil.disk_usage(run.root).free < FULL_BYTES, explained=why,
     )  # fmt: skip
     cause = first_cause(failures)
-    return Ended(code, reason, step, error=cause.get("error") if cause else None)
+    error = why.name if why is not None and why.certain else cause and cause.get("error")
+    return Ended(code, reason, step, error=error)
 
 
 def _told(hang: Hang, attempt: Attempt) -> str:

@@ -118,6 +118,15 @@ def test_a_run_that_goes_on(tmp_path: Path) -> None:
         assert "process 7 on n1 is training in it now: nothing has failed yet" in page(run)
 
 
+def test_a_run_that_a_job_on_another_node_supervises(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, None, rank_1="step 1")
+    attempt.supervisor.write_text(json.dumps({"node": "n7", "pid": 12, "time": time.time()}))
+    assert document(run)["why"] == "process 12 on n7 is training in it now: nothing has failed yet"
+    os.utime(attempt.supervisor, (1.0, time.time() - 600))
+    assert document(run)["status"] == "broken off"
+
+
 def test_a_run_that_broke_off_without_an_outcome(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     attempt_of(run, None, rank_1="step 1")
