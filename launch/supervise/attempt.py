@@ -143,7 +143,7 @@ def _ended(
         stopped=stopped, finished=done, disk_full=shutil.disk_usage(run.root).free < FULL_BYTES, explained=why,
     )  # fmt: skip
     cause = first_cause(failures)
-    error = why.name if why is not None and why.certain else cause and cause.get("error")
+    error = why.name if why is not None and why.certain else cause.get("error") if cause else None
     return Ended(code, reason, step, error=error)
 
 

@@ -50,7 +50,7 @@ HARDWARE = (
         code=ExitCode.WORKER,
         # Those that need a reset, a restart or a repair (NVIDIA, Xid Errors); preflight's check `xid` has the same.
         patterns=(r"NVRM: Xid \(PCI:[0-9a-fA-F:.]+\): (?:48|62|63|64|74|79|92|94|95|119|120)\b",
-                  r"NVRM: .*GPU has fallen off the bus"),
+                  r"NVRM: .*fallen off the bus"),
         cause="the NVIDIA driver reported an error of the GPU itself",
         fix=f"{_REPAIR}; NVIDIA's page of Xid errors says what the number means",
         source="the NVIDIA driver, in the kernel's log",

@@ -81,7 +81,7 @@ DISK = (
     Known(
         name="stale-file",
         code=ExitCode.HOST,
-        patterns=(r"Stale file handle", r"\[Errno 5\] Input/output error"),
+        patterns=(r"Stale file handle", r"Input/output error"),
         cause="shared storage lost a file that was open, or could not read it",
         fix="see whether every node still mounts it (df, dmesg); another try often works. Then --resume auto",
         source="the kernel, errno 116 and 5",

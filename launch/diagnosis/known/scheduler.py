@@ -76,7 +76,7 @@ SIGNALS = (
         name="segfault",
         code=ExitCode.WORKER,
         patterns=(r"Fatal Python error: Segmentation fault", r"Signal 11 \(SIGSEGV\)",
-                  r"Segmentation fault \(core",
+                  r"Segmentation fault \(core", r"terminated with signal SIGSEGV",
                   r"exitcode\s*: -11\b", task_ended(r"Segmentation fault")),
         cause="a compiled library read memory that is not its own",
         fix=(
@@ -90,6 +90,7 @@ SIGNALS = (
         name="killed",
         code=ExitCode.WORKER,
         patterns=(r"Signal 9 \(SIGKILL\)", r"exitcode\s*: -9\b", r"^Killed$", r"died with <Signals\.SIGKILL: 9>",
+                  r"terminated with signal SIGKILL",
                   r"DataLoader worker \(pid\(?s?\)? (?P<pid>\d+)\) .*killed by signal: Killed",
                   task_ended(r"Killed")),
         cause="a process was killed (signal 9) without a word: by somebody, or by the kernel for want of memory",
