@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 # torchrun's tee and torch's own excepthook (`[rank3]: `, `[default3]:`), srun --label (`3: `), a colour, a time, a
 # service that collects logs (`id || `), a worker of Ray (`(Worker pid=7, ip=10.0.0.1) `).
 _PREFIX = re.compile(
-    r"^(?:\x1b\[[\d;]*m|\[(?:rank|default)(\d+)\]:\s?|\s?\d{1,5}: (?=\S)|\(\w+ pid=\d+(?:, ip=[\d.]+)?\) |stderr: |\w+ \|\| "
-    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?\s+)+"
+    r"^(?:\x1b\[[\d;]*m|\[(?:rank|default)(\d+)\]:\s?|\s?\d{1,5}: (?=\S)|\(\w+ pid=\d+(?:, ip=[\d.]+)?\) "
+    r"|stderr: |\w+ \|\| |\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?\s+)+"
 )
 _LABEL = re.compile(r"\[(?:rank|default)(\d+)\]:")
 _ELSEWHERE = re.compile(r"\[(?:PG [^\]]*)?[Rr]ank (\d+)\]")
