@@ -131,13 +131,14 @@ def _behind(candidates: Sequence[Hit], ranks: Collection[int]) -> tuple[int | No
             waited[hit.rank] = waited.get(hit.rank) or hit.completed
     absent = sorted(set(ranks) - waited.keys())
     if absent and waited:
-        who = plural(len(absent), "rank").partition(" ")[2]
-        names = ", ".join(map(str, absent))
-        return absent[0], f"{who} {names} did not come to a collective operation that the others waited for"
+        who = plural(len(absent) - 1, "rank").partition(" ")[2]
+        names = ", ".join(map(str, absent[1:]))
+        also = f" (nor did {who} {names})" if len(absent) > 1 else ""
+        return absent[0], f"it did not come to a collective operation that others waited for{also}"
     done = {rank: count for rank, count in waited.items() if count is not None}
     if len(set(done.values())) > 1:
         rank = min(done, key=lambda each: (done[each], each))
-        return rank, f"rank {rank} is behind: it completed {done[rank]} collectives, others {max(done.values())}"
+        return rank, f"it is behind: it completed {done[rank]} collective operations, others {max(done.values())}"
     return min(waited, default=None), None
 
 
@@ -154,24 +155,28 @@ def _of_same(hits: Sequence[Hit], first: Hit) -> list[Hit]:
 
 def _cause(first: Hit, told: str | None, same: Sequence[Hit], others: Sequence[Hit]) -> Cause:
     known = first.known
-    where = f" in {first.doing}" if first.doing and known.code == ExitCode.GPU_MEMORY else ""
-    if first.doing and where and first.doing not in ("forward", "backward"):
-        where = f" in the {first.doing}" if first.doing == "optimizer step" else f" while {first.doing}"
-        where = where.replace("while evaluation", "in evaluation")
-    summary = told or f"{known.cause}{where}"
-    if known.name == "exception":
-        summary = first.text
+    words = first.text if known.name == "exception" else f"{known.cause}{_where(first)}"
     shown: dict[str, Hit] = {hit.text: hit for hit in reversed(same)}
     evidence = sorted(shown.values(), key=list(same).index)[:MOST_EVIDENCE]
     echoes: dict[tuple[int | None, str], Hit] = {}
     for hit in sorted(others, key=_when):
         echoes.setdefault((hit.rank, hit.file), hit)
     return Cause(
-        name=known.name, exit_code=known.code, rank=first.rank, node=first.node, summary=summary,
+        name=known.name, exit_code=known.code, rank=first.rank,
+        node=next((hit.node for hit in same if hit.node), None), summary=told or words,
         evidence=tuple(map(_evidence, evidence)), fix=known.fix_for(first.doing), phase=first.doing,
         certain=known.standing == "cause", another_try=known.another_try, time=first.time,
         echoes=tuple(map(_evidence, echoes.values())),
     )  # fmt: skip
+
+
+def _where(first: Hit) -> str:
+    """Where a GPU's memory ran out: it decides what helps."""
+    if first.known.code != ExitCode.GPU_MEMORY or first.doing is None:
+        return ""
+    if first.doing in ("loading", "saving"):
+        return f" while {first.doing}"
+    return f" in {'the ' if first.doing == 'optimizer step' else ''}{first.doing}"
 
 
 def _evidence(hit: Hit) -> Evidence:

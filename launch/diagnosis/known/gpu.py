@@ -15,7 +15,7 @@ MEMORY = (
         code=ExitCode.GPU_MEMORY,
         # Only with a further process in use does torch name processes; this one's own part is "this process has".
         patterns=(r"CUDA out of memory\..*(?<!this )[Pp]rocess \d+ has .* memory in use.*this process has",),
-        cause="another process holds memory of this GPU, and too little was left",
+        cause="too little of this GPU's memory was left beside another process's",
         fix="end the other process (nvidia-smi shows it), or run on a GPU of your own (sbatch --exclusive)",
         source="torch, c10/cuda/CUDACachingAllocator.cpp",
         another_try=True,

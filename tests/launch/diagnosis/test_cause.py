@@ -75,9 +75,9 @@ def test_the_kernel_s_record_explains_what_it_coincides_with() -> None:
 @pytest.mark.parametrize(
     ("completed", "ranks", "rank", "summary"),
     [
-        ({0: 7, 1: 7, 3: 7}, range(4), 2, "rank 2 did not come to a collective operation that the others waited for"),
-        ({0: 7}, range(3), 1, "ranks 1, 2 did not come to a collective operation that the others waited for"),
-        ({0: 7, 1: 4}, range(2), 1, "rank 1 is behind: it completed 4 collectives, others 7"),
+        ({0: 7, 1: 7, 3: 7}, range(4), 2, "it did not come to a collective operation that others waited for"),
+        ({0: 7}, range(3), 1, "it did not come to a collective operation that others waited for (nor did rank 2)"),
+        ({0: 7, 1: 4}, range(2), 1, "it is behind: it completed 4 collective operations, others 7"),
         ({0: 7, 1: 7}, range(2), 0, BY_NAME["nccl-time-out"].cause),
         ({0: None, 1: None}, (), 0, BY_NAME["nccl-time-out"].cause),
     ],
