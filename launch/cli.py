@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.data_cli import app as data_app
+from launch.diagnose_cli import diagnose
 from launch.errors import DataError, ExitCode, MusterError, NoPlanError, PreflightError, UsageError
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
@@ -354,6 +355,7 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, ac
         raise problem
 
 
+app.command()(diagnose)
 app.command()(evaluate)
 app.command()(export)
 
@@ -366,7 +368,7 @@ def main() -> None:
         say(as_error(str(error)))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder that vanished: the machine's, not ours
-        from launch.diagnose import classify
+        from launch.diagnosis.exceptions import classify
 
         code, text = classify(error)
         say(as_error(text))

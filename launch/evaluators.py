@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from launch.diagnose import first_cause, read_failures
+from launch.diagnosis.ending import first_cause, read_failures
 from launch.errors import ExitCode, ProcessFailed
 from launch.evaluation import MODELS, Job, answered, report
 from launch.journal import rows, write_json, write_text

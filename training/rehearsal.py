@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from launch.diagnose import ADVICE
+from launch.diagnosis.exceptions import ADVICE
 from launch.errors import ExitCode, GpuMemoryError
 from launch.memory import Measured, forecast
 from launch.memory.host import CPU_PROCESS

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from launch.claim import claim, finished, hold, take
-from launch.diagnose import classify, failure
+from launch.diagnosis.exceptions import classify, failure
 from launch.discover import topology
 from launch.errors import ExitCode, MusterError, PreflightError, Stopped, UsageError
 from launch.journal import event, write_json

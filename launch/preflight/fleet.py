@@ -90,12 +90,13 @@ def _alike(reports: Sequence[NodeReport]) -> Result:
 
 def _clocks(reports: Sequence[NodeReport], most: float) -> Result:
     middle = sorted(report.clock for report in reports)[len(reports) // 2]
-    off = {report.node: report.clock - middle for report in reports if abs(report.clock - middle) > SKEW_WARNS}
+    ahead = {report.node: round(report.clock - middle, 3) for report in reports}
+    off = {node: seconds for node, seconds in ahead.items() if abs(seconds) > SKEW_WARNS}
     if not off:
-        return _result("fleet-clock", "pass", f"clocks within {SKEW_WARNS:g} s")
+        return _result("fleet-clock", "pass", f"clocks within {SKEW_WARNS:g} s", ahead_seconds=ahead)
     status: Status = "fail" if any(abs(seconds) > most for seconds in off.values()) else "warn"
     evidence = ", ".join(f"{node} is {seconds:+.1f} s off" for node, seconds in off.items())
-    return _result("fleet-clock", status, evidence, "start chrony or ntpd there")
+    return _result("fleet-clock", status, evidence, "start chrony or ntpd there", ahead_seconds=ahead)
 
 
 def _directory(reports: Sequence[NodeReport]) -> Result:

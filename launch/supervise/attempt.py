@@ -11,7 +11,8 @@ from typing import Protocol
 from rich.console import Console
 
 from launch.claim import finished
-from launch.diagnose import first_cause, outcome, read_failures
+from launch.diagnosis.ending import first_cause, outcome, read_failures, unexplained
+from launch.diagnosis.explain import explain
 from launch.errors import ExitCode
 from launch.journal import beat, event, rows, write_json
 from launch.plan import Plan
@@ -134,12 +135,16 @@ def _ended(
     if hang is not None and not failures:
         return Ended(ExitCode.COMMUNICATION, _told(hang, attempt), step, nodes=hang.nodes)
     told = {row["event"] for row in rows(run.events) if row["time"] >= began}
+    done, stopped = finished(run), "stopped" in told
+    fine = (returncode == 0 and done) or stopped
+    why = explain(attempt) if not fine and unexplained(failures, plan.world_size) else None
     code, reason = outcome(
         returncode, failures, plan.world_size,
-        stopped="stopped" in told, finished=finished(run), disk_full=shutil.disk_usage(run.root).free < FULL_BYTES,
+        stopped=stopped, finished=done, disk_full=shutil.disk_usage(run.root).free < FULL_BYTES, explained=why,
     )  # fmt: skip
     cause = first_cause(failures)
-    return Ended(code, reason, step, error=cause.get("error") if cause else None)
+    error = why.name if why is not None and why.certain else cause.get("error") if cause else None
+    return Ended(code, reason, step, error=error)
 
 
 def _told(hang: Hang, attempt: Attempt) -> str:

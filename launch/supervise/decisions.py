@@ -22,7 +22,7 @@ class Ended:
     step: int
     """The last optimizer step that was trained, 0 for none."""
     error: str | None = None
-    """The type of the exception that was its first cause, where there was one."""
+    """The type of the exception that was its first cause, or the name of the failure that a log tells of."""
     nodes: tuple[str, ...] = ()
     """Those that a hang is traced to."""
 

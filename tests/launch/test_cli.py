@@ -57,7 +57,7 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "evaluate", "export", "data", "model"]
+    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "diagnose", "evaluate", "export", "data", "model"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from launch.diagnose import classify, failure
+from launch.diagnosis.exceptions import classify, failure
 from launch.discover import cpu_count
 from launch.errors import ExitCode, MusterError, NumericalError, UsageError
 from launch.evaluation import MODELS, Job, Model, chosen

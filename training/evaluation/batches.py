@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from launch.diagnose import classify
+from launch.diagnosis.exceptions import classify
 from launch.errors import ExitCode, GpuMemoryError
 
 Item = TypeVar("Item")

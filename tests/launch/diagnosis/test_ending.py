@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from launch.diagnose import classify, first_cause, outcome, read_failures
+from launch.diagnosis.cause import Cause, first_of
+from launch.diagnosis.ending import first_cause, outcome, read_failures, unexplained
+from launch.diagnosis.exceptions import classify
+from launch.diagnosis.hits import Hit
+from launch.diagnosis.known import BY_NAME
 from launch.errors import DataError, ExitCode, Mistake, NumericalError, Stopped
 from launch.rundir import RunDir
 
@@ -165,3 +169,50 @@ def test_ended_without_an_adapter_and_without_a_word(returncode: int) -> None:
 
 def test_a_crash_after_the_adapter_was_saved_is_not_done() -> None:
     assert ended(1, finished=True)[0] == 10
+
+
+# What logs explain where no rank wrote a failure down
+
+
+def explained(name: str, rank: int | None = 1) -> Cause:
+    cause = first_of([Hit(BY_NAME[name], "attempts/001/rank-1.log", 7, f"{name}!", rank)])
+    assert cause is not None
+    return cause
+
+
+def test_a_log_explains_what_no_failure_file_does() -> None:
+    code, reason = outcome(1, [], 2, stopped=False, finished=False, explained=explained("ecc"))
+    known = BY_NAME["ecc"]
+    assert (code, reason) == (10, f"rank 1: {known.cause} (attempts/001/rank-1.log:7)\n{known.fix}")
+
+
+def test_a_rank_killed_by_the_kernel_is_no_longer_without_a_word() -> None:
+    lost = [failure(0, 8, 1.0)]
+    assert unexplained(lost, 2)
+    code, reason = outcome(1, lost, 2, stopped=False, finished=False, explained=explained("oom-killed"))
+    assert code == 9
+    assert reason.startswith("rank 1: the kernel killed a process because")
+
+
+def test_a_doubtful_line_does_not_take_the_place_of_a_failure_file() -> None:
+    lost = [failure(0, 8, 1.0)]
+    reason = outcome(1, lost, 2, stopped=False, finished=False, explained=explained("gloo-peer-lost"))[1]
+    assert reason.startswith("rank 1 ended without a word")
+    own = [failure(0, 7, 1.0, "nan")]
+    assert not unexplained(own, 2)
+    assert outcome(1, own, 2, stopped=False, finished=False, explained=explained("ecc")) == (7, "rank 0: nan")
+
+
+def test_a_watchdog_that_killed_all_is_a_communication_failure() -> None:
+    code, reason = outcome(-6, [], 2, stopped=False, finished=False, explained=explained("nccl-time-out"))
+    assert code == 8
+    assert reason.startswith(f"rank 1: {BY_NAME['nccl-time-out'].cause} (attempts/001/rank-1.log:7)")
+
+
+def test_that_a_process_was_killed_is_known_from_its_exit_code() -> None:
+    assert outcome(-9, [], 2, stopped=False, finished=False, explained=explained("killed"))[1].startswith("killed (SIG")
+
+
+def test_a_stop_and_an_end_as_planned_need_no_explanation() -> None:
+    assert outcome(75, [], 2, stopped=True, finished=False, explained=explained("ecc"))[0] == 75
+    assert outcome(0, [], 2, stopped=False, finished=True, explained=explained("ecc"))[0] == 0

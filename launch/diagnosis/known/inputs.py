@@ -1,0 +1,113 @@
+"""Failures of what a run is given, and of what it computes: models, data, numbers."""
+
+from launch.diagnosis.known.failure import Known, raised
+from launch.errors import ExitCode
+
+INPUTS = (
+    Known(
+        name="safetensors",
+        code=ExitCode.HOST,
+        patterns=(raised("SafetensorError"), r"Error while deserializing header"),
+        cause="a file of weights is cut short or is something else, such as the text of a Git LFS pointer",
+        fix="compare its size with the model's page and download it again; muster preflight checks every shard",
+        source="safetensors",
+    ),
+    Known(
+        name="gated-repository",
+        code=ExitCode.WORKER,
+        patterns=(raised("GatedRepoError"), r"Cannot access gated repo for url",
+                  r"(?:401|403) Client Error.*huggingface\.co", r"Access to model .* is restricted"),
+        cause="the hub does not let this account download the model",
+        fix="ask for access on the model's page, then set HF_TOKEN; or use a local copy (model.variant: PATH)",
+        source="huggingface_hub",
+    ),
+    Known(
+        name="no-such-repository",
+        code=ExitCode.WORKER,
+        patterns=(raised("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"),
+                  r"is not a local folder and is not a valid model identifier"),
+        cause="the hub has no model or file of this name",
+        fix="correct model.variant; a local folder must exist on every node",
+        source="huggingface_hub; transformers",
+    ),
+    Known(
+        name="hub-unreachable",
+        code=ExitCode.WORKER,
+        patterns=(r"We couldn't connect to 'https://huggingface\.co'",
+                  raised("LocalEntryNotFoundError", "OfflineModeIsEnabled"),
+                  r"HTTPSConnectionPool\(host='(?:[\w.-]+\.)?(?:huggingface\.co|hf\.co)'"),
+        cause="the model is not on this machine and the hub cannot be reached from it",
+        fix=(
+            "download it where there is a network (huggingface-cli download) to storage that the nodes share, and set"
+            " model.variant to that folder"
+        ),
+        source="huggingface_hub; transformers",
+        another_try=True,
+    ),
+    Known(
+        name="shape-mismatch",
+        code=ExitCode.WORKER,
+        patterns=(r"size mismatch for [\w.]+: copying a param with shape",
+                  raised("RuntimeError", saying=r"'weight' must be 2-D"),
+                  raised("RuntimeError", saying=r"mat1 and mat2 shapes cannot be multiplied"),
+                  raised("RuntimeError", saying=r"The size of tensor a \(\d+\) must match the size of tensor b"),
+                  raised("RuntimeError", "ValueError", saying=r"shape mismatch")),
+        cause="weights do not have the shape that the model asks for: another model's, or a shard saved as a whole",
+        fix=(
+            "use the base that the checkpoint or adapter was trained on; with [0] or [1] in the message it was saved"
+            " from ZeRO-3 or FSDP without gathering: go back to an earlier checkpoint"
+        ),
+        source="torch.nn.Module.load_state_dict",
+    ),
+    Known(
+        name="dataset",
+        code=ExitCode.DATA,
+        patterns=(raised("DatasetGenerationError", "DatasetGenerationCastError", "DataFilesNotFoundError", "DataError"),
+                  raised("ArrowInvalid", "ArrowTypeError", "JSONDecodeError"),
+                  r"Not able to read records in the JSON file"),
+        cause="the data cannot be read as rows of one shape",
+        fix="muster data validate names every row that is wrong, with its line",
+        source="datasets; pyarrow; json",
+    ),
+    Known(
+        name="missing-file",
+        code=ExitCode.WORKER,
+        patterns=(raised("FileNotFoundError"), r"^ValueError: File .* not found",
+                  r"\[Errno 2\] No such file or directory"),
+        cause="a file that the run needs is not there, at least not on this node",
+        fix="correct the path; relative paths start where the command was given; use storage that every node mounts",
+        source="Python",
+    ),
+)  # fmt: skip
+
+NUMBERS = (
+    Known(
+        name="loss-scale",
+        code=ExitCode.NUMERICAL,
+        patterns=(r"Current loss scale already at minimum",),
+        cause="fp16 overflowed at every loss scale: gradients are no longer finite",
+        fix="train in bf16 (training.precision: bf16) where the GPU has it; Qwen models overflow in fp16",
+        source="DeepSpeed, runtime/fp16/loss_scaler.py",
+    ),
+    Known(
+        name="not-finite",
+        code=ExitCode.NUMERICAL,
+        patterns=(r"the (?:loss|gradient norm) of step \d+ is (?:nan|inf)", r"logits that are not finite",
+                  r"total norm of order .* is non-finite", r"'(?:loss|grad_norm)': '?(?:nan|inf)\b",
+                  r"\bloss(?:=|: | = | is )(?:nan|inf)\b", raised("NumericalError")),
+        cause="the loss or the gradients are no longer finite numbers",
+        fix=(
+            "lower training.learning_rate, train in bf16 instead of fp16, and look at the samples of that step"
+            " (samples.jsonl); the last checkpoint is from before it"
+        ),
+        source="the training loop; torch.nn.utils.clip_grad",
+    ),
+    Known(
+        name="arithmetic",
+        code=ExitCode.NUMERICAL,
+        patterns=(raised("FloatingPointError"),),
+        cause="a number left the range of its type",
+        fix="",
+        source="Python; numpy",
+    ),
+)  # fmt: skip

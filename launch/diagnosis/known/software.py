@@ -1,0 +1,45 @@
+"""Failures of what is installed: packages that are missing, do not fit, or cannot be built."""
+
+from launch.diagnosis.known.failure import Known, raised
+from launch.errors import ExitCode
+
+SOFTWARE = (
+    Known(
+        name="op-build",
+        code=ExitCode.WORKER,
+        patterns=(r"Error building extension '[\w-]+'", r"Unable to JIT load the [\w-]+ op",
+                  r"CUDA_HOME does not exist, unable to compile CUDA op", r"^ninja: build stopped"),
+        cause="DeepSpeed could not compile an operation that it builds on first use",
+        fix=(
+            "read the compiler's message above it; use an nvcc of torch's CUDA version (CUDA_HOME) and ninja, clear"
+            " ~/.cache/torch_extensions, or avoid the op (no optimizer offload)"
+        ),
+        source="DeepSpeed's op_builder, torch.utils.cpp_extension",
+    ),
+    Known(
+        name="bitsandbytes",
+        code=ExitCode.WORKER,
+        patterns=(r"libbitsandbytes_\w+\.so: cannot open shared object file",
+                  r"CUDA Setup failed despite (?:GPU|CUDA) being",
+                  r"Could not load bitsandbytes native library", r"Configured \w+ binary not found at .*bitsandbytes"),
+        cause="bitsandbytes has no library for this CUDA version",
+        fix="install a bitsandbytes that has one (python -m bitsandbytes tells), and unset BNB_CUDA_VERSION",
+        source="bitsandbytes, cextension.py",
+    ),
+    Known(
+        name="wheel-mismatch",
+        code=ExitCode.WORKER,
+        patterns=(r"undefined symbol: \w+", r"version `(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+' not found"),
+        cause="a package was built for another torch, or for a newer C library than this node has",
+        fix="install the build of that package for this torch, CUDA and Python, or build it here from source",
+        source="the dynamic linker",
+    ),
+    Known(
+        name="missing-module",
+        code=ExitCode.WORKER,
+        patterns=(raised("ModuleNotFoundError"), raised("ImportError")),
+        cause="a Python package is missing, or has not what is asked of it",
+        fix="activate the environment that muster is installed in, on every node; pip show NAME compares versions",
+        source="Python's import",
+    ),
+)  # fmt: skip

@@ -1,0 +1,204 @@
+"""A run, as `muster diagnose` tells of it: how it stands, the first cause, what was tried."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from launch.claim import finished, trained_by
+from launch.diagnosis.cause import Cause, Evidence
+from launch.diagnosis.explain import Explained, explained
+from launch.diagnosis.records import slurm_hits
+from launch.errors import ExitCode, HostError, UsageError
+from launch.journal import rows
+from launch.rundir import Attempt, RunDir
+
+Status = Literal["done", "running", "stopped", "failed", "broken off", "not started"]
+# A supervisor shows every second that it lives; storage that nodes share may be so late (acdirmax of NFS is 60 s).
+SILENT_SECONDS = 90.0
+# What a supervisor did between attempts, as events.jsonl has it.
+_MEASURES = ("oom", "restarted", "node_excluded", "paired", "requeued")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One attempt."""
+
+    number: int
+    exit_code: ExitCode | None
+    """None where its supervisor was killed before it could tell."""
+    reason: str
+    step: int | None
+    seconds: float | None
+    then: tuple[str, ...] = ()
+    """What was changed after it."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    run: Path
+    name: str
+    attempt: int | None
+    status: Status
+    """Of the attempt that was asked for; of the run where that is the last one."""
+    why: str
+    """One sentence."""
+    cause: Cause | None
+    tried: tuple[Tried, ...]
+    unread: tuple[str, ...] = field(default_factory=tuple)
+    """What could not be read, and why."""
+
+
+def diagnosed(run: RunDir, number: int | None = None) -> Diagnosis:
+    """Raises UsageError where there is no run, or no attempt of this number."""
+    last = run.last_attempt()
+    _require(run, number, last)
+    tried = _tried(run, last)
+    if not last:
+        return Diagnosis(run.root, _name(run), None, "not started", _before_any(run), None, ())
+    asked = number or last
+    one = tried[asked - 1]
+    status, why = _standing(run, one, asked == last)
+    cause, unread = None, list[str]()
+    if status not in ("done", "running"):
+        cause, unread = _explained(run, run.attempt(asked), one, status, asked == last)
+        if cause is not None and status in ("failed", "broken off"):
+            why = _sentence(cause)
+    return Diagnosis(run.root, _name(run), asked, status, why, cause, tried, tuple(unread))
+
+
+def _require(run: RunDir, number: int | None, last: int) -> None:
+    if not run.plan.exists() and not run.attempts.is_dir():
+        inside = run.root.parent.name == "attempts"
+        hint = f"; did you mean {run.root.parent.parent} --attempt {run.root.name}?" if inside else ""
+        raise UsageError(
+            f"{run.root}: is not a run directory, it has neither plan.json nor attempts/; give the one that muster run"
+            f" printed, such as runs/NAME{hint}"
+        )
+    if number is not None and not 1 <= number <= last:
+        raise UsageError(f"--attempt {number}: this run has {f'attempts 1 to {last}' if last else 'none yet'}")
+
+
+def _tried(run: RunDir, last: int) -> tuple[Tried, ...]:
+    outcomes = [_read(run.attempt(number).outcome) for number in range(1, last + 1)]
+    begun = [_changed(run.attempt(number).plan) for number in range(1, last + 1)]
+    measures = [row for row in rows(run.events) if row.get("event") in _MEASURES]
+    return tuple(
+        Tried(
+            number, ExitCode(told["exit_code"]) if "exit_code" in told else None, str(told.get("reason", "")),
+            told.get("step"), told.get("seconds"),
+            tuple(_measure(row) for row in measures if _between(row["time"], begun, number - 1)),
+        )
+        for number, told in enumerate(outcomes, 1)
+    )  # fmt: skip
+
+
+def _between(at: float, begun: list[float | None], index: int) -> bool:
+    """Whether something happened after this attempt had begun and before the next one did."""
+    first, after = begun[index], begun[index + 1] if index + 1 < len(begun) else None
+    return first is not None and first <= at and (after is None or at < after)
+
+
+def _measure(row: dict[str, Any]) -> str:
+    told = [str(row[key]).partition("\n")[0] for key in ("node", "reason") if row.get(key)]
+    return ": ".join([str(row["event"]).replace("_", " "), *told])
+
+
+def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
+    holder = (trained_by(run) or _supervised(run.attempt(one.number))) if is_last else None
+    if holder and one.exit_code is None:
+        return "running", f"{holder} is training in it now: nothing has failed yet"
+    if one.exit_code == ExitCode.DONE or (is_last and one.exit_code is None and _finished(run)):
+        return "done", f"this run is fine: it ended as planned, and its adapter is in {run.adapter.name}/"
+    if one.exit_code == ExitCode.STOPPED:
+        return "stopped", one.reason
+    if one.exit_code is None:
+        return "broken off", "it left no outcome: who supervised it was killed, or its node was lost"
+    return "failed", one.reason.partition("\n")[0]
+
+
+def _supervised(attempt: Attempt) -> str | None:
+    """Who supervises it, on another node perhaps, where no lock is seen from here."""
+    beat, told = _changed(attempt.supervisor), _read(attempt.supervisor)
+    if beat is None or time.time() - beat > SILENT_SECONDS:
+        return None
+    return f"process {told.get('pid')} on {told.get('node')}"
+
+
+def _finished(run: RunDir) -> bool:
+    try:
+        return finished(run)
+    except HostError:
+        return False
+
+
+def _explained(
+    run: RunDir, attempt: Attempt, one: Tried, status: Status, is_last: bool
+) -> tuple[Cause | None, list[str]]:
+    hits, unread = [], list[str]()
+    for job in jobs(run) if is_last else ():
+        noted, silent = slurm_hits(job)
+        hits += noted
+        unread += [silent] if silent else []
+    told: Explained = explained(attempt, hits)
+    cause = told.cause
+    if status == "stopped" and cause is not None and cause.exit_code != ExitCode.STOPPED:
+        cause = None  # it stopped as it was asked to; what its logs hold beside that ended nothing
+    if cause is None and status == "failed":
+        cause = _as_told(run, attempt, one)
+    return cause, unread + told.unread
+
+
+def _as_told(run: RunDir, attempt: Attempt, one: Tried) -> Cause:
+    """Where no log explains the end: what whoever supervised the attempt wrote down."""
+    assert one.exit_code is not None
+    summary, _, rest = one.reason.partition("\n")
+    nodes = _read(attempt.outcome).get("nodes") or []
+    found = Evidence(str(attempt.outcome.relative_to(run.root)), 1, summary)
+    return Cause(
+        "reported", one.exit_code, None, nodes[0] if nodes else None, summary, (found,), rest, None, True,
+        one.exit_code in (ExitCode.COMMUNICATION, ExitCode.WORKER), step=one.step,
+    )  # fmt: skip
+
+
+def jobs(run: RunDir) -> list[str]:
+    """The numbers of the batch jobs that the run has had, the last one only where job.json names one."""
+    told = _read(run.root / "job.json").get("id")
+    if told:
+        return [str(told)]
+    named = [str(row[key]) for row in rows(run.events) for key in ("job", "job_id") if row.get(key)]
+    return named[-1:]
+
+
+def _before_any(run: RunDir) -> str:
+    checks = _read(run.preflight)
+    if checks.get("status") == "fail":
+        return str(checks.get("verdict"))
+    return "no attempt has been made; muster preflight SPEC says whether one can work"
+
+
+def _sentence(cause: Cause) -> str:
+    who = " ".join(
+        filter(None, (f"rank {cause.rank}" if cause.rank is not None else "", f"on {cause.node}" if cause.node else ""))
+    )
+    return f"{who}: {cause.summary}" if who else cause.summary
+
+
+def _name(run: RunDir) -> str:
+    return str(_read(run.plan).get("spec", {}).get("name") or run.root.name)
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

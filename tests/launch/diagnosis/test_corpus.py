@@ -1,0 +1,69 @@
+"""Logs in the shapes of real failures: each one's first cause is named, not what other ranks say of it.
+
+corpus/index.json says of each case which failure it is, on which rank and node, in what phase, on which line it is told
+first (`at`), and which public issues its shape was taken from. The words between are made up.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.diagnosis.explain import explain
+from launch.diagnosis.known import BY_NAME, KNOWN
+from launch.rundir import Attempt, RunDir
+
+CORPUS = Path(__file__).parent / "corpus"
+CASES: dict[str, dict[str, Any]] = json.loads((CORPUS / "index.json").read_text(encoding="utf-8"))
+OF_THE_RUN = ("job.log", "preflight.json")
+
+
+def laid_out(case: str, root: Path) -> Attempt:
+    """A case as the first attempt of a run."""
+    attempt = RunDir(root).attempt(1)
+    attempt.root.mkdir(parents=True)
+    for path in (CORPUS / case).iterdir():
+        shutil.copy(path, root if path.name in OF_THE_RUN else attempt.root)
+    return attempt
+
+
+def place(file: str) -> str:
+    return file if file.startswith(OF_THE_RUN) else f"attempts/001/{file}"
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case["known"]])
+def test_the_first_cause_is_named(case: str, tmp_path: Path) -> None:
+    expected = CASES[case]
+    cause = explain(laid_out(case, tmp_path))
+    assert cause is not None
+    assert (cause.name, cause.rank, cause.phase) == (expected["known"], expected["rank"], expected["phase"])
+    if expected["node"]:
+        assert cause.node == expected["node"]
+    if expected["at"]:
+        first = cause.evidence[0]
+        assert f"{first.file}:{first.line}" == place(expected["at"])
+    assert cause.exit_code == BY_NAME[cause.name].code
+    assert cause.summary
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if not case["known"]])
+def test_nothing_is_claimed_of_a_healthy_log(case: str, tmp_path: Path) -> None:
+    assert explain(laid_out(case, tmp_path)) is None
+
+
+def test_every_case_has_its_folder_and_its_sources() -> None:
+    assert set(CASES) == {path.name for path in CORPUS.iterdir() if path.is_dir()}
+    for case in CASES.values():
+        assert case["shape"]
+        assert all(source.count("/") == 1 and source.rpartition("#")[2].isdigit() for source in case["shape"])
+
+
+def test_the_corpus_shows_almost_every_failure_of_the_table() -> None:
+    """Those that follow from others are in it as echoes; the rest is told by Slurm's or Python's own words alone."""
+    shown = {case["known"] for case in CASES.values()}
+    assert {known.name for known in KNOWN} - shown == {
+        "gpu-lost", "read-only", "stale-file", "no-such-repository", "arithmetic", "peer-lost", "cancelled",
+        "aborted", "closed-by-launcher", "worker-failed",
+    }  # fmt: skip

@@ -1,0 +1,236 @@
+"""`muster diagnose`: runs that failed, that are fine, and places that are no runs."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.diagnosis.report import diagnosed
+from launch.rundir import Attempt, RunDir
+from tests.conftest import Finished, muster
+from tests.launch.diagnosis.test_corpus import laid_out
+
+NAMES = {0: "done", 6: "gpu_memory", 8: "communication", 10: "worker", 75: "stopped"}
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
+TRACE = 'Traceback (most recent call last):\n  File "torch/_tensor.py", line 647, in backward\n    run()\n'
+
+
+def run_in(root: Path, name: str = "demo") -> RunDir:
+    run = RunDir(root)
+    root.mkdir(parents=True, exist_ok=True)
+    topology = {"nodes": 1, "devices_per_node": 2}
+    run.plan.write_text(json.dumps({"spec": {"name": name}, "topology": topology}))
+    return run
+
+
+def attempt_of(run: RunDir, code: int | None, reason: str = "it broke", number: int = 1, **logs: str) -> Attempt:
+    attempt = run.attempt(number)
+    attempt.root.mkdir(parents=True)
+    attempt.plan.write_text(run.plan.read_text())
+    for name, text in logs.items():
+        (attempt.root / f"{name.replace('_', '-')}.log").write_text(text)
+    if code is not None:
+        told = {"exit_code": code, "class": NAMES[code], "reason": reason, "step": 12, "seconds": 90.0}
+        attempt.outcome.write_text(json.dumps(told))
+    return attempt
+
+
+def page(run: RunDir, *options: object) -> str:
+    done = muster("diagnose", run.root, *options)
+    assert (done.code, done.err) == (0, "")
+    assert all(len(line) <= 80 or " " not in line.strip() for line in done.out.splitlines()), done.out
+    return done.out
+
+
+def document(run: RunDir, *options: object) -> dict[str, Any]:
+    done = muster("diagnose", run.root, "--json", *options)
+    assert done.code == 0, done.err
+    return dict(json.loads(done.out))
+
+
+def test_a_failure_on_one_page(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 6, "rank 1: out", 1, rank_1=TRACE + OOM)
+    row = {"event": "oom", "time": time.time(), "reason": "out of GPU memory: micro-batch 4 -> 2"}
+    run.events.write_text(json.dumps(row) + "\n")
+    time.sleep(0.05)
+    lost = "RuntimeError: [../gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:1"
+    attempt_of(run, 6, "rank 1: out again", 2, rank_0=TRACE.replace("backward", "agree") + lost, rank_1=TRACE + OOM)
+    lines = page(run).splitlines()
+    assert lines[:3] == ["run        demo, attempt 2 of 2: failed", f"           {tmp_path}", lines[2]]
+    assert lines[2] == "cause      rank 1: the GPU's memory was used up in backward"
+    text = "\n".join(lines)
+    assert "class      gpu_memory, exit code 6; gpu-memory" in lines
+    assert "evidence   attempts/002/rank-1.log:4" in lines
+    assert "echoes     attempts/002/rank-0.log:4 (rank 0)" in lines
+    assert "tried      1: gpu_memory, step 12, 90 s\n              oom: out of GPU memory: micro-batch 4 -> 2" in text
+    assert "fix        Use a smaller training.micro_batch_size" in text
+    assert lines[-1].strip() == "the same again would end the same way"
+
+
+def test_an_earlier_attempt(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 6, "rank 1: out", 1, rank_1=TRACE + OOM)
+    attempt_of(run, 0, "done", 2, rank_1="fine")
+    assert page(run).startswith("run        demo, attempt 2 of 2: done\n")
+    assert "this run is fine: it ended as planned" in page(run)
+    assert "run        demo, attempt 1 of 2: failed" in page(run, "--attempt", 1)
+    assert document(run, "--attempt", 1)["cause"]["name"] == "gpu-memory"
+    done = muster("diagnose", run.root, "--attempt", 3)
+    assert (done.code, done.err) == (2, "error: --attempt 3: this run has attempts 1 to 2\n")
+
+
+def test_the_keys_of_the_document(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 6, "rank 1: out", rank_1="2026-11-27 09:31:44,000 step\n" + TRACE + OOM)
+    found = document(run)
+    assert list(found) == ["run", "name", "attempt", "status", "why", "cause", "attempts", "unread"]
+    cause = found["cause"]
+    assert list(cause) == [
+        "name", "class", "exit_code", "rank", "node", "time", "phase", "step", "summary", "certain", "another_try",
+        "fix", "source", "evidence", "echoes",
+    ]  # fmt: skip
+    assert cause["evidence"] == [
+        {
+            "file": "attempts/001/rank-1.log", "line": 5, "text": OOM, "rank": 1, "node": None,
+            "time": time.mktime(time.strptime("2026-11-27 09:31:44", "%Y-%m-%d %H:%M:%S")),
+        }
+    ]  # fmt: skip
+    assert found["attempts"] == [
+        {
+            "attempt": 1, "exit_code": 6, "class": "gpu_memory", "reason": "rank 1: out", "step": 12, "seconds": 90.0,
+            "then": [],
+        }
+    ]  # fmt: skip
+
+
+def test_a_run_that_goes_on(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, None, rank_1="step 1")
+    with open(run.lock, "w") as lock:
+        lock.write("process 7 on n1")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "process 7 on n1 is training in it now: nothing has failed yet" in page(run)
+
+
+def test_a_run_that_a_job_on_another_node_supervises(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, None, rank_1="step 1")
+    attempt.supervisor.write_text(json.dumps({"node": "n7", "pid": 12, "time": time.time()}))
+    assert document(run)["why"] == "process 12 on n7 is training in it now: nothing has failed yet"
+    os.utime(attempt.supervisor, (1.0, time.time() - 600))
+    assert document(run)["status"] == "broken off"
+
+
+def test_a_run_that_broke_off_without_an_outcome(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, None, rank_1="step 1")
+    found = document(run)
+    assert (found["status"], found["cause"]) == ("broken off", None)
+    assert found["why"] == "it left no outcome: who supervised it was killed, or its node was lost"
+
+
+def test_a_run_that_was_stopped_by_the_scheduler(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 75, "stopped as asked; continue with --resume auto", rank_1="step 1")
+    assert document(run)["cause"] is None
+    line = "slurmstepd: error: *** JOB 12 ON n0 CANCELLED AT 2026-11-27T09:31:44 DUE TO PREEMPTION ***\n"
+    (run.root / "muster-12.log").write_text(line)
+    found = document(run)
+    assert (found["status"], found["cause"]["name"], found["cause"]["node"]) == ("stopped", "preemption", "n0")
+
+
+def test_a_stopped_run_is_not_blamed_for_what_its_logs_hold_besides(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 75, "stopped as asked", rank_1=TRACE + "ConnectionResetError: [Errno 104] Connection reset by peer")
+    assert document(run)["cause"] is None
+
+
+def test_where_no_log_explains_it_the_supervisor_s_own_words_stand(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 8, "the run hangs: rank 1 on n1 shows no life for 60 s\nsee its stacks", rank_1="step 1")
+    cause = document(run)["cause"]
+    assert (cause["name"], cause["class"], cause["fix"]) == ("reported", "communication", "see its stacks")
+    assert cause["summary"] == "the run hangs: rank 1 on n1 shows no life for 60 s"
+    assert cause["evidence"][0]["file"] == "attempts/001/outcome.json"
+
+
+def test_what_slurm_does_not_tell_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 10, "rank 1 ended", rank_1="step 1")
+    (run.root / "job.json").write_text(json.dumps({"id": "12"}))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert diagnosed(run).unread == ("sacct says nothing of job 12: sacct is not on this machine",)
+
+
+def test_a_run_whose_checks_failed(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    run.preflight.write_text(json.dumps({"status": "fail", "verdict": "Not ready: ecc: 3 errors", "checks": []}))
+    assert "Not ready: ecc: 3 errors" in page(run)
+    assert document(run)["status"] == "not started"
+
+
+def refused(place: Path) -> Finished:
+    done = muster("diagnose", place)
+    assert (done.code, done.out) == (2, "")
+    return done
+
+
+def test_a_place_that_is_no_run(tmp_path: Path) -> None:
+    words = "is not a run directory, it has neither plan.json nor attempts/; give the one that muster run printed"
+    assert f"error: {tmp_path}: {words}" in refused(tmp_path).err
+    assert words in refused(tmp_path / "nowhere").err
+    (tmp_path / "file").touch()
+    assert words in refused(tmp_path / "file").err
+
+
+def test_an_attempt_is_no_run_but_tells_which_one(tmp_path: Path) -> None:
+    attempt = attempt_of(run_in(tmp_path), 10)
+    (attempt.root / "plan.json").unlink()
+    assert f"did you mean {tmp_path} --attempt 001?" in refused(attempt.root).err
+
+
+def test_secrets_are_not_printed(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt_of(run, 10, rank_1=TRACE + "PermissionError: [Errno 13] Permission denied: 'https://hunter2hunter2@x'")
+    for options in ((), ("--json",)):
+        done = muster("diagnose", run.root, *options, MY_TOKEN="hunter2hunter2")
+        assert "hunter2" not in done.out
+        assert "[secret]" in done.out
+
+
+def test_a_log_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, 10, "it broke", rank_1="step 1")
+    attempt.log(0).mkdir()
+    assert f"{attempt.log(0)}: Is a directory" in diagnosed(run).unread
+
+
+def test_every_case_of_the_corpus_makes_a_page_of_80_columns(tmp_path: Path) -> None:
+    from launch.diagnosis.page import page as made
+    from tests.launch.diagnosis.test_corpus import CASES
+
+    for case in CASES:
+        attempt = laid_out(case, tmp_path / case)
+        attempt.outcome.write_text(json.dumps({"exit_code": 10, "class": "worker", "reason": "it broke"}))
+        lines = made(diagnosed(RunDir(tmp_path / case))).splitlines()
+        assert all(len(line) <= 80 or " " not in line.strip() for line in lines), (case, lines)
+        assert len(lines) < 40, case
+        assert lines[0].endswith(": failed")
+
+
+def test_another_user_s_clock_does_not_move_the_page(tmp_path: Path) -> None:
+    """The same run gives the same page, wherever it is looked at."""
+    run = run_in(tmp_path)
+    attempt_of(run, 6, rank_1="2026-11-27T09:31:44Z step\n" + TRACE + OOM)
+    times = {
+        json.loads(muster("diagnose", run.root, "--json", TZ=zone).out)["cause"]["time"]
+        for zone in ("UTC", "Asia/Tokyo")
+    }
+    assert times == {1795771904.0}
+    assert os.environ.get("TZ") is None

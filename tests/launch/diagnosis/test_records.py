@@ -1,0 +1,97 @@
+"""The kernel's records and Slurm's."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.diagnosis import records
+from launch.diagnosis.records import in_records, noted, slurm_hits
+
+BOOTED = 1_000_000.0
+# /dev/kmsg (Documentation/ABI/testing/dev-kmsg): microseconds since the machine was started.
+KMSG = """\
+6,1,5000000,-;NVRM: Xid (PCI:0000:44:00): 31, pid=7, name=python, MMU Fault
+3,2,100000000,-;NVRM: Xid (PCI:0000:44:00): 79, pid=7, name=python, GPU has fallen off the bus.
+3,3,101000000,-;Memory cgroup out of memory: Killed process 4190 (python3.11) total-vm:49978204kB, anon-rss:12918388kB
+3,4,102000000,-;Out of memory: Killed process 99 (postgres) total-vm:1kB, anon-rss:1kB
+ SUBSYSTEM=cpu
+"""
+
+
+def test_the_kernel_s_records_of_an_attempt() -> None:
+    hits = in_records(KMSG, BOOTED, BOOTED + 90, BOOTED + 110, {4190: 3}, "n1")
+    assert [(hit.known.name, hit.rank, hit.node, hit.time, hit.line) for hit in hits] == [
+        ("xid", None, "n1", BOOTED + 100, 2), ("oom-killed", 3, "n1", BOOTED + 101, 3),
+    ]  # fmt: skip
+
+
+def test_what_was_before_or_long_after_is_another_s() -> None:
+    assert in_records(KMSG, BOOTED, BOOTED + 110, BOOTED + 200, {}, "n1") == []
+    assert in_records(KMSG, BOOTED, BOOTED, BOOTED + 30, {}, "n1") == []
+
+
+def test_another_process_that_was_killed_is_not_ours_unless_it_is_a_rank() -> None:
+    hits = in_records(KMSG, BOOTED, BOOTED + 101.5, BOOTED + 110, {99: 0}, "n1")
+    assert [(hit.known.name, hit.rank) for hit in hits] == [("oom-killed", 0)]
+
+
+SCONTROL = (
+    "JobId=12 JobName=muster UserId=ml(1000) GroupId=ml(1000) MCS_label=N/A Priority=1 JobState=NODE_FAIL"
+    " Reason=NodeDown Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 ExitCode=0:1 DerivedExitCode=0:0"
+    " StartTime=2026-11-27T09:00:00 EndTime=2026-11-27T09:31:44 Partition=gpu NodeList=n[0-1] BatchHost=n0\n"
+)
+SACCT = "CANCELLED by 1000|0:15|0:0|2026-11-27T09:31:44|n[0-1]\n"
+
+
+def test_what_slurm_says_in_short() -> None:
+    assert noted("scontrol", SCONTROL) == (
+        "JobState=NODE_FAIL Reason=NodeDown Restarts=2 ExitCode=0:1 DerivedExitCode=0:0 EndTime=2026-11-27T09:31:44"
+        " NodeList=n[0-1]"
+    )
+    assert noted("sacct", SACCT).startswith("JobState=CANCELLED ExitCode=0:15 DerivedExitCode=0:0 EndTime=2026")
+    assert noted("sacct", "") == noted("scontrol", "No jobs in the system\n") == ""
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that alone is looked in for commands."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_the_accounting_is_off_and_the_controller_answers(commands: Path) -> None:
+    program(commands, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    (commands / "text").write_text(SCONTROL)
+    program(commands, "scontrol", f'while read line; do echo "$line"; done < {commands}/text')
+    hits, silent = slurm_hits("12")
+    assert silent is None
+    assert [(hit.known.name, hit.file, hit.time) for hit in hits] == [
+        ("node-failure", "scontrol 12", time.mktime(time.strptime("2026-11-27 09:31:44", "%Y-%m-%d %H:%M:%S")))
+    ]
+
+
+def test_a_job_that_ended_well_explains_nothing(commands: Path) -> None:
+    program(commands, "sacct", "echo 'COMPLETED|0:0|0:0|2026-11-27T09:31:44|n0'")
+    assert slurm_hits("12") == ([], None)
+
+
+def test_a_machine_without_slurm_says_so(commands: Path) -> None:
+    assert slurm_hits("12") == ([], "sacct says nothing of job 12: sacct is not on this machine")
+
+
+def test_a_controller_that_does_not_answer_is_not_waited_for(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "SLURM_SECONDS", 0.3)
+    os.environ["PATH"] += ":/bin:/usr/bin"
+    program(commands, "sacct", "sleep 60")
+    program(commands, "scontrol", "sleep 60")
+    began = time.monotonic()
+    assert slurm_hits("12") == ([], "sacct says nothing of job 12: sacct has not answered within 0.3 s")
+    assert time.monotonic() - began < 10
