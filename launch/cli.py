@@ -13,6 +13,7 @@ from launch.export_cli import export
 from launch.model_cli import app as model_app
 from launch.plan_cli import plan_for, read_given, show_contradictions
 from launch.preflight_cli import Accept, list_checks, show_checks, try_checks
+from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
@@ -337,6 +338,7 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, ac
         raise problem
 
 
+app.command()(submit)
 app.command()(evaluate)
 app.command()(export)
 
