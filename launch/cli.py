@@ -13,6 +13,7 @@ from launch.export_cli import export
 from launch.model_cli import app as model_app
 from launch.plan_cli import plan_for, read_given, show_contradictions
 from launch.preflight_cli import Accept, list_checks, show_checks, try_checks
+from launch.status_cli import logs, status, stop
 from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
 
@@ -338,7 +339,8 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, ac
         raise problem
 
 
-app.command()(submit)
+for command in (submit, status, logs, stop):
+    app.command()(command)
 app.command()(evaluate)
 app.command()(export)
 

@@ -79,8 +79,8 @@ def submit(
     if _finished(found, afresh):
         return
     resume = "never" if afresh else "auto"
-    _claim(found, resume)
     refuse_queued(found)
+    _claim(found, resume)
     checks = _checked(found, str(spec), accepted)
     if not as_json:
         console().print(checks_view(checks.results, checks.place))

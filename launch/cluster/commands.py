@@ -75,12 +75,12 @@ def failure(program: str, printed: str) -> SlurmError:
     """What a command that failed has printed, in one line, and what to do about it."""
     lines = [re.sub(r"^(?:sbatch|squeue|scontrol|sinfo|sacct|sacctmgr|scancel|srun|slurm_\w+): ", "", line.strip())
              for line in printed.splitlines()]  # fmt: skip
-    words = list(dict.fromkeys(re.sub(r"^(?:error|fatal): ", "", line) for line in lines if line))
+    words = list(dict.fromkeys(re.sub(r"^(?:error|fatal): ", "", line).rstrip(".") for line in lines if line))
     told = "; ".join(words) or "failed and said nothing"
     for pattern, silence, fix in _KNOWN:
         if re.search(pattern, told, re.IGNORECASE):
             return SlurmError(silence, f"{program}: {words[-1]}", fix)
-    return SlurmError("refused", f"{program}: {told}", "change what it names")
+    return SlurmError("refused", f"{program}: {told}", "change the slurm section of the spec, or what else it names")
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def ask(slurm_spec: SlurmSpec) -> Cluster:
         there: list[Node] = []
         if slurm_spec.partition in parts:
             asked = f"--partition={slurm_spec.partition}"
-            there = nodes(slurm("sinfo", "--noheader", "--Node", "--all", asked, f"--format={NODE_FORMAT}"))
+            there = nodes(slurm("sinfo", "--noheader", "--Node", asked, f"--format={NODE_FORMAT}"))
     except SlurmError as error:
         return Cluster(silence=error)
     associations, silence = None, None
