@@ -6,8 +6,9 @@ import signal
 import time
 
 from launch.cluster.commands import SlurmError, slurm
+from launch.cluster.queue import ACTIVE
 from launch.errors import CommunicationError, UsageError
-from launch.following import Asker, Status, status
+from launch.following import OVER, Asker, Status, status
 from launch.rundir import RunDir
 
 # Between the first signal, which asks, and the second, which kills; then until no more is asked.
