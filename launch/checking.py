@@ -25,16 +25,18 @@ class Checked(NamedTuple):
 
 
 def checked(
-    plan: Plan, spec_file: str, run: RunDir, accepted: Sequence[str] = (), batch: Batch | None = None
+    plan: Plan, spec_file: str, run: RunDir, accepted: Sequence[str] = (), here: bool = True, batch: Batch | None = None
 ) -> Checked:
-    """With a `batch`, of a job that will run on other machines.
+    """`here` is false where the nodes of a job are asked instead of this machine: then only rows are looked at. With a
+    `batch`, of a job that will run on other machines.
 
     Raises UsageError for a name in `accepted`, or in the spec's preflight.accept, that no check has.
     """
     names = [*accepted, *plan.spec.preflight.accept]
     accept([], names, known := [check.name for check in CHECKS])
     context = Context(plan=plan, run=run, batch=batch)
-    results = run_checks(context, CHECKS if batch is None else [_static(check) for check in CHECKS])
+    checks = CHECKS if batch is None else [_static(check) for check in CHECKS]
+    results = run_checks(context, checks) if here else []
     data = rows(plan, spec_file)
     judged = accept([*results, data.result], names, known)
     return Checked(judged, data.error or problem(judged), data.checked, context.place)

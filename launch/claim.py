@@ -194,11 +194,16 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
         run.checkpoints.mkdir(exist_ok=True)
         given = plan.spec.model_dump(mode="json", exclude_unset=True)
         write_text(run.spec, yaml.safe_dump(given, sort_keys=False))
-        for name, text in rendered(plan, run.deepspeed).items():
-            write_text(run.rendered / name, text)
-        write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
+        replan(run, plan)
     except OSError as error:
         raise _unwritable(run, error) from None
+
+
+def replan(run: RunDir, plan: Plan) -> None:
+    """Writes plan.json and rendered/ anew: another division of the work, of the same training."""
+    for name, text in rendered(plan, run.deepspeed).items():
+        write_text(run.rendered / name, text)
+    write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
 
 
 def _unwritable(run: RunDir, error: OSError) -> HostError:

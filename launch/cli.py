@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from launch.allocation import Allocation
     from launch.hardware import Topology
     from launch.plan import Plan
     from launch.rundir import RunDir
@@ -201,18 +202,23 @@ def run(
         ),
     ] = "auto",
     accepted: Accept = [],
+    in_job: Annotated[
+        bool, typer.Option("--in-job", hidden=True, help="Train on the nodes of this Slurm job.")
+    ] = False,
 ) -> None:
     """Plan, check and train on this machine."""
+    from launch.allocation import allocation
     from launch.claim import claim, finished, refuse_secrets
     from launch.screen import console, plan_view
 
     resolved = _resolve(spec, overrides)
     place = _run_dir(resolved, run_dir)
-    if resolved.topology.nodes > 1:
+    job = allocation() if in_job or resolved.topology.nodes > 1 else None
+    if job is None and (in_job or resolved.topology.nodes > 1):
         raise PreflightError(
-            f"cluster.nodes is {resolved.topology.nodes}, and muster run trains on this machine alone:"
-            f" start accelerate launch with accelerate_configs/{resolved.strategy}_multi_node.yaml on every node,"
-            " or use -s cluster.nodes=1"
+            f"cluster.nodes is {resolved.topology.nodes}, and this is no Slurm job: use muster submit, or sbatch"
+            f" slurm/multi_node.sbatch; start accelerate launch with"
+            f" accelerate_configs/{resolved.strategy}_multi_node.yaml on every node; or use -s cluster.nodes=1"
         )
     refuse_secrets(place, resolved)
     claim(place, resolved, resume)
@@ -224,7 +230,7 @@ def run(
     if resume != "never" and finished(place):
         say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
-        _check_and_train(resolved, spec, place, resume, screen, accepted)
+        _check_and_train(resolved, spec, place, resume, screen, accepted, job)
     show(str(place.adapter))
 
 
@@ -300,29 +306,37 @@ def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
 
 
 def _check_and_train(
-    resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console", accepted: list[str]
-) -> None:
+    resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console", accepted: list[str],
+    job: "Allocation | None",
+) -> None:  # fmt: skip
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
     from launch.checking import checked
     from launch.claim import take
     from launch.journal import write_json
-    from launch.local import run_attempt
     from launch.preflight import document
     from launch.screen import checks_view
+    from launch.supervise.decisions import Requeue
+    from launch.supervise.here import Here
+    from launch.supervise.job import Job
+    from launch.supervise.loop import supervise
     from training.data.tokens import note_checked
 
-    found = checked(resolved, str(spec_file), place, accepted)
-    screen.print(checks_view(found.results, found.place))
+    found = checked(resolved, str(spec_file), place, accepted, here=job is None)
+    if job is None or found.problem is not None:
+        screen.print(checks_view(found.results, found.place))
     if found.problem is not None:
         raise found.problem
     _claimed = take(place, resolved, resume)  # kept until this process ends
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
-    code, reason = run_attempt(resolved, place, resume, screen)
-    if code != ExitCode.DONE:
+    where = Here(place) if job is None else Job(place, job, accepted, screen)
+    end = supervise(resolved, place, where, resume, screen)
+    if isinstance(end, Requeue) and isinstance(where, Job):
+        where.requeue(end)
+    if end.code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root
-        say(reason if code == ExitCode.STOPPED else as_error(reason), f"logs: {attempt}")
-        raise typer.Exit(code)
+        say(end.reason if end.code == ExitCode.STOPPED else as_error(end.reason), f"logs: {attempt}")
+        raise typer.Exit(end.code)
     say(f"done: run directory {place.root}")
 
 

@@ -181,13 +181,24 @@ def rendered(plan: Plan, deepspeed_file: Path) -> dict[str, str]:
 
 
 def launch_argv(plan: Plan, run_dir: Path, accelerate_file: Path, attempt: int, port: int, resume: str) -> list[str]:
-    """The command that trains: plain Python for one process, accelerate launch for several."""
+    """The command that trains on this machine: plain Python for one process, accelerate launch for several."""
+    return node_argv(plan, run_dir, accelerate_file, attempt, (None, port), resume, 0)
+
+
+def node_argv(
+    plan: Plan, run_dir: Path, accelerate_file: Path, attempt: int, meeting: tuple[str | None, int], resume: str,
+    node_rank: int,
+) -> list[str]:  # fmt: skip
+    """One node's command. Ranks meet at the host and port of `meeting`; the host is None on one machine alone."""
     worker = ["training", str(run_dir), "--attempt", str(attempt), "--resume", resume]
     if plan.world_size == 1 and not plan.zero_stage:
         return [sys.executable, "-m", *worker]
+    (host, port), nodes = meeting, plan.topology.nodes
+    several = ["--num_machines", str(nodes), "--machine_rank", str(node_rank), "--main_process_ip", str(host)]
     return [
         sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(accelerate_file),
-        "--num_processes", str(plan.world_size), "--main_process_port", str(port), "-m", *worker,
+        "--num_processes", str(plan.world_size), *(several if nodes > 1 else []),
+        "--main_process_port", str(port), "-m", *worker,
     ]  # fmt: skip
 
 

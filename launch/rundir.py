@@ -4,11 +4,16 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 # Written into a checkpoint last: a directory without it is none.
 MANIFEST = "manifest.json"
 # A checkpoint's step, and what it was trained on.
 PROGRESS = "progress.json"
+# What a rank is doing. `starting` takes as long as reading data and a model takes; the others go on from mark to mark.
+Phase = Literal["starting", "meeting", "rehearsing", "training", "evaluating", "saving"]
+# A rank writes its pulse so often, and each time so many bytes.
+BEAT_SECONDS, PULSE_BYTES = 1.0, 256
 # An adapter in PEFT's own format.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -71,7 +76,7 @@ class RunDir:
         """{event, time, ...}: a row for each thing that happened.
 
         submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped,
-        finished, failed.
+        finished, failed; of whoever supervises the run: oom, hung, restarted, node_excluded, requeued, grace_short.
         """
         return self.root / "events.jsonl"
 
@@ -167,6 +172,31 @@ class Attempt:
 
     def failures(self) -> list[Path]:
         return sorted(self.root.glob("failure-rank-*.json"))
+
+    def launcher_log_of(self, node: str) -> Path:
+        """Where several nodes have a launcher each."""
+        return self.root / f"launcher-{node}.log"
+
+    def pulse(self, rank: int) -> Path:
+        """{rank, node, pid, phase, step, marks, time} of a rank, written anew every BEAT_SECONDS."""
+        return self.root / f"pulse-rank-{rank}.json"
+
+    def pulses(self) -> list[Path]:
+        return sorted(self.root.glob("pulse-rank-*.json"))
+
+    def stacks(self, rank: int) -> Path:
+        """Stacks of all threads of a rank, by faulthandler; empty unless somebody asked for them."""
+        return self.root / f"stacks-rank-{rank}.txt"
+
+    @property
+    def stacks_wanted(self) -> Path:
+        """Exists once somebody asks every rank for its stacks."""
+        return self.root / "stacks-wanted"
+
+    @property
+    def over(self) -> Path:
+        """Exists once this attempt has to end: every node kills what it still runs of it."""
+        return self.root / "over"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from launch.spec import Path as KeyPath
 
 # Of a run alone: as a default it would be wrong for every run on one node.
 NOT_A_SITE_S = ("spares",)
-PATHS = ("venv", "output", "container")
+PATHS = ("venv", "output")
 
 
 def site_file(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -59,9 +59,8 @@ def read_site(file: Path) -> Located:
 
 
 def absolute(value: str, folder: Path) -> str:
-    """A path as it starts at a folder. The name of an image in a registry is none and stays."""
-    is_path = value.startswith((".", "/", "~")) or value.endswith((".sqsh", ".sif")) or not set(":#@") & set(value)
-    return os.path.normpath(os.path.join(folder, os.path.expanduser(value))) if is_path else value
+    """A path as it starts at a folder."""
+    return os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
 
 
 def with_defaults(spec: Located, site: Located) -> None:

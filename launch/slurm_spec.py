@@ -69,10 +69,6 @@ class SlurmSpec(Section):
     venv: Line | None = None
     """Python environment of the job, a folder with bin/python on storage that all nodes see; by default the one that
     muster was started from."""
-    container: Line | None = None
-    """Image that the workers run in, as `container_runtime` takes it. It holds muster and its libraries."""
-    container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
-    """What starts the image: `pyxis` is srun's --container-image, `apptainer` is `apptainer exec --nv`."""
     environment: dict[VariableName, VariableValue] = Field(default_factory=dict)
     """Variables of the job, such as `NCCL_SOCKET_IFNAME: ib0`."""
     extra: list[Option] = Field(default_factory=list)

@@ -179,10 +179,24 @@ class PreflightSpec(Section):
     """A fatal Xid error in the kernel's log fails a GPU for so long; an older one warns."""
     clock_skew_seconds: Annotated[float, Field(gt=0)] = 30
     """Nodes' clocks that differ by more fail; by more than a second they warn."""
+    answer_seconds: Annotated[float, Field(gt=0)] = 60
+    """Seconds in which each node of a job must have answered what it was asked before a run."""
     allreduce_seconds: Annotated[float, Field(gt=0)] = 60
     """Seconds in which all ranks of several nodes must have met and added up a tensor."""
     allreduce_gbps: Annotated[float, Field(gt=0)] | None = None
     """Gigabytes per second (bus bandwidth) that this must reach; by default it is told, not judged."""
+
+
+class RecoverySpec(Section):
+    """What follows when an attempt of the run fails."""
+
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """Restarts in a row that may fail without a further step trained; then the run stops. 0 never restarts."""
+    hang_seconds: Annotated[float, Field(ge=5)] = 180
+    """Seconds without progress of any rank after which a run hangs: its stacks are kept and it is restarted. A rank
+    whose process shows no life is given a third of them."""
+    start_seconds: Annotated[float, Field(ge=5)] = 1800
+    """The same for what comes before the first batch: reading data and loading the model."""
 
 
 class RunSpec(Section):
@@ -197,6 +211,7 @@ class RunSpec(Section):
     cluster: ClusterSpec = ClusterSpec()
     slurm: SlurmSpec = SlurmSpec()
     preflight: PreflightSpec = PreflightSpec()
+    recovery: RecoverySpec = RecoverySpec()
 
 
 # The keys that lead to a value: ("training", "epochs").

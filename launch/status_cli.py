@@ -75,7 +75,8 @@ def _log(run: "RunDir", rank: str) -> Path | None:
         return found[-1] if found else None
     attempt = run.attempt(run.last_attempt())
     if rank == "launcher":
-        path = attempt.launcher_log
+        found = sorted(attempt.root.glob("launcher*.log"))
+        path = attempt.launcher_log if attempt.launcher_log in found or not found else found[0]
     elif rank.isdecimal():
         path = attempt.log(int(rank))
     else:

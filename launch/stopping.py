@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+from launch.claim import trained_by
 from launch.cluster.commands import SlurmError, slurm
 from launch.cluster.queue import ACTIVE
 from launch.errors import CommunicationError, UsageError
@@ -22,7 +23,7 @@ def stop(run: RunDir, now: bool) -> str:
     if found.state in OVER:
         unsure = f" (Slurm could not be asked: {found.slurm_silence})" if found.slurm_silence else ""
         raise UsageError(f"{run.root}: nothing to stop: the run is {found.state}{unsure}")
-    if found.state == "waiting":
+    if found.state in ("waiting", "starting"):  # nothing is trained that could be saved
         _cancel(found)
         return f"job {found.job} was taken out of the queue; to run it: muster submit"
     run.stop.touch()  # also before it is killed: nobody may put it back into the queue
@@ -32,11 +33,8 @@ def stop(run: RunDir, now: bool) -> str:
         _cancel(found)
         return f"job {found.job} is being ended; what it does not save in the seconds that Slurm leaves it is lost"
     _kill(run, found)
-    return f"killed; what was trained since {_since(found)} is lost"
-
-
-def _since(found: Status) -> str:
-    return f"step {found.checkpoint.step}" if found.checkpoint else "its start"
+    saved = status(run, _nobody()).checkpoint
+    return f"ended; what it had not saved is lost: {f'step {saved.step} is' if saved else 'nothing was'} saved"
 
 
 def _cancel(found: Status) -> None:
@@ -53,7 +51,7 @@ def _kill(run: RunDir, found: Status) -> None:
     if match is None or match[2] != os.uname().nodename:
         raise UsageError(f"{run.root}: {found.holder} trains here: kill it there, or without --now ask it to stop")
     began, sent = time.monotonic(), 0
-    while status(run, _nobody()).holder == found.holder:
+    while trained_by(run) == found.holder:
         passed = time.monotonic() - began
         if sent == 0 or (sent == 1 and passed > SECOND_SECONDS) or (sent == 2 and passed > KILL_SECONDS):
             try:

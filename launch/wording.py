@@ -1,4 +1,6 @@
-"""Numbers as people read them."""
+"""Numbers and lists as people read them."""
+
+from collections.abc import Sequence
 
 _GIB, _MIB = 1024**3, 1024**2
 
@@ -6,6 +8,12 @@ _GIB, _MIB = 1024**3, 1024**2
 def plural(count: int, noun: str, several: str = "") -> str:
     """`1 row`, `2 rows`, `2 processes` where `several` says so; thousands are set apart."""
     return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
+
+
+def named(names: Sequence[str]) -> str:
+    """A few by name, many by number: a thousand nodes do not make a thousand rows."""
+    shown = ", ".join(sorted(names)[:5])
+    return f"{shown} and {len(names) - 5:,} more" if len(names) > 5 else shown
 
 
 def printable(text: str) -> str:

@@ -1,11 +1,9 @@
 """All nodes of a run meet, and are compared, before any of them loads a model."""
 
-import contextlib
 import os
 import time
 import uuid
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,6 +14,7 @@ from launch.plan import Plan
 from launch.preflight import CHECKS, Context, Result, accept, document, require
 from launch.preflight.fingerprint import fingerprint
 from launch.preflight.fleet import NodeReport, answered, fleet_results
+from launch.preflight.probe import seen
 from launch.preflight.result import read_document
 from launch.rundir import RunDir
 from launch.wording import first_line
@@ -24,8 +23,6 @@ from training.engine import Launched
 
 # Bytes of the all-reduce: enough to be limited by the links, not by latency; fewer where gloo and a CPU do it.
 GPU_BYTES, CPU_BYTES, TIMES = 64 << 20, 1 << 20, 5
-# Seconds in which a file that another node wrote must be seen: NFS looks again after 3 to 60 (acregmin, acdirmax).
-SEEN_SECONDS, LOOK_SECONDS = 15.0, 0.1
 
 
 def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
@@ -34,6 +31,7 @@ def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     Raises CommunicationError that names ranks which do not come, PreflightError for nodes that do not go together.
     """
     limits = plan.spec.preflight
+    control.pulse.mark("meeting")
     _all_here(control, timedelta(seconds=limits.allreduce_seconds))
     results = fleet_results(_reports(run, control, place), limits.clock_skew_seconds)
     seconds, rate = _all_reduce(plan, limits.allreduce_seconds)
@@ -60,7 +58,7 @@ def _reports(run: RunDir, control: Control, place: Launched) -> list[NodeReport]
     if control.rank == 0:
         (run.root / token).touch()
     first = place.local_rank == 0
-    sees = _seen(run.root / token) if first else True
+    sees = seen(run.root / token) if first else True
     own = fingerprint() if first else {}
     control.share(None)  # all have looked, and go on at one moment
     clock = time.time()
@@ -76,17 +74,6 @@ def _reports(run: RunDir, control: Control, place: Launched) -> list[NodeReport]
 def _shares_a_name(control: Control) -> bool:
     places = control.collect((os.uname().nodename, os.environ.get("GROUP_RANK", "0")))
     return len(set(places)) > len({name for name, _ in places})
-
-
-def _seen(path: Path) -> bool:
-    deadline = time.monotonic() + SEEN_SECONDS
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
-        with contextlib.suppress(OSError):  # listing a folder makes NFS look again
-            next(path.parent.iterdir(), None)
-        time.sleep(LOOK_SECONDS)
-    return True
 
 
 def _all_reduce(plan: Plan, limit: float) -> tuple[float, float]:

@@ -81,6 +81,7 @@ class Recorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         places = self.plan.micro_batch_size * self.plan.gradient_accumulation_steps
+        self.ranks.pulse.mark("training", state.global_step)
         agreed = self.ranks.agree(self.indices, places, peak)
         self.indices = []
         self.peak_bytes = agreed.peak_bytes

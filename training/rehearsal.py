@@ -76,6 +76,7 @@ def _optimizer_step(trainer: Any, rows: Sequences) -> None:
 
 def _micro_batch(trainer: Any, rows: Sequences, indices: list[int], last: bool) -> None:
     """Forward and backward. As in transformers' loop, gradients are exchanged in a step's last one alone."""
+    trainer.ranks.pulse.mark("rehearsing")
     inputs = trainer.data_collator([rows[index] for index in indices])
     inputs.pop("indices")
     count = torch.tensor(max(1, int((inputs["labels"] >= 0).sum())), device=trainer.args.device)

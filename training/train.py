@@ -135,6 +135,7 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
 
     Under ZeRO-3 an adapter of 40 bytes has been written without an error (trl#4416): only what was reopened counts.
     """
+    trainer.ranks.pulse.mark("saving", trainer.state.global_step)
     parameters = trainer.trainable_parameters()
     live = gather_adapter(parameters)
     if trainer.ranks.rank == 0:

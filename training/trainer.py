@@ -107,6 +107,7 @@ class AdapterTrainer(Trainer):
         return super()._run_epoch(*positional, **named)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        self.ranks.pulse.mark("training", self.state.global_step)
         self.recorder.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
@@ -139,6 +140,7 @@ class AdapterTrainer(Trainer):
         total = torch.zeros(2, dtype=torch.float64)
         with evaluating(model):
             for start in range(0, len(rows), size * self.plan.world_size):
+                self.ranks.pulse.mark("evaluating", self.state.global_step)
                 batch = list(range(start, min(len(rows), start + size * self.plan.world_size)))
                 mine = micro_batches(batch, self.ranks.rank, self.plan.world_size, size, 1)[0]
                 inputs = self._prepare_inputs(self.data_collator([rows[index] for index in mine]))
@@ -177,6 +179,7 @@ class AdapterTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         began = time.monotonic()
+        self.ranks.pulse.mark("saving", self.state.global_step)
         step, parameters = self.state.global_step, self.trainable_parameters()
         adapter = gather_adapter(parameters)
         moments, updates = gather_optimizer(self.optimizer, parameters)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -25,6 +25,7 @@ from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
 from training.engine import Launched, check_processes, connect, launched, read_deepspeed
+from training.pulse import Pulse
 
 # A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
 SPEAK_SECONDS = 5.0
@@ -40,8 +41,12 @@ class Worker:
     local_rank: int = 0
     run: RunDir | None = None
     attempt: Attempt | None = None
+    pulse: Pulse = field(init=False)
     claimed: IO[str] | None = None
     """The lock of a run directory that this process made; open until it ends."""
+
+    def __post_init__(self) -> None:
+        self.pulse = Pulse(self.rank)
 
     def say(self, text: str) -> None:
         """To rank 0's terminal. Until there is a log, the first rank of every other node speaks as well."""
@@ -55,6 +60,7 @@ class Worker:
         """From here on everything goes to the attempt's log of this rank."""
         attempt.root.mkdir(parents=True, exist_ok=True)
         self.attempt, self.console = attempt, _redirect(attempt.log(self.rank))
+        self.pulse.begin(attempt)
 
 
 def main() -> NoReturn:
@@ -110,7 +116,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     connect(plan, place)
     from training.control import Control
 
-    control = Control(place.rank, place.world_size, run.stop)
+    control = Control(place.rank, place.world_size, run.stop, worker.pulse)
     control.listen()
     number = control.share(arguments.attempt or run.last_attempt() + 1 if place.rank == 0 else None)
     attempt = run.attempt(number)

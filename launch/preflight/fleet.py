@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.preflight.check import Check, on_several_nodes
 from launch.preflight.result import Context, Result, Status
-from launch.wording import plural
+from launch.wording import named, plural
 
 # What training would do differently, and what only an administrator wants to know of.
 DECISIVE = ("torch", "torch CUDA", "NCCL", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "GPUs")
@@ -69,7 +69,7 @@ def _alike(reports: Sequence[NodeReport]) -> Result:
     for node, fields in odd.items():
         told = ", ".join(f"{field} {value} (others {usual})" for field, (value, usual) in fields.items())
         same[told].append(node)
-    evidence = "; ".join(f"{_nodes(nodes)}: {told}" for told, nodes in same.items())
+    evidence = "; ".join(f"{named(nodes)}: {told}" for told, nodes in same.items())
     fix = "make them alike (one environment on shared storage, one image), or leave the odd node out"
     return _result("fleet-alike", "fail" if decisive else "warn", evidence, fix)
 
@@ -89,13 +89,7 @@ def _directory(reports: Sequence[NodeReport]) -> Result:
     if not blind:
         return _result("fleet-directory", "pass", f"{plural(len(reports), 'node')} share the run directory")
     fix = "choose a --run-dir on storage that every node mounts"
-    return _result("fleet-directory", "fail", f"{_nodes(blind)}: does not see the run directory", fix)
-
-
-def _nodes(names: Sequence[str]) -> str:
-    """A few by name, many by number: a thousand nodes do not make a thousand rows."""
-    shown = ", ".join(sorted(names)[:5])
-    return f"{shown} and {len(names) - 5:,} more" if len(names) > 5 else shown
+    return _result("fleet-directory", "fail", f"{named(blind)}: does not see the run directory", fix)
 
 
 def _result(name: str, status: Status, evidence: str, fix: str = "", **values: Any) -> Result:

@@ -34,6 +34,7 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace)
         return True
 
     options = ("-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2", "-s", "training.epochs=20.0")
+    options += ("-s", "recovery.restarts=0")
     began = time.monotonic()
     code = kill_when(["-m", "launch", "run", workspace.spec(), "--run-dir", run, *options], kill_rank_one, sent=0)  # type: ignore[arg-type]
     assert code == 10

@@ -41,6 +41,7 @@ def ask(model: Any, asked: list[Question], plan: Plan, ranks: Control, tokenizer
         model.unshard()  # answers are made inside the outermost module, whose own call would do it
     found = {}
     for answer in answers(model, [asked[place].prompt for place in mine], how, plan.micro_batch_size):
+        ranks.pulse.mark("evaluating")
         question = asked[mine[answer.place]]
         found[mine[answer.place]] = {
             "id": question.name, "question": question.sample.asked, "reference": question.sample.answer,

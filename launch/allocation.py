@@ -1,0 +1,64 @@
+"""The Slurm job around this process. The names of Slurm's environment stand here and nowhere else."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launch.errors import UsageError
+
+SECONDS = 20.0  # for commands that ask the controller
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A job, and the nodes that it was given, in Slurm's order."""
+
+    job: str
+    """As scontrol takes it: 12, or 12_3 for one task of an array. A requeue by the bare id of an array is for all of
+    it (Lightning#15022)."""
+    number: int
+    """Of this job alone, also in an array: ports are derived from it."""
+    nodes: tuple[str, ...]
+    cpus: int | None
+    """That each node gave. A step does not inherit them (srun(1), since 22.05)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """This process's place among the tasks of its step: srun says it, nothing else knows it."""
+
+    node_rank: int
+    node: str
+
+
+def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
+    """None outside of a job. Raises UsageError when Slurm does not say which nodes there are."""
+    number, nodes = environment.get("SLURM_JOB_ID", ""), environment.get("SLURM_JOB_NODELIST", "")
+    if not (number.isdecimal() and nodes):
+        return None
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE", "")
+    return Allocation(
+        job=f"{array}_{task}" if array and task else number, number=int(number), nodes=_hostnames(nodes),
+        cpus=int(cpus) if cpus.isdecimal() else None,
+    )  # fmt: skip
+
+
+def _hostnames(nodes: str) -> tuple[str, ...]:
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        why = f"this is a Slurm job of {nodes}, but scontrol does not say its nodes: {error}"
+        raise UsageError(f"{why}; is Slurm on this node's PATH?") from None
+    return tuple(done.stdout.split())
+
+
+def step(environment: Mapping[str, str] = os.environ) -> Step:
+    """Raises UsageError outside of a step: a rank that is guessed makes several worlds of one (accelerate#2816)."""
+    rank, node = environment.get("SLURM_NODEID", ""), environment.get("SLURMD_NODENAME", "")
+    if not (rank.isdecimal() and node and environment.get("SLURM_STEP_ID")):
+        raise UsageError("this is no task of srun: SLURM_NODEID, SLURMD_NODENAME and SLURM_STEP_ID say its place")
+    return Step(int(rank), node)

@@ -1,0 +1,160 @@
+"""One attempt of a run: its workers are started elsewhere; here they are followed to their end, which is told."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from rich.console import Console
+
+from launch.claim import finished
+from launch.diagnose import first_cause, outcome, read_failures
+from launch.errors import ExitCode
+from launch.journal import event, rows, write_json
+from launch.plan import Plan
+from launch.progress import Follower
+from launch.rundir import Attempt, RunDir
+from launch.supervise.decisions import Ended
+from launch.supervise.history import last_step
+from launch.supervise.pulses import Hang, Watch, read_pulses
+from launch.supervise.stopping import Stopper
+from launch.wording import plural
+
+LOOK_SECONDS = 0.2
+# How long ranks have to write their stacks: faulthandler does it from the signal's own handler, in milliseconds.
+STACKS_SECONDS = 3.0
+# A disk with less is full: neither a log line's block nor a failure file fits any more.
+FULL_BYTES = 1 << 20
+
+
+class Workers(Protocol):
+    """All workers of an attempt, wherever they run."""
+
+    def poll(self) -> int | None:
+        """The exit code of their launcher once all have ended, negative for a signal."""
+
+    def kill(self) -> None:
+        """Ends all of them at once."""
+
+    def close(self) -> None:
+        """Waits for their last words."""
+
+
+Start = Callable[[Plan, Attempt], Workers]
+
+
+def run_attempt(plan: Plan, run: RunDir, start: Start, stopper: Stopper, console: Console) -> Ended:
+    """Trains once. How it ended is in the attempt's outcome.json as well."""
+    attempt = run.attempt(run.last_attempt() + 1)
+    attempt.root.mkdir(parents=True)
+    write_json(attempt.plan, plan.model_dump(mode="json"))
+    began = time.time()
+    workers = start(plan, attempt)
+    try:
+        hang = _follow(plan, run, attempt, workers, stopper, console)
+    finally:  # nothing trains on when we end, whatever ends us
+        if workers.poll() is None:
+            workers.kill()
+        workers.close()
+    returncode = workers.poll() or 0
+    ended = _ended(plan, run, attempt, returncode, began, stopper.kill, hang)
+    _tell(run, attempt, ended, returncode, began)
+    return ended
+
+
+def _follow(
+    plan: Plan, run: RunDir, attempt: Attempt, workers: Workers, stopper: Stopper, console: Console
+) -> Hang | None:
+    """Until all workers have ended. What hung, if they had to be killed for it."""
+    watch = Watch(plan.spec.recovery, time.monotonic())
+    with Follower(run, console) as follower:
+        while workers.poll() is None:
+            with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
+                follower.look()
+            stopper.look()
+            if stopper.kill:
+                workers.kill()
+            hang = watch.look(read_pulses(attempt), time.monotonic())
+            if hang is not None:
+                hang = _with_stacks(hang, watch, attempt, workers)
+                _end_all(attempt, workers)
+                return hang
+            time.sleep(LOOK_SECONDS)
+    return None
+
+
+def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt, workers: Workers) -> Hang:
+    """Keeps the stacks of all ranks. Where nobody was behind, those that could not write theirs are to blame."""
+    with contextlib.suppress(OSError):
+        attempt.stacks_wanted.touch()
+    deadline = time.monotonic() + STACKS_SECONDS
+    while (mute := _mute(watch, attempt)) and time.monotonic() < deadline:
+        workers.poll()  # which passes the wish on to the ranks of this machine
+        time.sleep(LOOK_SECONDS)
+    if hang.ranks or len(mute) == len(watch.seen):
+        return hang
+    nodes = tuple(sorted({watch.seen[rank].pulse.node for rank in mute}))
+    why = f"{hang.why}; these could not even write their stacks" if mute else hang.why
+    return replace(hang, ranks=tuple(mute), nodes=nodes, why=why)
+
+
+def _mute(watch: Watch, attempt: Attempt) -> list[int]:
+    return [rank for rank in sorted(watch.seen) if not _size(attempt, rank)]
+
+
+def _size(attempt: Attempt, rank: int) -> int:
+    try:
+        return attempt.stacks(rank).stat().st_size
+    except OSError:
+        return 0
+
+
+def _end_all(attempt: Attempt, workers: Workers) -> None:
+    with contextlib.suppress(OSError):
+        attempt.over.touch()
+    workers.kill()
+
+
+def _ended(
+    plan: Plan, run: RunDir, attempt: Attempt, returncode: int, began: float, killed: bool, hang: Hang | None
+) -> Ended:
+    step = last_step(run)
+    if killed:
+        reason = "killed as asked, before it could save; continue with --resume auto"
+        return Ended(ExitCode.WORKER, reason, step)
+    failures = read_failures(attempt)
+    if hang is not None and not failures:
+        return Ended(ExitCode.COMMUNICATION, _told(hang, attempt), step, nodes=hang.nodes)
+    told = {row["event"] for row in rows(run.events) if row["time"] >= began}
+    code, reason = outcome(
+        returncode, failures, plan.world_size,
+        stopped="stopped" in told, finished=finished(run), disk_full=shutil.disk_usage(run.root).free < FULL_BYTES,
+    )  # fmt: skip
+    cause = first_cause(failures)
+    return Ended(code, reason, step, error=cause.get("error") if cause else None)
+
+
+def _told(hang: Hang, attempt: Attempt) -> str:
+    if not hang.ranks:
+        return f"the run hangs: {hang.why} ({attempt.stacks(0).parent}/stacks-rank-*.txt)"
+    names = ", ".join(map(str, hang.ranks))
+    who = f"{plural(len(hang.ranks), 'rank').partition(' ')[2]} {names} on {', '.join(hang.nodes)}"
+    return f"the run hangs: {who} {hang.why}; stacks: {attempt.root}/stacks-rank-*.txt"
+
+
+def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, began: float) -> None:
+    kind = ended.code.name.lower()
+    told = {row["event"] for row in rows(run.events) if row["time"] >= began}
+    ending = {"exit_code": int(ended.code), "class": kind, "reason": ended.reason, "step": ended.step}
+    more = {
+        "error": ended.error,
+        "nodes": list(ended.nodes),
+        "returncode": returncode,
+        "seconds": round(time.time() - began, 1),
+    }
+    with contextlib.suppress(OSError):  # on a full disk the exit code and the message are all that can be left
+        if ended.code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in told:
+            event(run.events, "failed", **{"class": kind, "message": ended.reason})
+        write_json(attempt.outcome, {**ending, **more})

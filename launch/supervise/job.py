@@ -1,0 +1,165 @@
+"""Attempts on the nodes of a Slurm job."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from launch.allocation import SECONDS, Allocation
+from launch.errors import CommunicationError, PreflightError
+from launch.journal import event, write_json
+from launch.local import environment
+from launch.plan import Plan
+from launch.preflight import CHECKS, Context, accept, document
+from launch.processes import die_with_parent, log_writer
+from launch.rundir import Attempt, RunDir
+from launch.screen import checks_view
+from launch.supervise.decisions import Past, Requeue, on_fewer_nodes
+from launch.supervise.gang import Gathered, chosen, gather, together, told, unfit
+from launch.supervise.loop import replanned
+from launch.supervise.srun import step_argv
+from launch.wording import plural
+
+# How long nodes have to end what they run, once they are told to; one that is cut off never will.
+END_SECONDS = 10.0
+
+
+class Job:
+    """The nodes that Slurm gave, cluster.nodes of which train while the others stand by."""
+
+    in_job = True
+
+    def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
+        self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
+        self.nodes: list[str] = []
+        self.port = 0
+        self.started = False
+        self.excluded: dict[str, str] = {}
+
+    def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
+        """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun here."""
+        limits = plan.spec.preflight
+        gathered = gather(self.allocation, plan, self.run, os.environ)
+        out = unfit(gathered, limits, self.accepted)
+        self._name(out)
+        wanted = plan.topology.nodes
+        blamed = [node for one in past for node in one.ended.nodes]
+        self.nodes = chosen(gathered, out, wanted, blamed)
+        if len(self.nodes) < wanted:
+            fewer = self._on_fewer(plan, out)
+            if isinstance(fewer, Requeue):
+                return fewer
+            plan = fewer
+        self._show(plan, gathered)
+        self.port = gathered.probes[self.nodes[0]].port
+        self.started = True
+        return plan
+
+    def _show(self, plan: Plan, gathered: Gathered) -> None:
+        """What was found on the nodes that train: into preflight.json, and once onto the screen."""
+        limits = plan.spec.preflight
+        found = together({node: gathered.probes[node] for node in self.nodes}, limits.clock_skew_seconds)
+        results = accept(found, [*limits.accept, *self.accepted], [check.name for check in CHECKS])
+        place = Context(plan=plan, run=self.run).place
+        write_json(self.run.preflight, document(results, place))
+        if not self.started:
+            self.console.print(checks_view(results, place))
+
+    def _on_fewer(self, plan: Plan, out: dict[str, str]) -> Plan | Requeue:
+        wanted, fit = plan.topology.nodes, len(self.nodes)
+        why = told(out) or f"the job has {plural(len(self.allocation.nodes), 'node')}"
+        if not self.started:
+            raise PreflightError(f"{plural(wanted, 'node')} needed, {fit} fit: {why}")
+        spec = on_fewer_nodes(plan, fit)
+        if spec is None:
+            reason = f"{plural(fit, 'node')} of {wanted} are left and cannot go on with the same global batch: {why}"
+            return Requeue(reason, tuple(out))
+        self.nodes = self.nodes[: spec.cluster.nodes]
+        self._say(f"going on with {plural(spec.cluster.nodes, 'node')} of {wanted}")
+        return replanned(plan, spec)
+
+    def _name(self, out: dict[str, str]) -> None:
+        for node, why in out.items():
+            if self.excluded.get(node) != why:
+                event(self.run.events, "node_excluded", node=node, reason=why)
+                self._say(f"left out: node {node}: {why}")
+        self.excluded = dict(out)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def start(self, plan: Plan, attempt: Attempt, resume: str) -> "StepWorkers":
+        arguments = (self.run.root, attempt.number, resume, self.nodes[0], self.port)
+        name = f"muster-{attempt.number}"
+        return StepWorkers(
+            step_argv(self.allocation, self.nodes, name, "launch.supervise.node", *arguments), attempt, name,
+            self.allocation,
+        )  # fmt: skip
+
+    def requeue(self, wish: Requeue) -> None:
+        """Raises CommunicationError when Slurm will not start the job again."""
+        job = self.allocation.job
+        event(self.run.events, "requeued", job=job, reason=wish.reason, exclude=list(wish.exclude))
+        try:
+            _scontrol("requeue", job)
+            if wish.exclude:
+                _scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(wish.exclude)}")
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", "") or error
+            raise CommunicationError(
+                f"the run is saved, and Slurm does not start job {job} again: {str(said).strip()}. Where the site does"
+                " not permit requeueing (scontrol show config: JobRequeue): submit it again, it goes on by itself"
+            ) from None
+
+
+def _scontrol(*words: str) -> None:
+    subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=True)
+
+
+class StepWorkers:
+    """The workers of all nodes: one step of the job."""
+
+    def __init__(self, argv: list[str], attempt: Attempt, name: str, job: Allocation):
+        self.attempt, self.name, self.job = attempt, name, job
+        variables = environment(os.environ)
+        self.writer = log_writer(attempt.launcher_log, variables)
+        self.srun = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=self.writer.stdin, stderr=self.writer.stdin, env=variables,
+            start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+        assert self.writer.stdin is not None
+        self.writer.stdin.close()
+
+    def poll(self) -> int | None:
+        return self.srun.poll()
+
+    def kill(self) -> None:
+        """Tells every node, and does not wait long for one that cannot hear it."""
+        self.attempt.over.touch()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.srun.wait(END_SECONDS)
+        if self.srun.poll() is None:
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                self._cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.srun.pid, signal.SIGKILL)
+
+    def _cancel(self) -> None:
+        """By the step's number, which Slurm alone knows."""
+        listed = ["squeue", "--steps", "--noheader", f"--jobs={self.job.number}", "--format=%i %j"]
+        steps = subprocess.run(listed, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+        for number, name in (line.split(maxsplit=1) for line in steps.splitlines() if " " in line):
+            if name == self.name:
+                subprocess.run(["scancel", "--signal=KILL", number], capture_output=True, timeout=SECONDS, check=False)
+
+    def close(self) -> None:
+        self.srun.wait()
+        deadline = time.monotonic() + END_SECONDS
+        while self.writer.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.writer.kill()  # a step on a node that is cut off keeps the pipe open
+        self.writer.wait()

@@ -1,0 +1,120 @@
+"""Attempt after attempt, until the run is done or nothing can be mended."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from rich.console import Console
+
+from launch.claim import replan
+from launch.discover import installed
+from launch.errors import ExitCode
+from launch.journal import event
+from launch.plan import Plan, resolve
+from launch.planning import text_bytes
+from launch.remedies import remedies
+from launch.rundir import Attempt, RunDir
+from launch.spec import RunSpec
+from launch.supervise.attempt import Workers, run_attempt
+from launch.supervise.decisions import (
+    Decision,
+    Finish,
+    Past,
+    Requeue,
+    Restart,
+    decide,
+    division,
+    outgrown,
+    smaller_batch,
+)
+from launch.supervise.history import history
+from launch.supervise.stopping import Stopper
+
+
+class Place(Protocol):
+    """Where attempts run: this machine, or the nodes of a job."""
+
+    in_job: bool
+
+    def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
+        """The plan for what is healthy now, before each attempt.
+
+        Raises PreflightError where nothing can run here.
+        """
+
+    def start(self, plan: Plan, attempt: Attempt, resume: str) -> Workers: ...
+
+
+def supervise(plan: Plan, run: RunDir, place: Place, resume: str, console: Console) -> Finish | Requeue:
+    """Trains until there is nothing left to do. `resume` is the first attempt's; those after it always go on."""
+    run.stop.unlink(missing_ok=True)
+    plan = _remembered(plan, run)
+    with Stopper(run, console, place.in_job) as stopper:
+        while True:
+            ready = place.prepared(plan, history(run))
+            if isinstance(ready, Requeue):
+                return ready
+            plan = _written(plan, ready, run)
+            if stopper.asked != "nobody":
+                return _stopped(stopper)
+            run_attempt(plan, run, partial(place.start, resume=resume), stopper, console)
+            decision = decide(plan, history(run), stopper.asked)
+            if not isinstance(decision, Restart):
+                return _with_remedies(decision, plan)
+            resume = "auto"
+            plan = _restarted(plan, decision, run, console)
+
+
+def _stopped(stopper: Stopper) -> Finish | Requeue:
+    reason = "stopped as asked before training began; continue with --resume auto"
+    return Requeue(reason) if stopper.asked == "scheduler" else Finish(ExitCode.STOPPED, reason)
+
+
+def _restarted(plan: Plan, decision: Restart, run: RunDir, console: Console) -> Plan:
+    first = decision.reason.splitlines()[0]
+    console.print(f"restarting from the newest checkpoint: {first}", highlight=False, markup=False, soft_wrap=True)
+    if decision.spec is None:
+        event(run.events, "restarted", reason=decision.reason)
+        return plan
+    return _divided(plan, decision.spec, run)
+
+
+def _divided(plan: Plan, spec: RunSpec, run: RunDir) -> Plan:
+    made = replanned(plan, spec)
+    event(
+        run.events, "oom", reason=division(plan, spec), micro_batch_size=made.micro_batch_size,
+        gradient_accumulation_steps=made.gradient_accumulation_steps, global_batch_size=made.global_batch_size,
+        gradient_checkpointing=made.gradient_checkpointing,
+    )  # fmt: skip
+    return _written(plan, made, run)
+
+
+def replanned(plan: Plan, spec: RunSpec) -> Plan:
+    """The plan of another spec, on as many nodes of the same kind as that asks for."""
+    topology = plan.topology.model_copy(update={"nodes": spec.cluster.nodes})
+    return resolve(spec, plan.architecture, topology, installed(), text_bytes(spec.data.train))
+
+
+def _written(before: Plan, plan: Plan, run: RunDir) -> Plan:
+    if plan is not before:
+        replan(run, plan)
+    return plan
+
+
+def _remembered(plan: Plan, run: RunDir) -> Plan:
+    """A batch that ran out of memory in an earlier job is not tried again."""
+    past = history(run)
+    while outgrown(plan, past) and (spec := smaller_batch(plan)) is not None:
+        plan = _divided(plan, spec, run)
+    return plan
+
+
+def _with_remedies(decision: Decision, plan: Plan) -> Finish | Requeue:
+    assert isinstance(decision, Finish | Requeue)
+    if isinstance(decision, Requeue) or decision.code != ExitCode.GPU_MEMORY:
+        return decision
+    found = remedies(plan.spec, plan.architecture, plan.topology, plan.precision, installed(), most=8)
+    # The forecast was wrong for this plan, or it would have fitted: what needs less than it helps.
+    less = [remedy for remedy in found if remedy.best.memory.process_bytes < plan.memory.process_bytes]
+    lines = [f"  {remedy}" for remedy in less[:3]]
+    return Finish(decision.code, "\n".join([decision.reason, *(["what needs less memory:", *lines] if lines else [])]))

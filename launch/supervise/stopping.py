@@ -1,0 +1,50 @@
+"""Signals to whoever supervises a run, as requests to save and stop."""
+
+import contextlib
+import signal
+from types import FrameType
+
+from rich.console import Console
+
+from launch.rundir import RunDir
+from launch.supervise.decisions import Asked
+
+# The last comes when an ssh session ends.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+class Stopper:
+    """First signal: ask the workers to save and stop, through the run directory. Second: kill them.
+
+    In a batch job USR1 is the scheduler's warning (#SBATCH --signal) before a time limit or a preemption, and no
+    signal kills: Slurm sends several, and has its own kill for the end.
+    """
+
+    def __init__(self, run: RunDir, console: Console, in_job: bool = False):
+        self.run, self.console, self.in_job = run, console, in_job
+        self.asked: Asked = "nobody"
+        self.kill = False
+
+    def __enter__(self) -> "Stopper":
+        self.before = {number: signal.signal(number, self._signalled) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def look(self) -> None:
+        """Somebody may have asked through the run directory itself (`muster stop`)."""
+        if self.asked == "nobody" and self.run.stop.exists():
+            self.asked = "person"
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.asked != "nobody":
+            self.kill = not self.in_job
+            return
+        self.asked = "scheduler" if self.in_job and number == signal.SIGUSR1 else "person"
+        with contextlib.suppress(OSError):
+            self.run.stop.touch()
+        with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
+            again = "" if self.in_job else "; once more to kill it"
+            self.console.print(f"stopping: the run saves a checkpoint at the next step and ends{again}")

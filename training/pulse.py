@@ -1,0 +1,65 @@
+"""Where this rank is, in a file that whoever watches the run reads; and its stacks, when somebody asks for them."""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from launch.rundir import BEAT_SECONDS, PULSE_BYTES, Attempt, Phase
+
+# NCCL may catch USR1, and to us it is a request to stop.
+STACKS_SIGNAL = signal.SIGUSR2
+
+
+class Pulse:
+    """The mark of one rank: a phase and a step. Marking is an assignment; a thread writes it every BEAT_SECONDS.
+
+    The file changes with each beat, whatever the training thread does: a rank whose mark stands still waits for
+    something, one whose beats have ended is stopped or gone.
+    """
+
+    def __init__(self, rank: int):
+        self.rank = rank
+        self.phase: Phase = "starting"
+        self.step = self.marks = 0
+        self._path: Path | None = None
+
+    def mark(self, phase: Phase, step: int | None = None) -> None:
+        """Something has begun, or gone on."""
+        self.phase = phase
+        self.step = self.step if step is None else step
+        self.marks += 1
+
+    def begin(self, attempt: Attempt) -> None:
+        """From here on the mark is written, and STACKS_SIGNAL writes the stacks of all threads, even of one that waits
+        inside a C library."""
+        self._path = attempt.pulse(self.rank)
+        stacks = open(attempt.stacks(self.rank), "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
+        faulthandler.register(STACKS_SIGNAL, stacks, all_threads=True)
+        self._write()
+        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            self._write()
+
+    def _write(self) -> None:
+        assert self._path is not None
+        row = {
+            "rank": self.rank, "node": socket.gethostname(), "pid": os.getpid(), "phase": self.phase, "step": self.step,
+            "marks": self.marks, "time": round(time.time(), 3),
+        }  # fmt: skip
+        # One write of one length over the last one: a reader never finds half of it. Closed, for NFS to send it.
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(descriptor, json.dumps(row).ljust(PULSE_BYTES - 1).encode() + b"\n", 0)
+            finally:
+                os.close(descriptor)
+        except OSError:  # a full disk is the run's to report
+            pass
