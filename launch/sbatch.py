@@ -69,9 +69,9 @@ def options(job: BatchJob) -> list[str]:
         lines.append(f"--array=0-{job.elements - 1}")
     lines += [
         f"--time={slurm.time}",
-        f"# {slurm.grace_seconds} s before the time limit the run saves and goes back into the queue. B: the batch"
-        " shell alone",
-        "# is told, and that is the supervisor; launchers would die of it.",
+        f"# {slurm.grace_seconds} s before the time limit the run saves and"
+        f" {'goes back into the queue' if slurm.requeue else 'ends'}.",
+        "# B: the batch shell alone is told, and that is the supervisor; launchers would die of it.",
         f"--signal=B:USR1@{slurm.grace_seconds}",
         f"--{'requeue' if slurm.requeue else 'no-requeue'}",
         "# A node that fails does not end the job: the run goes on from its checkpoint without it.",
@@ -115,7 +115,9 @@ def script(job: BatchJob, text: Script) -> str:
         ]
     variables = ['export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"']
     variables += [f"export {name}={shlex.quote(str(value))}" for name, value in slurm.environment.items()]
+    literal = any("'" in line for line in (*variables, text.venv, text.arguments, *text.before))
     body = [
+        *(["# shellcheck disable=SC2016 # what a spec says is meant as it stands: nothing in it expands"] * literal),
         *modules,
         "# Since Slurm 22.05 srun takes the number of CPUs from this variable alone.",
         *variables,

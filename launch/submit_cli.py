@@ -164,7 +164,7 @@ def _claim(found: "Request", resume: str) -> None:
 def _checked(found: "Request", spec: str, accepted: list[str]) -> "Checked":
     from launch.checking import checked
 
-    return checked(found.plan, spec, found.runs[0][1], accepted, found.batch)
+    return checked(found.plan, spec, found.runs[0][1], accepted, batch=found.batch)
 
 
 def _show_request(found: "Request", as_json: bool) -> None:

@@ -46,6 +46,8 @@ def partition_devices(
             raise DeviceError(
                 path, f"{told}, so its GPUs are not known; {cluster.silence.fix}; or name them with --gpus"
             )
+        if lacks := cluster.lacks(slurm.partition):
+            raise DeviceError(("slurm", "partition"), f"slurm.partition: {lacks}")
         found = offer(cluster.nodes, slurm)
         if found is None and asked.device == "auto" and cluster.nodes:
             warn(f"partition {slurm.partition} offers no {slurm.gres}: planned for CPU processes")

@@ -1,5 +1,6 @@
 """Asks the controller once for all that a job's checks need."""
 
+import difflib
 import getpass
 from dataclasses import dataclass, field
 
@@ -25,6 +26,14 @@ class Cluster:
     """Why there is none, although the site has one."""
     reservation: dict[str, str] | None = None
     """The one that was asked for; None where there is none of that name."""
+
+    def lacks(self, partition: str) -> str | None:
+        """That there is no such partition, with the nearest of those there are; None where there is."""
+        if partition in self.partitions:
+            return None
+        near = difflib.get_close_matches(partition, self.partitions, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"there is no partition {partition}{hint}; there are: {', '.join(self.partitions)}"
 
     @property
     def name(self) -> str:

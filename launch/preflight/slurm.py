@@ -3,7 +3,6 @@
 `muster submit` alone looks at these; elsewhere they are skipped.
 """
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -35,11 +34,7 @@ def partition(context: Context) -> Finding:
     cluster, name = _batch(context).cluster, context.plan.spec.slurm.partition
     found = cluster.partitions.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, cluster.partitions, n=1)
-        fix = f"use {near[0]}, or another" if near else "use one of these"
-        return failed(
-            f"there is no partition {name}; there are {', '.join(cluster.partitions)}", f"slurm.partition: {fix}"
-        )
+        return failed(str(cluster.lacks(name)), "slurm.partition: one of these")
     if found.state != "UP":
         return failed(
             f"partition {name} is {found.state}", "choose another with slurm.partition, or ask its administrator"
