@@ -12,8 +12,8 @@ NODE_FORMAT = "%N|%t|%c|%m|%G|%f|%E"
 _OUT = ("down", "drain", "drng", "fail", "failg", "maint", "boot", "unk", "pow_dn", "inval", "futr", "no_resp")
 
 
-# Name, type (one of digits alone is followed by a count), count, and where it sits.
-_GRES = re.compile(r"([\w.-]+)(?::([^:()]*[^:()\d][^:()]*|\d+(?=:)))?(?::(\d+)([KMG]?))?(?:\(.*\))?")
+# Name, type (what is no number at the end), count, and where it sits.
+_GRES = re.compile(r"([\w.-]+)(?::(?!\d+[KMG]?(?:\(|$))([^:()]+))?(?::(\d+)([KMG]?))?(?:\(.*\))?")
 
 
 class Gres(NamedTuple):
