@@ -73,7 +73,7 @@ def slurm(*argv: str, text: str | None = None, seconds: float = SECONDS) -> str:
 
 def failure(program: str, printed: str) -> SlurmError:
     """What a command that failed has printed, in one line, and what to do about it."""
-    lines = [re.sub(r"^(?:sbatch|squeue|scontrol|sinfo|sacct|sacctmgr|scancel|srun|slurm_\w+): ", "", line.strip())
+    lines = [re.sub(r"^(?:sbatch|squeue|scontrol|sinfo|sacct|sacctmgr|scancel|srun|slurm_\w+(?: error)?): ", "", line.strip())
              for line in printed.splitlines()]  # fmt: skip
     words = list(dict.fromkeys(re.sub(r"^(?:error|fatal): ", "", line).rstrip(".") for line in lines if line))
     told = "; ".join(words) or "failed and said nothing"

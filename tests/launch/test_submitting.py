@@ -57,7 +57,8 @@ def test_a_type_that_comes_with_several_memories_is_planned_as_the_smallest_and_
 def test_the_spec_may_say_what_the_site_s_types_do_not() -> None:
     found, told = planned(cluster(None), gpu_model="A100-80GB")
     assert (found.device_name, found.devices_per_node, told) == ("A100-80GB", 8, [])
-    assert refused(cluster(None), gpu_model="A100").startswith("slurm.gpu_model: not COUNTxTYPE with a known type. Did")
+    told = refused(cluster(None), gpu_model="A100")
+    assert told.startswith("slurm.gpu_model: not COUNTxTYPE with a known type. Did")
 
 
 def test_gpus_that_nothing_tells_of() -> None:
