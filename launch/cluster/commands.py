@@ -33,6 +33,8 @@ _KNOWN: tuple[tuple[str, Silence, str], ...] = (
         "this machine has Slurm's commands but no cluster: copy slurm.conf here or set SLURM_CONF, or use a login node",
     ),
 )  # fmt: skip
+# Who says it: the command, or a function of libslurm.
+_PREFIX = re.compile(r"^(?:sbatch|squeue|scontrol|sinfo|sacct|sacctmgr|scancel|srun|slurm_\w+(?: error)?): ")
 
 
 class SlurmError(MusterError):
@@ -73,8 +75,7 @@ def slurm(*argv: str, text: str | None = None, seconds: float = SECONDS) -> str:
 
 def failure(program: str, printed: str) -> SlurmError:
     """What a command that failed has printed, in one line, and what to do about it."""
-    lines = [re.sub(r"^(?:sbatch|squeue|scontrol|sinfo|sacct|sacctmgr|scancel|srun|slurm_\w+(?: error)?): ", "", line.strip())
-             for line in printed.splitlines()]  # fmt: skip
+    lines = [_PREFIX.sub("", line.strip()) for line in printed.splitlines()]
     words = list(dict.fromkeys(re.sub(r"^(?:error|fatal): ", "", line).rstrip(".") for line in lines if line))
     told = "; ".join(words) or "failed and said nothing"
     for pattern, silence, fix in _KNOWN:
