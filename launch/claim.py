@@ -189,8 +189,7 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
     try:
         if resume == "never" and run.plan.exists():
             _set_aside(run)
-        run.root.parent.mkdir(parents=True, exist_ok=True)
-        run.root.mkdir(exist_ok=True, mode=PRIVATE)
+        run.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE)  # the mode is the last folder's alone
         run.checkpoints.mkdir(exist_ok=True)
         given = plan.spec.model_dump(mode="json", exclude_unset=True)
         write_text(run.spec, yaml.safe_dump(given, sort_keys=False))

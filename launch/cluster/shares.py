@@ -6,6 +6,8 @@ from launch.cluster.answers import Node
 from launch.plan import Plan
 
 MIB = 1024**2
+# Slurm counts files that are read into memory as the job's, too.
+MARGIN = 1.1
 
 
 def cpus(plan: Plan, nodes: Sequence[Node]) -> int:
@@ -22,8 +24,8 @@ def cpus(plan: Plan, nodes: Sequence[Node]) -> int:
 
 
 def mem(plan: Plan, nodes: Sequence[Node]) -> str | None:
-    """slurm.mem; `auto` is the share that goes with the GPUs, or with the CPUs of a run without them. None where the
-    partition does not tell."""
+    """slurm.mem; `auto` is the share that goes with the GPUs, or with the CPUs of a run without them, at least what the
+    plan needs. None where the partition does not tell."""
     slurm, topology = plan.spec.slurm, plan.topology
     if slurm.mem != "auto":
         return slurm.mem
@@ -33,7 +35,8 @@ def mem(plan: Plan, nodes: Sequence[Node]) -> str | None:
         wanted = cpus(plan, nodes)
         parts = [(wanted, node.cpus, node) for node in nodes if node.usable and node.cpus >= wanted]
     shares = [node.mem_mib * asked // there for asked, there, node in parts if node.mem_mib > 1]
-    return f"{min(shares)}M" if shares else None
+    needed = int(MARGIN * plan.memory.host_bytes) // MIB
+    return f"{max(min(shares), needed)}M" if shares else None
 
 
 def mem_mib(text: str) -> int:

@@ -11,12 +11,13 @@ from launch.cluster.answers import Node
 from launch.cluster.commands import SlurmError, slurm
 from launch.cluster.gpus import offer
 from launch.cluster.job import python_environment
-from launch.cluster.shares import mem_mib
+from launch.cluster.shares import MIB, mem_mib
 from launch.cluster.storage import same_host, storage_of
+from launch.hardware import GIB
 from launch.model_files import find
 from launch.preflight.check import Check
 from launch.preflight.result import Batch, Context, Finding, failed, passed, unknown, warned
-from launch.wording import plural, span
+from launch.wording import amount, plural, span
 
 MAN = "man sbatch"
 
@@ -128,6 +129,23 @@ def _large(node: Node, batch: Batch) -> bool:
     mem = mem_mib(batch.job.mem) if batch.job.mem else 0
     excluded = node.name in batch.job.slurm.exclude
     return not excluded and node.cpus >= batch.job.cpus_per_task and node.mem_mib >= mem
+
+
+def memory(context: Context) -> Finding:
+    """Slurm ends a job that takes more host memory than it asked for."""
+    batch, needed = _batch(context), context.plan.memory.host_bytes
+    asked = mem_mib(batch.job.mem) * MIB if batch.job.mem else None
+    if asked == 0:  # all of a node
+        asked = min((node.mem_mib * MIB for node in batch.cluster.nodes), default=None)
+    if asked is None:
+        told = f"the plan needs {amount(needed)}; what the site gives by default is not known"
+        return unknown(told, "set slurm.mem")
+    told = f"{amount(asked)} on each node, the plan needs {amount(needed)}"
+    if asked < needed:
+        return failed(
+            told, f"slurm.mem: {-(-needed // GIB)}G, or fewer processes on a node", asked=asked, needed=needed
+        )
+    return passed(told, asked=asked, needed=needed)
 
 
 def gres(context: Context) -> Finding:
@@ -265,6 +283,7 @@ CHECKS = (
     ),
     _check("time", "a time limit beyond the partition's", "MaxTime", time_limit),
     _check("nodes", "fewer nodes of that size than asked for", "MaxNodes, sinfo", nodes),
+    _check("memory", "less host memory than the plan needs", "the plan's host_bytes", memory),
     _check("gres", "GPUs that the partition does not offer", "GRES of its nodes (sinfo)", gres, _no_gpus),
     _check("gpus", "a plan for other GPUs than the partition has", "the type of its GRES", gpus, _no_gpus),
     _check("requeue", "a site that does not requeue jobs by itself", "JobRequeue, PreemptMode (slurm.conf)", requeue),

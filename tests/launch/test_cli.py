@@ -57,7 +57,9 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "evaluate", "export", "data", "model"]
+    assert list(COMMANDS) == [
+        "plan", "preflight", "run", "schema", "submit", "status", "logs", "stop", "evaluate", "export", "data", "model",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
