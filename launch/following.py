@@ -167,7 +167,16 @@ def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -
 def _running(run: RunDir, holder: str | None, slurm: State | None) -> tuple[Word, str]:
     if slurm is not None and holder is None and run.last_attempt() == 0:
         return "starting", f"on {slurm.nodes}" if slurm.nodes else ""
-    return ("stopping", "a stop was asked for") if run.stop.exists() else ("running", "")
+    return ("stopping", "a stop was asked for") if run.stop.exists() else ("running", _phase(run))
+
+
+def _phase(run: RunDir) -> str:
+    """What rank 0 does where that is not training; empty where it has not said."""
+    try:
+        phase = str(json.loads(run.attempt(run.last_attempt()).pulse(0).read_text(encoding="utf-8"))["phase"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return "" if phase == "training" else phase
 
 
 def _ended_job(slurm: State) -> tuple[Word, str]:

@@ -111,7 +111,7 @@ def nodes(context: Context) -> Finding:
     if most is not None and job.nodes > most:
         return failed(f"{told}, partition {slurm_spec.partition} allows {most}", "lower cluster.nodes or slurm.spares")
     large = [node for node in batch.cluster.nodes if _large(node, batch)]
-    size = f"{job.cpus_per_task} CPUs" + (f" and {job.mem} of memory" if job.mem else "")
+    size = plural(job.cpus_per_task, "CPU") + (f" and {job.mem} of memory" if job.mem else "")
     if len(large) < job.nodes:
         sizes = sorted({f"{node.cpus} CPUs, {node.mem_mib} MiB" for node in batch.cluster.nodes})
         fix = "lower cluster.nodes, slurm.spares, slurm.cpus_per_task or slurm.mem"

@@ -94,6 +94,15 @@ def test_an_attempt_that_could_not_say_how_it_ended(run: RunDir) -> None:
     assert look(run).state == "interrupted"
 
 
+def test_what_a_run_does_before_and_between_its_steps(run: RunDir) -> None:
+    trained(run)
+    lock = hold(run, run.claimed)
+    for phase, why in (("rehearsing", "rehearsing"), ("training", "")):
+        write_json(run.attempt(1).pulse(0), {"rank": 0, "phase": phase})
+        assert (look(run).state, look(run).why) == ("running", why)
+    lock.close()
+
+
 def test_a_finished_run(run: RunDir) -> None:
     trained(run)
     run.adapter.mkdir()

@@ -197,7 +197,7 @@ def test_a_sweep_is_a_job_array_of_runs(
         (["-s", "slurm.partition=short"], 3, "slurm-time: 10 is asked for, partition short allows 00:01:00"),
         (["-s", "cluster.nodes=3", "-s", "training.global_batch_size=12"], 3, "slurm-accepts: sbatch: allocation"),
         (["-s", "slurm.mem=9G"], 3,
-         "slurm-nodes: 1 node asked for with 1 CPUs and 9G of memory each, 0 of 2 have that"),
+         "slurm-nodes: 1 node asked for with 1 CPU and 9G of memory each, 0 of 2 have that"),
         (["-s", "cluster.device=gpu", "--gpus", "4xA100-80GB", "-s", "training.global_batch_size=8"], 3,
          "slurm-gres: gpu:4 on 1 node, 0 of 2 offer it (partition main has gpu:2)"),
         (["-s", "cluster.device=gpu"], 3, "partition main offers gpu:2, which does not tell what GPU it is"),

@@ -150,7 +150,9 @@ def test_what_the_spec_says_is_taken() -> None:
     assert [mem_mib(text) for text in ("0", "512", "1024K", "400G", "1T")] == [0, 512, 1, 409600, 1048576]
 
 
-def test_cpu_processes_share_by_cpus() -> None:
+def test_cpu_processes_share_by_cpus_and_get_what_the_plan_needs() -> None:
     topology = parse_gpus("2xA100-80GB").model_copy(update={"device": "cpu"})
     plan = plan_of("8xA100-80GB").model_copy(update={"topology": topology})
-    assert (cpus(plan, [node("(null)")]), mem(plan, [node("(null)", cpus=8, mem_mib=8000)])) == (2, "2000M")
+    assert (cpus(plan, [node("(null)")]), mem(plan, [node("(null)", cpus=8, mem_mib=400000)])) == (2, "100000M")
+    needed = plan.memory.host_bytes
+    assert mem(plan, [node("(null)", cpus=8, mem_mib=8000)]) == f"{int(1.1 * needed) // 1024**2}M"
