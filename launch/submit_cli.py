@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from launch.checking import Checked
     from launch.cluster.controller import Cluster
     from launch.plan import Plan
-    from launch.slurm_spec import SlurmSpec
     from launch.submitting import Request
 
 
@@ -61,7 +60,7 @@ def submit(
 ) -> None:
     """Plan and check a run here, and send it to Slurm."""
     from launch.cluster.commands import set_aside
-    from launch.cluster.controller import ask
+    from launch.cluster.controller import Cluster, ask
     from launch.screen import checks_view, console, plan_view
     from launch.specfile import draft
     from launch.submitting import elements, refuse_queued, request
@@ -70,7 +69,7 @@ def submit(
         say(f"warning: {', '.join(ignored)}: not used; the spec's slurm section says what is asked for")
     changes = elements(array) if array else None
     read = draft(spec, overrides).spec
-    cluster = ask(read.slurm if read else _no_spec())
+    cluster = ask(read.slurm) if read else Cluster()  # of a spec that cannot be read all mistakes follow
     plans = [_planned(spec, [*overrides, *change], gpus, cluster) for change in changes or [[]]]
     folder = _folder(plans[0], run_dir, sweep=changes is not None)
     found = request(plans, folder, changes, cluster, accepted, _dependency(after))
@@ -94,21 +93,17 @@ def submit(
 
 def _planned(spec: Path, overrides: list[str], gpus: str | None, cluster: "Cluster") -> "Plan":
     from launch.planning import planned
+    from launch.slurm_spec import SlurmSpec
     from launch.specfile import draft
     from launch.submitting import partition_devices
 
     told: list[str] = []
     read = draft(spec, overrides).spec
-    plan = planned(spec, overrides, partition_devices(cluster, read.slurm if read else _no_spec(), gpus, told.append))
+    slurm = read.slurm if read else SlurmSpec()
+    plan = planned(spec, overrides, partition_devices(cluster, slurm, gpus, told.append))
     for warning in dict.fromkeys([*told, *plan.warnings]):
         say(f"warning: {warning}")
     return plan
-
-
-def _no_spec() -> "SlurmSpec":
-    from launch.slurm_spec import SlurmSpec
-
-    return SlurmSpec()
 
 
 def _folder(plan: "Plan", run_dir: Path | None, sweep: bool) -> Path:
