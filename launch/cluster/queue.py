@@ -52,7 +52,7 @@ def states_of(job: str) -> list[State]:
     try:
         printed = slurm("scontrol", "--oneliner", "show", "job", job)
     except SlurmError as error:
-        if error.silence != "refused" or "Invalid job id" not in error.told:
+        if error.silence != "refused" or not re.search("Invalid job id|not found", error.told):
             raise
         printed = ""
     lines = [line for line in printed.splitlines() if line.startswith("JobId=")]

@@ -1,6 +1,10 @@
 """A job as scontrol and sacct print it."""
 
-from launch.cluster.queue import State, from_sacct, from_scontrol, moment
+import pytest
+
+from launch.cluster import queue
+from launch.cluster.commands import SlurmError, failure
+from launch.cluster.queue import State, from_sacct, from_scontrol, moment, states_of
 
 PENDING = (
     "JobId=16 JobName=run UserId=root(0) GroupId=root(0) Priority=4294901744 JobState=PENDING Reason=Resources"
@@ -39,3 +43,35 @@ def test_a_job_that_only_the_database_remembers() -> None:
 
 def test_times_that_are_none() -> None:
     assert [moment(text) for text in ("Unknown", "N/A", "0", "", "1795755195")] == [None] * 4 + [1795755195.0]
+
+
+# What a controller prints for a job that it has forgotten, and for an element of a job array; what sacct prints where
+# there is no slurmdbd, and where there is one.
+FORGOTTEN = ("slurm_load_jobs error: Invalid job id specified\n", "Job 9_1 not found\n")
+NO_DATABASE = "Slurm accounting storage is disabled\n"
+SACCT = "9_1|CANCELLED by 0|0:0|None assigned|Unknown|1795755195|00:10:00|None\n"
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, scontrol: str, sacct: str) -> None:
+    def slurm(program: str, *argv: str) -> str:
+        if program == "sacct" and "|" in sacct:
+            return sacct
+        raise failure(program, scontrol if program == "scontrol" else sacct)
+
+    monkeypatch.setattr(queue, "slurm", slurm)
+
+
+@pytest.mark.parametrize("printed", FORGOTTEN)
+def test_a_job_that_the_controller_has_forgotten(monkeypatch: pytest.MonkeyPatch, printed: str) -> None:
+    answering(monkeypatch, printed, NO_DATABASE)
+    assert states_of("9_1") == []
+    answering(monkeypatch, printed, SACCT)
+    assert [(found.state, found.end, found.source) for found in states_of("9_1")] == [
+        ("CANCELLED", 1795755195.0, "sacct"),
+    ]
+
+
+def test_a_controller_that_does_not_answer_has_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", NO_DATABASE)
+    with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
+        states_of("9")
