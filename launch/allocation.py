@@ -37,12 +37,17 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     number, nodes = environment.get("SLURM_JOB_ID", ""), environment.get("SLURM_JOB_NODELIST", "")
     if not (number.isdecimal() and nodes):
         return None
-    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE", "")
     return Allocation(
-        job=f"{array}_{task}" if array and task else number, number=int(number), nodes=_hostnames(nodes),
+        job=job_name(environment), number=int(number), nodes=_hostnames(nodes),
         cpus=int(cpus) if cpus.isdecimal() else None,
     )  # fmt: skip
+
+
+def job_name(environment: Mapping[str, str] = os.environ) -> str:
+    """The job around this process as scontrol takes it."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
 
 
 def _hostnames(nodes: str) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 # What a rank is doing. `starting` takes as long as reading data and a model takes; the others go on from mark to mark.
 Phase = Literal["starting", "meeting", "rehearsing", "training", "evaluating", "saving"]
-# A rank writes its pulse so often, and each time so many bytes.
-BEAT_SECONDS, PULSE_BYTES = 1.0, 256
+# A rank, and whoever supervises it, shows so often that it lives.
+BEAT_SECONDS = 1.0
 # An adapter in PEFT's own format.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -76,7 +76,7 @@ class RunDir:
         """{event, time, ...}: a row for each thing that happened.
 
         submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped,
-        finished, failed; of whoever supervises the run: oom, hung, restarted, node_excluded, requeued, grace_short.
+        finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued, grace_short.
         """
         return self.root / "events.jsonl"
 
@@ -192,6 +192,11 @@ class Attempt:
     def stacks_wanted(self) -> Path:
         """Exists once somebody asks every rank for its stacks."""
         return self.root / "stacks-wanted"
+
+    @property
+    def supervisor(self) -> Path:
+        """{node, pid, time} of whoever supervises this attempt, written anew every BEAT_SECONDS."""
+        return self.root / "supervisor.json"
 
     @property
     def over(self) -> Path:

@@ -1,7 +1,6 @@
 """Where this rank is, in a file that whoever watches the run reads; and its stacks, when somebody asks for them."""
 
 import faulthandler
-import json
 import os
 import signal
 import socket
@@ -9,7 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-from launch.rundir import BEAT_SECONDS, PULSE_BYTES, Attempt, Phase
+from launch.journal import beat
+from launch.rundir import BEAT_SECONDS, Attempt, Phase
 
 # NCCL may catch USR1, and to us it is a request to stop.
 STACKS_SIGNAL = signal.SIGUSR2
@@ -54,12 +54,4 @@ class Pulse:
             "rank": self.rank, "node": socket.gethostname(), "pid": os.getpid(), "phase": self.phase, "step": self.step,
             "marks": self.marks, "time": round(time.time(), 3),
         }  # fmt: skip
-        # One write of one length over the last one: a reader never finds half of it. Closed, for NFS to send it.
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                os.pwrite(descriptor, json.dumps(row).ljust(PULSE_BYTES - 1).encode() + b"\n", 0)
-            finally:
-                os.close(descriptor)
-        except OSError:  # a full disk is the run's to report
-            pass
+        beat(self._path, row)

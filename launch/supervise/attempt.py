@@ -1,6 +1,7 @@
 """One attempt of a run: its workers are started elsewhere; here they are followed to their end, which is told."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from rich.console import Console
 from launch.claim import finished
 from launch.diagnose import first_cause, outcome, read_failures
 from launch.errors import ExitCode
-from launch.journal import event, rows, write_json
+from launch.journal import beat, event, rows, write_json
 from launch.plan import Plan
 from launch.progress import Follower
 from launch.rundir import Attempt, RunDir
 from launch.supervise.decisions import Ended
+from launch.supervise.grace import Grace
 from launch.supervise.history import last_step
 from launch.supervise.pulses import Hang, Watch, read_pulses
 from launch.supervise.stopping import Stopper
@@ -69,11 +71,15 @@ def _follow(
 ) -> Hang | None:
     """Until all workers have ended. What hung, if they had to be killed for it."""
     watch = Watch(plan.spec.recovery, time.monotonic())
+    grace = Grace(run, plan.spec.slurm.grace_seconds) if stopper.in_job else None
     with Follower(run, console) as follower:
         while workers.poll() is None:
             with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
                 follower.look()
             stopper.look()
+            beat(attempt.supervisor, {"node": os.uname().nodename, "pid": os.getpid(), "time": round(time.time(), 3)})
+            if grace is not None:
+                grace.look()
             if stopper.kill:
                 workers.kill()
             hang = watch.look(read_pulses(attempt), time.monotonic())

@@ -9,8 +9,8 @@ from launch.plan import Plan
 from launch.spec import RunSpec
 from launch.wording import plural
 
-# What another try can mend: the others end the same way again.
-_MENDED_BY_RESTART = (ExitCode.COMMUNICATION, ExitCode.WORKER)
+# The check that all ranks together make once they have met (launch/preflight/fleet.py).
+SLOW_NETWORK = "fleet-answers"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
     code, reason = ended.code, ended.reason
     if code == ExitCode.DONE:
         return Finish(code, reason)
-    if asked == "scheduler" and code in (ExitCode.STOPPED, *_MENDED_BY_RESTART):
+    if asked == "scheduler" and (code == ExitCode.STOPPED or _mendable(ended)):
         return Requeue(reason)
     limit = plan.spec.recovery.restarts
     if asked != "nobody" or code == ExitCode.STOPPED or not limit:
@@ -79,7 +79,7 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
         if smaller is None:
             return Finish(code, f"{reason}\nthe micro-batch is 1 and activations are recomputed already")
         return Restart(division(plan, smaller), smaller)
-    if code not in _MENDED_BY_RESTART:
+    if not _mendable(ended):
         return Finish(code, reason)
     if repeated(past):
         return Finish(code, f"{reason}\nit is the same error at the same step as before: a restart mends nothing")
@@ -89,6 +89,16 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
     return Restart(reason)
 
 
+def lost_touch(ended: Ended) -> bool:
+    """Whether ranks could not exchange, or not fast enough."""
+    return ended.code == ExitCode.COMMUNICATION or (ended.code == ExitCode.PREFLIGHT and SLOW_NETWORK in ended.reason)
+
+
+def _mendable(ended: Ended) -> bool:
+    """A network that is slow can be mended like one that is broken: without the node that slows it down."""
+    return lost_touch(ended) or ended.code == ExitCode.WORKER
+
+
 def fruitless(past: Sequence[Past]) -> int:
     """Attempts that failed since one last trained a step that none had trained before."""
     count, furthest = 0, 0
@@ -96,8 +106,7 @@ def fruitless(past: Sequence[Past]) -> int:
         if one.ended.step > furthest or one.ended.code == ExitCode.STOPPED:
             count = 0
         furthest = max(furthest, one.ended.step)
-        if one.ended.code in _MENDED_BY_RESTART:
-            count += 1
+        count += _mendable(one.ended)
     return count
 
 
@@ -133,9 +142,8 @@ def divided(plan: Plan, micro: int, checkpointing: bool, nodes: int | None = Non
     values |= {
         "global_batch_size": plan.global_batch_size, "micro_batch_size": micro, "gradient_checkpointing": checkpointing,
     }  # fmt: skip
-    placed: dict[str, object] = {"nodes": nodes or plan.topology.nodes}
-    if nodes is None:
-        placed |= {"strategy": plan.strategy}
+    devices = (nodes or plan.topology.nodes) * plan.topology.devices_per_node
+    placed = {"nodes": nodes or plan.topology.nodes, "strategy": plan.strategy if devices > 1 else "auto"}
     return plan.spec.model_copy(
         update={"training": type(training).model_validate(values), "cluster": cluster.model_copy(update=placed)}
     )

@@ -18,9 +18,10 @@ from launch.preflight import CHECKS, Context, accept, document
 from launch.processes import die_with_parent, log_writer
 from launch.rundir import Attempt, RunDir
 from launch.screen import checks_view
-from launch.supervise.decisions import Past, Requeue, on_fewer_nodes
+from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
 from launch.supervise.gang import Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
+from launch.supervise.pairs import culprits, measured
 from launch.supervise.srun import step_argv
 from launch.wording import plural
 
@@ -45,6 +46,7 @@ class Job:
         limits = plan.spec.preflight
         gathered = gather(self.allocation, plan, self.run, os.environ)
         out = unfit(gathered, limits, self.accepted)
+        out |= self._traced(plan, past, [node for node in gathered.probes if node not in out])
         self._name(out)
         wanted = plan.topology.nodes
         blamed = [node for one in past for node in one.ended.nodes]
@@ -58,6 +60,16 @@ class Job:
         self.port = gathered.probes[self.nodes[0]].port
         self.started = True
         return plan
+
+    def _traced(self, plan: Plan, past: Sequence[Past], fit: Sequence[str]) -> dict[str, str]:
+        """After ranks could not exchange: the node that pairs of nodes, one after another, show to be the reason."""
+        last = past[-1].ended if past and self.started else None
+        if last is None or last.nodes or not lost_touch(last) or len(fit) < len(self.nodes):
+            return {}  # nothing of the kind, or a rank or a node is known to have been the reason
+        self._say(f"looking for the node that is the reason: {plural(len(fit), 'node')} exchange in pairs")
+        rates = measured(self.allocation, fit, plan.topology.device, plan.spec.preflight.allreduce_seconds)
+        event(self.run.events, "paired", rates={"-".join(pair): rate for pair, rate in rates.items()})
+        return culprits(rates)
 
     def _show(self, plan: Plan, gathered: Gathered) -> None:
         """What was found on the nodes that train: into preflight.json, and once onto the screen."""

@@ -3,20 +3,24 @@
 It starts the node's launcher, ends it when it is told to through the attempt's directory, and ends with its exit code.
 """
 
+import contextlib
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
 
-from launch.allocation import step
+from launch.allocation import SECONDS, job_name, step
 from launch.errors import ExitCode, UsageError
 from launch.local import NodeWorkers
 from launch.render import node_argv
-from launch.rundir import RunDir
+from launch.rundir import Attempt, RunDir
 from launch.supervise.history import read_plan
 
 LOOK_SECONDS = 0.2
+# A supervisor that ends a hung attempt needs this long; and nodes that miss it act one after another, not at once.
+LEAST_SECONDS, TURN_SECONDS = 30.0, 10.0
 
 
 def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
@@ -37,11 +41,50 @@ def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
     ranks = range(place.node_rank * each, (place.node_rank + 1) * each)
     argv = node_argv(plan, run.root, run.accelerate, number, (host, port), resume, place.node_rank)
     workers = NodeWorkers(argv, attempt, ranks, attempt.launcher_log_of(place.node))
-    while workers.poll() is None:
-        time.sleep(LOOK_SECONDS)
+    limit = max(LEAST_SECONDS, plan.spec.recovery.hang_seconds) + place.node_rank * TURN_SECONDS
+    _follow(workers, attempt, Supervisor(attempt, limit))
     workers.close()
     code = workers.poll() or 0
     return code if code >= 0 else 128 - code
+
+
+def _follow(workers: NodeWorkers, attempt: Attempt, supervisor: "Supervisor") -> None:
+    """Until the workers have ended and their supervisor, still alive, has had the chance to see it."""
+    ended: float | None = None
+    while not attempt.over.exists() or workers.poll() is None:
+        now = time.monotonic()
+        if supervisor.lost(now):
+            workers.kill()
+            requeue(f"nothing was seen of the run's supervisor for {supervisor.limit:g} s")
+            return
+        if workers.poll() is not None:
+            ended = ended or now
+            if supervisor.since > ended:
+                return
+        time.sleep(LOOK_SECONDS)
+
+
+class Supervisor:
+    """Whether whoever supervises the attempt still lives. With --no-kill Slurm lets a job go on when the node of its
+    batch script is lost: without a supervisor, until its time limit."""
+
+    def __init__(self, attempt: Attempt, limit: float):
+        self.path, self.limit = attempt.supervisor, limit
+        self.seen, self.since = b"", time.monotonic()
+
+    def lost(self, now: float) -> bool:
+        with contextlib.suppress(OSError):
+            content = self.path.read_bytes()
+            if content != self.seen:
+                self.seen, self.since = content, now
+        return now - self.since > self.limit
+
+
+def requeue(reason: str) -> None:
+    """Slurm gives the job's nodes back and starts it again."""
+    job = job_name()
+    print(f"{reason}: job {job} is started again", file=sys.stderr, flush=True)
+    subprocess.run(["scontrol", "requeue", job], timeout=SECONDS, check=False)
 
 
 if __name__ == "__main__":

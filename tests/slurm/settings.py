@@ -1,17 +1,18 @@
-"""slurm.conf and gres.conf of a cluster for tests: everything that takes a minute on a real one takes seconds here."""
+"""slurm.conf and gres.conf of a cluster for tests: what takes minutes at a site takes seconds here."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-# Each line that is not what a site would write has its reason.
+# Each line that a site would not write has its reason.
 CONF = """\
 ClusterName=muster
-SlurmctldHost=login({network}.1)
-# Jobs run as the user that submits them; the tests are root.
+SlurmctldHost=login({login})
+# Jobs run as the user that submits them, and the tests are root.
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A requeued job may start again only after its old credential has expired: 120 s by default.
+# A requeued job starts again only after its old credential has expired: 120 s by default.
 AuthInfo=socket={directory}/munge/socket,cred_expire=5
 StateSaveLocation={directory}/state
 SlurmdSpoolDir={directory}/spool/%n
@@ -21,7 +22,7 @@ SlurmctldLogFile={directory}/log/slurmctld
 SlurmdLogFile={directory}/log/%n
 SlurmctldDebug=verbose
 SlurmdDebug=verbose
-# No cgroups: the tests' machine may have v1, v2 or none. Processes of a job are found by their parents.
+# Processes of a job are found by their parents: the machine may have cgroups v1, v2 or none.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -31,76 +32,72 @@ MpiDefault=none
 MailProg=/bin/true
 # The nodes have as many CPUs as the test says, whatever the machine has.
 SlurmdParameters=config_overrides
-# A node that comes back is used again, whyever it was down: a test needs no administrator.
+# A node that reports is used again, whyever it was down: no administrator is needed.
 ReturnToService=2
+# Slurm's defaults, written down because recovery depends on them.
 JobRequeue=1
 KillOnBadExit=0
 OverTimeLimit=0
-# A node is pinged every third of this, and down after this many seconds of silence (300 by default).
+InactiveLimit=0
+# A node is pinged every third of this, and is down after so many seconds of silence: 300 by default.
 SlurmdTimeout=10
 SlurmctldTimeout=10
+# How long a call to a node that does not answer blocks: 10 s by default.
 MessageTimeout=5
-TCPTimeout=2
-BatchStartTimeout=10
-# From SIGTERM to SIGKILL at a time limit or an scancel: 30 s by default.
+# From SIGTERM to SIGKILL at a time limit, a requeue or scancel: 30 s by default.
 KillWait=5
+# Until a node whose job cannot be killed is drained: 60 s by default.
 UnkillableStepTimeout=15
-CompleteWait=0
-InactiveLimit=0
-# Without an accounting database a job is forgotten this many seconds after its end.
+# Without an accounting database a job is forgotten so many seconds after its end. Slurm's default.
 MinJobAge=300
+# Jobs start when nodes are free, not at the next turn: every 60 s and, for backfill, every 30 s by default.
 SchedulerType=sched/backfill
-# The main scheduler may run at once after each change, and the other looks every second instead of every 30.
-SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,bf_interval=1,sched_interval=2
+SchedulerParameters=sched_interval=2,bf_interval=1,batch_sched_delay=0
 # A job in urgent takes the nodes of jobs in main, which are queued again.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-# At preemption the job gets the signal that it asked for with --signal, beside SIGCONT and SIGTERM.
+# A preempted job gets the signal that it asked for with --signal, beside SIGCONT and SIGTERM.
 SlurmctldParameters=preempt_send_user_signal
 """
 
-# GraceTime: seconds from the signal of preemption to SIGKILL.
-PARTITIONS = {
+# GraceTime: seconds from a preempted job's signal to its SIGKILL. MaxTime and DefaultTime: minutes.
+PARTITIONS: Mapping[str, str] = {
     "main": "Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10",
     "short": "Nodes=ALL MaxTime=1 DefaultTime=1 PriorityTier=1 PreemptMode=OFF",
     "urgent": "Nodes=ALL MaxTime=INFINITE DefaultTime=60 PriorityTier=10 PreemptMode=OFF",
 }
 
 
-def slurm_conf(
-    directory: Path,
-    network: str,
-    nodes: Mapping[str, str],
-    *,
-    cpus: int,
-    gpus_per_node: int,
-    options: Mapping[str, object],
-    partitions: Mapping[str, str],
-) -> str:
-    """The text of slurm.conf. `nodes` maps names to addresses, `options` replaces or adds whole settings, `partitions` as well
-    (None takes one away)."""
+@dataclass(frozen=True)
+class Settings:
+    """What a test chooses. options replace or join CONF, partitions PARTITIONS; one that is None is left out."""
+
+    cpus: int
+    gpus_per_node: int
+    options: Mapping[str, object]
+    partitions: Mapping[str, str | None]
+
+
+def slurm_conf(directory: Path, addresses: Mapping[str, str], settings: Settings) -> str:
+    """The text of slurm.conf. addresses: of login, which runs slurmctld, and of each node."""
     lines = []
-    left = {name.lower(): (name, value) for name, value in options.items()}
-    for line in CONF.format(directory=directory, network=network).splitlines():
-        key = line.split("=")[0]
-        if key.lower() in left:
-            key, value = left.pop(key.lower())
-            line = f"{key}={value}"
-        lines.append(line)
-    lines += [f"{name}={value}" for name, value in left.values()]
-    gres = f"Gres=gpu:{gpus_per_node} " if gpus_per_node else ""
-    lines += [
-        # Addresses, so that a client on the host needs no /etc/hosts.
-        f"NodeName={name} NodeAddr={address} CPUs={cpus} RealMemory=8000 {gres}State=UNKNOWN"
-        for name, address in nodes.items()
-    ]
-    chosen = {**PARTITIONS, **partitions}
-    lines += [f"PartitionName={name} {text} State=UP" for name, text in chosen.items() if text is not None]
+    chosen = {name.lower(): f"{name}={value}" for name, value in settings.options.items()}
+    for line in CONF.format(directory=directory, login=addresses["login"]).splitlines():
+        lines.append(chosen.pop(line.split("=")[0].lower(), line))
+    lines += chosen.values()
+    gres = f"Gres=gpu:{settings.gpus_per_node} " if settings.gpus_per_node else ""
+    for name, address in addresses.items():
+        if name != "login":
+            # NodeAddr, so that a client on the host needs no /etc/hosts.
+            lines.append(f"NodeName={name} NodeAddr={address} CPUs={settings.cpus} RealMemory=8000 {gres}State=UNKNOWN")
+    for name, rest in {**PARTITIONS, **settings.partitions}.items():
+        if rest is not None:
+            lines.append(f"PartitionName={name} {rest} State=UP")
     return "\n".join(lines) + "\n"
 
 
-def gres_conf(directory: Path, gpus_per_node: int) -> str:
-    """gres.conf: character devices stand for GPUs, so jobs get CUDA_VISIBLE_DEVICES."""
-    if not gpus_per_node:
+def gres_conf(directory: Path, settings: Settings) -> str:
+    """gres.conf: character devices stand for GPUs, so that jobs get CUDA_VISIBLE_DEVICES."""
+    if not settings.gpus_per_node:
         return ""
-    return f"Name=gpu File={directory}/dev/gpu[0-{gpus_per_node - 1}]\n"
+    return f"Name=gpu File={directory}/dev/gpu[0-{settings.gpus_per_node - 1}]\n"

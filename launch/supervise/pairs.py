@@ -1,0 +1,97 @@
+"""Which node breaks or slows down a network: nodes exchange in pairs, several rounds of them at once."""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from launch.allocation import Allocation
+from launch.local import environment
+from launch.preflight.probe import FIRST_PORT, PORTS
+from launch.processes import die_with_parent
+from launch.supervise.srun import step_argv
+
+ROUNDS = 3
+# A node whose best pair is this much slower than the pairs without it slows down everybody.
+SLOW_SHARE = 0.5
+
+Pair = tuple[str, str]
+# Gigabytes per second of each pair that was tried; None for one that did not exchange.
+Rates = Mapping[Pair, float | None]
+
+
+def rounds(nodes: Sequence[str], count: int = ROUNDS) -> list[list[Pair]]:
+    """Rounds in which each node has another partner, and every node but an odd one has a partner (the circle method of
+    round-robin tournaments)."""
+    places: list[str | None] = [*nodes, *([None] if len(nodes) % 2 else [])]
+    found = []
+    for _ in range(min(count, max(0, len(places) - 1))):
+        half = len(places) // 2
+        pairs = zip(places[:half], reversed(places[half:]), strict=True)
+        found.append([(a, b) for a, b in pairs if a is not None and b is not None])
+        places = [places[0], places[-1], *places[1:-1]]
+    return found
+
+
+def culprits(rates: Rates) -> dict[str, str]:
+    """By node, what is wrong with it. Empty where the pairs do not tell: with two nodes either may be it."""
+    nodes = dict.fromkeys(node for pair in rates for node in pair)
+    found = {}
+    for node in nodes:
+        own = {pair: rate for pair, rate in rates.items() if node in pair}
+        others = [rate for pair, rate in rates.items() if node not in pair and rate is not None]
+        partners = ", ".join(sorted(next(name for name in pair if name != node) for pair in own))
+        best = max((rate for rate in own.values() if rate is not None), default=None)
+        if not others:
+            continue
+        usual = statistics.median(others)
+        if best is None:
+            found[node] = f"exchanges with none of {partners}, which exchange with one another"
+        elif best < SLOW_SHARE * usual:
+            found[node] = f"exchanges {best:.2f} GB/s with {partners}, the others {usual:.2f} GB/s"
+    return found
+
+
+def measured(job: Allocation, nodes: Sequence[str], device: str, seconds: float) -> dict[Pair, float | None]:
+    """The rate of each pair of some rounds; each round runs at once and has so many seconds."""
+    found: dict[Pair, float | None] = {}
+    for number, pairs in enumerate(rounds(nodes)):
+        port = FIRST_PORT + (7 * job.number + 101 * (number + 1)) % PORTS
+        started = {pair: _start(job, pair, port, device, seconds) for pair in pairs}
+        deadline = time.monotonic() + seconds + _START_SECONDS
+        for pair, process in started.items():
+            found[pair] = _rate(process, max(0.1, deadline - time.monotonic()))
+    return found
+
+
+# Python, torch and srun's own start.
+_START_SECONDS = 30.0
+
+
+def _start(job: Allocation, pair: Pair, port: int, device: str, seconds: float) -> "subprocess.Popen[str]":
+    # The host is the one that Slurm numbers 0: the first in its order.
+    host = min(pair, key=job.nodes.index)
+    argv = step_argv(
+        job, sorted(pair, key=job.nodes.index), "muster-pair", "training.pair", host, port, device, seconds
+    )
+    return subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=environment(os.environ), start_new_session=True, preexec_fn=die_with_parent,
+    )  # fmt: skip
+
+
+def _rate(process: "subprocess.Popen[str]", seconds: float) -> float | None:
+    try:
+        told, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return None
+    for line in told.splitlines():
+        try:
+            return float(json.loads(line)["gbps"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None

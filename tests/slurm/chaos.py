@@ -1,0 +1,281 @@
+"""Faults of a supervised run on the tests' Slurm. Each one says what has to hold afterwards; tests and the table of
+docs/reliability.md are both made from SCENARIOS."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from safetensors.torch import load_file
+
+from tests.conftest import Workspace, losses
+from tests.slurm.cluster import Cluster
+from tests.slurm.runs import STEPS, SlurmRun
+
+# Two runs on the same devices add up in the same order; on others they do not.
+EXACT, OTHER_DEVICES = 0.0, 1e-5
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`strike` disturbs a run that has begun and returns when, in seconds since 1970."""
+
+    name: str
+    does: str
+    strike: Callable[[SlurmRun], float]
+    tolerance: float = EXACT
+    spares: int = 0
+    nodes: int = 2
+    fault: str = "pass"
+    options: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] | None = None
+    """Classes of the attempts that left an outcome, where they are certain."""
+    check: Callable[[SlurmRun], None] = lambda run: None
+
+
+def disturbed(scenario: Scenario, cluster: Cluster, workspace: Workspace) -> SlurmRun:
+    """The run, begun and ready for its fault."""
+    run = SlurmRun(
+        cluster, workspace, scenario.name, scenario.nodes, scenario.spares, scenario.fault, options=scenario.options
+    )
+    return run.submit()
+
+
+def assert_the_same(run: SlurmRun, undisturbed: SlurmRun, tolerance: float) -> None:
+    """Done, each sample once, and the losses and the adapter of the undisturbed run."""
+    assert run.exit_code() == 0, run.cluster.output(run.job)
+    ledger, reference = run.rows("samples.jsonl"), undisturbed.rows("samples.jsonl")
+    assert [row["step"] for row in ledger] == list(range(1, STEPS + 1))
+    assert [sorted(row["ids"]) for row in ledger] == [sorted(row["ids"]) for row in reference]
+    pairs = zip(losses(run.root), losses(undisturbed.root), strict=True)
+    assert max(abs(found - expected) for found, expected in pairs) <= tolerance
+    ours, theirs = (load_file(one.root / "adapter/adapter_model.safetensors") for one in (run, undisturbed))
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) <= tolerance
+
+
+def heal(cluster: Cluster) -> None:
+    """Every node is up and idle again."""
+    for name in cluster.names:
+        try:
+            cluster.processes(name)
+        except KeyError:
+            cluster.start_node(name)
+        cluster.restore(name)
+    cluster.wait_for_nodes("IDLE", cluster.names, seconds=60)
+
+
+# --- faults ---
+
+
+def kill_rank(run: SlurmRun, rank: int = 1) -> float:
+    run.at_step(6)
+    os.kill(_pid(run, rank), signal.SIGKILL)
+    return time.time()
+
+
+def stop_rank(run: SlurmRun) -> float:
+    run.at_step(6)
+    os.kill(_pid(run, 1), signal.SIGSTOP)
+    return time.time()
+
+
+def _pid(run: SlurmRun, rank: int) -> int:
+    """On the host: the node has process numbers of its own."""
+    node = run.ranks()[rank]["node"]
+    mine = [pid for pid, words in run.cluster.processes(node).items() if _is_rank(pid, words, rank)]
+    assert len(mine) == 1, mine
+    return mine[0]
+
+
+def _is_rank(pid: int, words: list[str], rank: int) -> bool:
+    try:
+        variables = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
+    except OSError:
+        return False
+    return "training" in words and "-m" in words and f"RANK={rank}".encode() in variables and "accelerate" not in str(words)
+
+
+def kill_last_node(run: SlurmRun) -> float:
+    """The node of rank 1, which is not the batch script's."""
+    run.at_step(6)
+    run.cluster.kill_node(run.ranks()[1]["node"])
+    return time.time()
+
+
+def cut_last_node(run: SlurmRun) -> float:
+    run.at_step(6)
+    run.cluster.cut(run.ranks()[1]["node"])
+    return time.time()
+
+
+def cut_for_a_while(run: SlurmRun) -> float:
+    """Shorter than it takes Slurm and the supervisor to call it lost."""
+    run.at_step(6)
+    node = run.ranks()[1]["node"]
+    run.cluster.cut(node)
+    began = time.time()
+    time.sleep(3)
+    run.cluster.restore(node)
+    return began
+
+
+def kill_head_node(run: SlurmRun) -> float:
+    run.at_step(6)
+    node = run.cluster.job(run.job)["BatchHost"]
+    run.cluster.kill_node(node)
+    began = time.time()
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued by Slurm")
+    run.cluster.start_node(node)
+    return began
+
+
+def warn_of_time_limit(run: SlurmRun) -> float:
+    """What Slurm sends before a time limit, by --signal=B:USR1@grace."""
+    run.at_step(6)
+    run.cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    return time.time()
+
+
+def preempt(run: SlurmRun) -> float:
+    """An urgent job takes all nodes for a few seconds."""
+    run.at_step(6)
+    began = time.time()
+    urgent = run.cluster.submit(
+        "#!/bin/sh\nsleep 3\n", f"--nodes={len(run.cluster.names)}", "--partition=urgent", "--exclusive"
+    )
+    run.cluster.wait(urgent, "COMPLETED", seconds=90)
+    return began
+
+
+def restart_controller(run: SlurmRun) -> float:
+    run.at_step(6)
+    run.cluster.restart_controller()
+    return time.time()
+
+
+def restart_daemon(run: SlurmRun) -> float:
+    run.at_step(6)
+    run.cluster.restart_daemon(run.ranks()[1]["node"])
+    return time.time()
+
+
+def kill_in_save(run: SlurmRun) -> float:
+    """Rank 0 dies with a checkpoint half written."""
+    run.until(lambda: any(run.root.glob("checkpoints/.step-000008.partial/*")) or run.step() > 8, "saving step 8")
+    os.kill(_pid(run, 0), signal.SIGKILL)
+    return time.time()
+
+
+def corrupt_newest(run: SlurmRun) -> float:
+    """The newest checkpoint is damaged, then a rank dies: the one before it is used."""
+    run.at_step(9)
+    path = run.root / "checkpoints/step-000008/optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0xFF
+    path.write_bytes(content)
+    os.kill(_pid(run, 1), signal.SIGKILL)
+    return time.time()
+
+
+def kill_rank_and_controller(run: SlurmRun) -> float:
+    began = kill_rank(run)
+    run.cluster.restart_controller()
+    return began
+
+
+def kill_node_and_rank(run: SlurmRun) -> float:
+    run.at_step(6)
+    rank = _pid(run, 0)
+    run.cluster.kill_node(run.ranks()[1]["node"])
+    os.kill(rank, signal.SIGKILL)
+    return time.time()
+
+
+def wait_only(run: SlurmRun) -> float:
+    """The fault is inside the workers."""
+    run.at_step(6)
+    return time.time()
+
+
+# --- what has to hold ---
+
+
+def node_is_named(run: SlurmRun) -> None:
+    assert [row["node"] for row in run.events("node_excluded")]
+
+
+def requeued(run: SlurmRun) -> None:
+    assert run.cluster.job(run.job)["Restarts"] != "0"
+    assert run.events("stopped")
+
+
+def requeued_by_slurm(run: SlurmRun) -> None:
+    assert run.cluster.job(run.job)["Restarts"] != "0"
+
+
+def on_one_node(run: SlurmRun) -> None:
+    node_is_named(run)
+    assert run.events("started")[-1]["world_size"] == 1
+
+
+def refused(run: SlurmRun) -> None:
+    assert run.events("checkpoint_refused")
+    assert run.events("resumed")[-1]["step"] == 4
+
+
+def halved(run: SlurmRun) -> None:
+    assert [(row["micro_batch_size"], row["global_batch_size"]) for row in run.events("oom")] == [(1, 4)]
+
+
+def hung_is_named(run: SlurmRun) -> None:
+    reason = next(row["message"] for row in run.events("failed"))
+    assert reason.startswith("the run hangs: rank 1 on ")
+    assert (run.root / "attempts/001/stacks-rank-0.txt").stat().st_size
+
+
+OUT_OF_MEMORY = """
+import torch
+if step == 7 and trainer.plan.micro_batch_size > 1:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+"""
+SLOW_SAVE = """
+import training.checkpoint, time
+if not hasattr(training.checkpoint, "slow"):
+    training.checkpoint.slow = True
+    inner = training.checkpoint.save_file
+    def save_file(*given, **named):
+        inner(*given, **named)
+        time.sleep(0.5)
+    training.checkpoint.save_file = save_file
+"""
+
+SCENARIOS = [
+    Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
+    Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, outcomes=("communication", "done"),
+             check=hung_is_named),
+    Scenario("node-killed-spare", "power loss of a node, a spare stands by", kill_last_node, spares=1,
+             check=node_is_named),
+    Scenario("node-killed", "power loss of a node, no spare: on with one node", kill_last_node, OTHER_DEVICES,
+             check=on_one_node),
+    Scenario("link-cut-spare", "a node's link is cut, a spare stands by", cut_last_node, spares=1,
+             check=node_is_named),
+    Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
+    Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
+    Scenario("time-limit", "Slurm's warning before the time limit", warn_of_time_limit, check=requeued),
+    Scenario("preempted", "an urgent job takes the nodes", preempt, check=requeued_by_slurm),
+    Scenario("controller-restarted", "slurmctld is killed and started", restart_controller, outcomes=("done",)),
+    Scenario("daemon-restarted", "slurmd of a node is killed and started", restart_daemon, outcomes=("done",)),
+    Scenario("killed-in-save", "kill -9 of rank 0 while it saves", kill_in_save, fault=SLOW_SAVE,
+             outcomes=("worker", "done")),
+    Scenario("checkpoint-damaged", "a bit of the newest checkpoint flips, then a rank is killed", corrupt_newest,
+             outcomes=("worker", "done"), check=refused),
+    Scenario("two-at-once", "kill -9 of a rank and slurmctld restarted", kill_rank_and_controller,
+             outcomes=("worker", "done")),
+    Scenario("node-and-rank", "power loss of a node and kill -9 of the other's rank, a spare stands by",
+             kill_node_and_rank, spares=1, check=node_is_named),
+    Scenario("gpu-out-of-memory", "a micro-batch of 2 no longer fits", wait_only, OTHER_DEVICES, fault=OUT_OF_MEMORY,
+             outcomes=("gpu_memory", "done"), check=halved),
+]  # fmt: skip

@@ -1,0 +1,29 @@
+"""A cluster for each test: it starts in less than a second, and no test meets what another one has broken."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing
+
+
+@pytest.fixture(scope="session")
+def real_slurm() -> None:
+    """For a test that starts its own Cluster. Where none can run it skips or, with MUSTER_REQUIRE_SLURM=1, fails."""
+    reason = missing()
+    if reason and os.environ.get("MUSTER_REQUIRE_SLURM") == "1":
+        pytest.fail(f"MUSTER_REQUIRE_SLURM=1, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def cluster(real_slurm: None) -> Iterator[Cluster]:
+    """Three nodes of two CPUs and two GPUs (devices that do nothing). A test that fails shows its jobs and logs."""
+    with Cluster(nodes=3, gpus_per_node=2) as started:
+        yield started
+        # pytest shows this of a failed test alone.
+        print(started.slurm("squeue", "--states=all", check=False), started.logs())
+        for path in sorted((started.directory / "jobs").glob("*.out")):
+            print(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}")

@@ -1,0 +1,45 @@
+"""Whatever is done to a run, it ends as the undisturbed one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Workspace
+from tests.slurm.chaos import SCENARIOS, Scenario, assert_the_same, disturbed, heal
+from tests.slurm.cluster import Cluster
+from tests.slurm.runs import Reader, SlurmRun
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    with Cluster(nodes=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(nodes: Cluster) -> Iterator[Cluster]:
+    """All its nodes up again after the test."""
+    yield nodes
+    nodes.slurm("scancel", "--user=root")
+    heal(nodes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes: Cluster, base_workspace: Workspace) -> SlurmRun:
+    run = SlurmRun(nodes, base_workspace, "undisturbed").submit()
+    assert run.ends() == "COMPLETED", nodes.output(run.job)
+    return run
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[one.name for one in SCENARIOS])
+def test_a_fault(scenario: Scenario, cluster: Cluster, undisturbed: SlurmRun, workspace: Workspace) -> None:
+    run = disturbed(scenario, cluster, workspace)
+    with Reader(run.root) as reader:
+        struck = scenario.strike(run)
+        assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert_the_same(run, undisturbed, scenario.tolerance)
+    scenario.check(run)
+    assert scenario.outcomes is None or tuple(run.outcomes()) == scenario.outcomes
+    assert reader.looks > 10
+    assert not reader.wrong
+    print(f"\n{scenario.name}: {run.back_after(struck):.1f} s to the next step")
