@@ -165,9 +165,17 @@ def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -
 
 
 def _running(run: RunDir, holder: str | None, slurm: State | None) -> tuple[Word, str]:
-    if slurm is not None and holder is None and run.last_attempt() == 0:
+    if slurm is not None and not _begun_since(run, slurm.start):
         return "starting", f"on {slurm.nodes}" if slurm.nodes else ""
     return ("stopping", "a stop was asked for") if run.stop.exists() else ("running", _phase(run))
+
+
+def _begun_since(run: RunDir, start: float | None) -> bool:
+    """Whether the last attempt is one of a job that began then: a requeued job has attempts from before."""
+    try:
+        return run.attempt(run.last_attempt()).plan.stat().st_mtime >= (start or 0)
+    except OSError:
+        return False
 
 
 def _phase(run: RunDir) -> str:

@@ -121,6 +121,15 @@ def test_a_job_that_waits_and_one_that_starts(run: RunDir) -> None:
     assert (starting.state, starting.why) == ("starting", "on n[0-1]")
 
 
+def test_a_requeued_job_starts_until_it_has_an_attempt_of_its_own(run: RunDir) -> None:
+    submitted(run)
+    trained(run)
+    write_json(run.attempt(1).plan, {})
+    began = run.attempt(1).plan.stat().st_mtime
+    assert look(run, state("RUNNING", start=began - 5)).state == "running"
+    assert look(run, state("RUNNING", start=began + 5)).state == "starting"
+
+
 def test_a_job_that_ended_before_its_first_attempt(run: RunDir) -> None:
     submitted(run)
     found = look(run, state("FAILED", exit_code=3))

@@ -26,7 +26,8 @@ exit 75
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(real_slurm: None) -> Iterator[Cluster]:
+    """One for all of these tests, which leave it as it was."""
     with Cluster(nodes=2, gpus_per_node=2) as started:
         yield started
 
