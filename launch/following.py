@@ -147,10 +147,10 @@ def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -
         return "finished", ""
     if slurm is not None and slurm.active and slurm.state != "COMPLETING":
         if slurm.state in ("RUNNING", "SUSPENDED", "SIGNALING"):
-            return _running(run, holder, slurm)
+            return _running(run, slurm)
         return "waiting", slurm.reason
     if holder is not None:
-        return _running(run, holder, None)
+        return _running(run, None)
     outcome = _outcome(run, attempt)
     # A job that began after the last attempt had ended did not come as far as an attempt of its own.
     before = outcome is None or (slurm is not None and slurm.start is not None and slurm.start > outcome[2])
@@ -164,7 +164,7 @@ def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -
     return "prepared", ""
 
 
-def _running(run: RunDir, holder: str | None, slurm: State | None) -> tuple[Word, str]:
+def _running(run: RunDir, slurm: State | None) -> tuple[Word, str]:
     if slurm is not None and not _begun_since(run, slurm.start):
         return "starting", f"on {slurm.nodes}" if slurm.nodes else ""
     return ("stopping", "a stop was asked for") if run.stop.exists() else ("running", _phase(run))

@@ -16,7 +16,7 @@ from launch.hardware import parse_gpus
 from launch.launchers import LAUNCHERS, dns_name, on_hosts, own_folders, pytorch_job, render_for, sky_task
 from launch.plan import Plan
 from launch.specfile import parse_spec
-from tests.conftest import ROOT, Workspace, command, environment, muster, read_rows
+from tests.conftest import ROOT, SHELLCHECK, Workspace, command, environment, muster, read_rows
 from tests.launch.conftest import plan_of, spec_of
 
 GOLDEN = ROOT / "tests/golden/launchers"
@@ -42,7 +42,7 @@ def test_no_golden_file_is_left_over() -> None:
 
 @pytest.mark.parametrize("name", [name for name in RENDERED if name.endswith(".sh")])
 def test_shellcheck_finds_nothing(name: str) -> None:
-    done = subprocess.run(["shellcheck", "-"], input=RENDERED[name], capture_output=True, text=True, check=False)
+    done = subprocess.run([SHELLCHECK, "-"], input=RENDERED[name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -1,7 +1,6 @@
 """The batch script: to the letter, clean, and inert whatever a spec holds."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.sbatch import BatchJob, options, quoted, run_script, shipped, sweep_script
 from launch.slurm_spec import SlurmSpec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHELLCHECK
 from tests.launch.conftest import plan_of, spec_of
 
 GOLDEN = ROOT / "tests/golden/slurm"
@@ -52,9 +51,8 @@ def test_a_rendered_script_to_the_letter(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*scripts(), *shipped()])
 def test_shellcheck_finds_nothing(name: str) -> None:
-    assert shutil.which("shellcheck"), "shellcheck is not installed: apt-get install shellcheck"
     text = {**scripts(), **shipped()}[name]
-    done = subprocess.run(["shellcheck", "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run([SHELLCHECK, "-"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
