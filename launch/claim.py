@@ -23,6 +23,8 @@ from launch.spec import strings, training_identity
 
 # A second `muster run` that looks whether the lock is free holds it for an instant itself.
 LOCK_SECONDS = 1.0
+# Of a new run directory: its owner writes, the group reads. One that is there keeps what it has.
+PRIVATE = 0o750
 
 
 def claim(run: RunDir, plan: Plan, resume: str) -> None:
@@ -187,7 +189,7 @@ def prepare_run(run: RunDir, plan: Plan, resume: str = "auto") -> None:
     try:
         if resume == "never" and run.plan.exists():
             _set_aside(run)
-        run.root.mkdir(parents=True, exist_ok=True)
+        run.root.mkdir(parents=True, exist_ok=True, mode=PRIVATE)  # the mode is the last folder's alone
         run.checkpoints.mkdir(exist_ok=True)
         given = plan.spec.model_dump(mode="json", exclude_unset=True)
         write_text(run.spec, yaml.safe_dump(given, sort_keys=False))

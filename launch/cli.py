@@ -12,8 +12,10 @@ from launch.errors import DataError, ExitCode, MusterError, NoPlanError, Preflig
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
-from launch.plan_cli import plan_for, read_given, show_contradictions
+from launch.plan_cli import plan_for, read_given, show_contradictions, show_rendered
 from launch.preflight_cli import Accept, list_checks, show_checks, try_checks
+from launch.status_cli import logs, status, stop
+from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
 
 if TYPE_CHECKING:
@@ -83,6 +85,12 @@ def plan(
             metavar="FILE.svg", help="Draw memory against sequence length for each strategy.", show_default=False
         ),
     ] = None,
+    render: Annotated[
+        str | None,
+        typer.Option(
+            metavar="torchrun|kubernetes|skypilot", help="Print the plan as this launcher takes it.", show_default=False
+        ),
+    ] = None,
     own: Annotated[
         list[Path],
         typer.Option(
@@ -139,6 +147,9 @@ def plan(
         from launch.plot import write_memory_plot
 
         write_memory_plot(resolved, installed(), plot)
+    if render is not None:
+        show_rendered(resolved, render)
+        return
     if as_json:
         print_json(resolved.model_dump(mode="json"))
         return
@@ -355,9 +366,8 @@ def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, ac
         raise problem
 
 
-app.command()(diagnose)
-app.command()(evaluate)
-app.command()(export)
+for command in (submit, status, logs, stop, diagnose, evaluate, export):
+    app.command()(command)
 
 
 def main() -> None:

@@ -90,6 +90,10 @@ def describe(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if "$ref" in schema:
         return "a section"
+    if "takes" in schema:
+        return str(schema["takes"])
+    if schema.get("type") == "array" and "takes" in schema.get("items", {}):
+        return f"a list, each {schema['items']['takes']}"
     if "pattern" in schema:
         return f"text like {schema['pattern']}"
     bounds = " and ".join(f"{word} {_number(schema[key])}" for key, word in _LIMITS.items() if key in schema)

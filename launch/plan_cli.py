@@ -92,3 +92,13 @@ def show_contradictions(files: "Sequence[Given]", plan: "Plan", as_json: bool) -
     if not as_json:
         for file in files:
             show(f"{file.file}: agrees with the plan for {devices}, {plan.strategy}")
+
+
+def show_rendered(plan: "Plan", launcher: str) -> None:
+    """Raises UsageError for a launcher that there is no text for."""
+    from launch.launchers import LAUNCHERS, render_for
+
+    known = {name: name for name in LAUNCHERS}
+    if launcher not in known:
+        raise UsageError(f"--render {launcher}: allowed: {', '.join(known)}")
+    show(render_for(known[launcher], plan), end="")

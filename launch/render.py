@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from launch.plan import Plan
+from launch.sbatch import shipped as batch_scripts
 from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
 from launch.spec import Path as KeyPath
+from launch.wording import printable
 
 SHARED: tuple[Strategy, ...] = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 AUTO = "auto"
@@ -130,7 +132,7 @@ def accelerate_config(
 
 
 def accelerate_text(config: dict[str, Any], command: str, note: str = "") -> str:
-    comment = f"# {command}\n" + (f"# {note}\n" if note else "")
+    comment = f"# {printable(command)}\n" + (f"# {note}\n" if note else "")
     return comment + yaml.safe_dump(config, sort_keys=False)
 
 
@@ -139,7 +141,8 @@ def deepspeed_text(config: dict[str, Any]) -> str:
 
 
 def shipped() -> dict[str, str]:
-    """The files of accelerate_configs/ and ds_configs/, by relative path. `python -m launch.render` writes them."""
+    """The files of accelerate_configs/, ds_configs/ and slurm/, by relative path. `python -m launch.render` writes
+    them."""
     single = "accelerate_configs/single.yaml"
     note = "One GPU, or the CPU where there is none."
     files = {single: accelerate_text(accelerate_config("single", 1, 1), _by_hand(single), note)}
@@ -157,7 +160,7 @@ def shipped() -> dict[str, str]:
         if zero:
             config = {"comment": _by_hand(name), **deepspeed_config(strategy)}
             files[f"ds_configs/{strategy}.json"] = deepspeed_text(config)
-    return files
+    return files | batch_scripts()
 
 
 def _by_hand(config: str, options: str = "") -> str:

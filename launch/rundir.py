@@ -43,6 +43,21 @@ class RunDir:
         return self.rendered / "deepspeed.json"
 
     @property
+    def job_script(self) -> Path:
+        """What `muster submit` gave to sbatch."""
+        return self.rendered / "job.sbatch"
+
+    @property
+    def job(self) -> Path:
+        """{id, cluster, partition, script, submitted}: the batch job that was submitted last."""
+        return self.root / "job.json"
+
+    @property
+    def sweep(self) -> Path:
+        """[{element, run, changes}]: in the folder of a sweep, whose runs are folders inside it."""
+        return self.root / "sweep.json"
+
+    @property
     def preflight(self) -> Path:
         return self.root / "preflight.json"
 
@@ -60,9 +75,8 @@ class RunDir:
     def events(self) -> Path:
         """{event, time, ...}: a row for each thing that happened.
 
-        started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped, finished,
-        failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued,
-        grace_short.
+        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped,
+        finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued, grace_short.
         """
         return self.root / "events.jsonl"
 

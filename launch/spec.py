@@ -6,10 +6,13 @@ learning rate 2e-4 held constant after a short warm-up, three epochs.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from launch.extra import conflicts as extra_conflicts
 from launch.secrets import SECRET
+from launch.section import PositiveInt, Section, Text
+from launch.slurm_spec import SlurmSpec
+from launch.slurm_spec import conflicts as slurm_conflicts
 
 Strategy = Literal["single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
 # Those that split the frozen base over the ranks, and those that keep optimizer states in host memory.
@@ -28,17 +31,6 @@ ColumnName = Literal[
 ]  # fmt: skip
 # Errors of a row that a person may judge otherwise; the others leave nothing to train on.
 AcceptedKind = Literal["citation", "secret", "leakage"]
-
-PositiveInt = Annotated[int, Field(gt=0)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of the spec. Unknown keys are errors and values are never converted (strict)."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class ModelSpec(Section):
@@ -170,21 +162,6 @@ class ClusterSpec(Section):
     """Gigabits per second that a node sends to another one, all its adapters together. The planner reads it."""
 
 
-class SlurmSpec(Section):
-    """What a batch job asks of Slurm. A run that is started by hand does not read it."""
-
-    partition: str = "gpu"
-    """Slurm partition."""
-    account: str | None = None
-    """Slurm account."""
-    time: Annotated[str, Field(pattern=r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$")] = "12:00:00"
-    """Time limit of the job: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
-    spares: Annotated[int, Field(ge=0)] = 0
-    """Nodes asked for beyond cluster.nodes, so that a bad one can be left out."""
-    grace_seconds: PositiveInt = 180
-    """Seconds before the time limit at which the run saves and stops."""
-
-
 class PreflightSpec(Section):
     """Where the checks before a run draw the line."""
 
@@ -247,6 +224,7 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
         *_unread(spec),
         *batch_contradictions(spec.training),
         *extra_conflicts(spec.training.extra, spec.training.lr_scheduler, spec.data.eval is not None),
+        *slurm_conflicts(spec.slurm),
         *_secrets(spec),
     ]
 

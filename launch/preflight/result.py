@@ -3,20 +3,32 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from launch.cluster.controller import Cluster
 from launch.errors import PreflightError
 from launch.plan import Plan
 from launch.rundir import RunDir
+from launch.sbatch import BatchJob
 from launch.wording import plural
 
 Status = Literal["pass", "warn", "fail", "skipped", "unknown"]
-Family = Literal["gpu", "driver", "node", "software", "network", "storage", "model", "data", "plan"]
+Family = Literal["gpu", "driver", "node", "software", "network", "storage", "model", "data", "plan", "slurm"]
 
 # From what stops a run to what does not concern it.
 SEVERITY: tuple[Status, ...] = ("fail", "unknown", "warn", "pass", "skipped")
+
+
+class Batch(NamedTuple):
+    """The job that a run is about to be submitted as."""
+
+    cluster: Cluster
+    job: BatchJob
+    script: str
+    options: tuple[str, ...] = ()
+    """What sbatch is given beside the script."""
 
 
 class Context(BaseModel):
@@ -26,6 +38,8 @@ class Context(BaseModel):
 
     plan: Plan
     run: RunDir
+    batch: Batch | None = None
+    """None but for `muster submit`."""
 
     @property
     def place(self) -> str:

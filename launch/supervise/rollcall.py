@@ -5,16 +5,16 @@ import os
 from launch.allocation import Allocation
 from launch.plan import Plan
 from launch.preflight.fleet import answered, unanswered
-from launch.preflight.result import Result
-from launch.rundir import RunDir
+from launch.preflight.result import Context, Result
 from launch.supervise.gang import Gathered, gather, together
 from launch.supervise.pairs import Exchange, culprits, measured
 
 
-def roll_call(job: Allocation, plan: Plan, run: RunDir) -> list[Result]:
+def roll_call(job: Allocation, context: Context) -> list[Result]:
     """Each check's worst finding over the nodes; then whether all ranks of those that answer exchange, how fast, and
     which node is the reason where they do not."""
-    gathered = gather(job, plan, run, os.environ)
+    plan = context.plan
+    gathered = gather(job, plan, context.run, os.environ)
     found = together(gathered.probes, plan.spec.preflight.clock_skew_seconds)
     answers = _answers(job, plan, gathered)
     return [answers if result.name == answers.name else result for result in found] or [answers]

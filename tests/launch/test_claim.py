@@ -1,6 +1,7 @@
 """Whose run directory this is."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,11 @@ def test_resume_never_leaves_a_run_alone_that_somebody_trains(run: RunDir) -> No
     with open(run.lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused(run, resume="never")
+
+
+def test_a_new_run_directory_is_for_its_owner_and_the_group_alone(tmp_path: Path) -> None:
+    mine, theirs = RunDir(tmp_path / "runs/mine"), RunDir(tmp_path / "theirs")
+    theirs.root.mkdir(mode=0o755)
+    for run in (mine, theirs):
+        prepare_run(run, plan_of("8xA100-80GB"))
+    assert [stat.S_IMODE(run.root.stat().st_mode) for run in (mine, theirs)] == [0o750, 0o755]

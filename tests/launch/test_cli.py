@@ -57,7 +57,10 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands() -> None:
-    assert list(COMMANDS) == ["plan", "preflight", "run", "schema", "diagnose", "evaluate", "export", "data", "model"]
+    assert list(COMMANDS) == [
+        "plan", "preflight", "run", "schema", "submit", "status", "logs", "stop", "diagnose", "evaluate", "export",
+        "data", "model",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)

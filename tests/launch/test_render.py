@@ -142,9 +142,9 @@ def test_transformers_takes_the_rendered_file(strategy: Strategy) -> None:
 def test_the_shipped_files_are_what_render_writes() -> None:
     on_disk = {
         f"{folder}/{path.name}": path.read_text()
-        for folder in ("accelerate_configs", "ds_configs")
+        for folder in ("accelerate_configs", "ds_configs", "slurm")
         for path in (ROOT / folder).iterdir()
-        if path.suffix in (".yaml", ".json")
+        if path.suffix in (".yaml", ".json", ".sbatch")
     }
     assert on_disk == SHIPPED
 
@@ -261,6 +261,12 @@ def test_an_auto_that_the_plan_has_no_value_for() -> None:
 def test_an_auto_in_a_list() -> None:
     given = {"curriculum": {"steps": ["auto"]}}
     assert "auto" not in json.dumps(completed(given)[0]) or completed(given)[1]
+
+
+def test_a_folder_s_name_does_not_end_the_comment_that_it_stands_in() -> None:
+    place = Path("/runs/a\nnum_processes: 1\n#")
+    text = rendered(plan_with("ddp"), place / "rendered/deepspeed.json")["accelerate.yaml"]
+    assert yaml.safe_load(text) == accelerate_config("ddp", 1, 8)
 
 
 def test_the_first_comment_of_a_rendered_yaml_is_a_command_that_uses_it() -> None:

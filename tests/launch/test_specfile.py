@@ -112,6 +112,21 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "time": "12:00:00",
         "spares": 0,
         "grace_seconds": 180,
+        "qos": None,
+        "reservation": None,
+        "constraint": None,
+        "exclude": [],
+        "gres": "gpu",
+        "gpu_type": None,
+        "gpu_model": None,
+        "cpus_per_task": "auto",
+        "mem": "auto",
+        "requeue": True,
+        "output": None,
+        "modules": [],
+        "venv": None,
+        "environment": {},
+        "extra": [],
     }
 
 

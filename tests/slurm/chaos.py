@@ -3,7 +3,6 @@ docs/reliability.md are both made from SCENARIOS."""
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,7 +94,12 @@ def _is_rank(pid: int, words: list[str], rank: int) -> bool:
         variables = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
     except OSError:
         return False
-    return "training" in words and "-m" in words and f"RANK={rank}".encode() in variables and "accelerate" not in str(words)
+    return (
+        "training" in words
+        and "-m" in words
+        and f"RANK={rank}".encode() in variables
+        and "accelerate" not in str(words)
+    )
 
 
 def kill_last_node(run: SlurmRun) -> float:

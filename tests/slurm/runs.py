@@ -87,7 +87,9 @@ class SlurmRun:
     def until(self, done: Callable[[], bool], what: str, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while not done():
-            assert time.monotonic() < deadline, f"not {what} after {seconds:g} s\n{self.cluster.output(self.job)[-4000:]}"
+            assert time.monotonic() < deadline, (
+                f"not {what} after {seconds:g} s\n{self.cluster.output(self.job)[-4000:]}"
+            )
             time.sleep(0.05)
 
     def at_step(self, step: int, seconds: float = 90) -> "SlurmRun":

@@ -39,7 +39,7 @@ def test_every_check_is_described_and_called_by_one_name() -> None:
     assert len({check.name for check in LISTED}) == len(LISTED)
     assert all(check.finds and check.threshold for check in LISTED)
     assert {check.family for check in LISTED} == {
-        "gpu", "driver", "node", "software", "network", "storage", "model", "data", "plan",
+        "gpu", "driver", "node", "software", "network", "storage", "model", "data", "plan", "slurm",
     }  # fmt: skip
 
 

@@ -1,0 +1,144 @@
+"""`muster status`, `logs` and `stop`: a run while it waits, trains, and afterwards."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.errors import UsageError
+from launch.terminal import print_json, say, show
+
+if TYPE_CHECKING:
+    from launch.rundir import RunDir
+
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run directory, or a run's name in runs/.", show_default=False)
+]
+LOOK_SECONDS = 0.5
+
+
+def status(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="A run directory, or a name in runs/.  [default: all]", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Show what runs are doing: in the queue, at which step, or how they ended."""
+    from launch.following import Asker, named, runs_in
+    from launch.following import status as status_of
+    from launch.screen import console
+    from launch.status_view import status_list, status_view
+
+    if run is None and not Path("runs").is_dir():
+        raise UsageError("runs: no such folder; name a run directory, or go where runs/ is")
+    places = runs_in(Path("runs").resolve()) if run is None else named(run)
+    ask = Asker()
+    found = [status_of(place, ask) for place in places]
+    single = run is not None and len(found) == 1
+    if as_json:
+        print_json(found[0].model_dump() if single else [each.model_dump() for each in found])
+        return
+    if ask.silence is not None:
+        say(f"warning: {ask.silence}; told from the run directories alone")
+    console(stderr=False).print(status_view(found[0]) if single else status_list(found))
+
+
+def logs(
+    run: RunName,
+    rank: Annotated[
+        str, typer.Option(metavar="R", help="Of this rank; `launcher` and `job` are what those printed.")
+    ] = "0",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is written until the run ends.")
+    ] = False,
+) -> None:
+    """Print what a worker of the last attempt has printed."""
+    from launch.following import one
+
+    place = one(run)
+    path = _log(place, rank)
+    if path is None and not follow:
+        raise UsageError(f"{place.root}: {_no_log(place, rank)}")
+    if follow:
+        _follow(place, rank)
+    elif path is not None:
+        show(path.read_text(encoding="utf-8", errors="replace"), end="")
+
+
+def _log(run: "RunDir", rank: str) -> Path | None:
+    """The file; None where there is none yet."""
+    if rank == "job":
+        found = sorted(run.root.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
+        return found[-1] if found else None
+    attempt = run.attempt(run.last_attempt())
+    if rank == "launcher":
+        found = sorted(attempt.root.glob("launcher*.log"))
+        path = attempt.launcher_log if attempt.launcher_log in found or not found else found[0]
+    elif rank.isdecimal():
+        path = attempt.log(int(rank))
+    else:
+        raise UsageError(f"--rank {rank}: allowed: a number, launcher, job")
+    return path if path.is_file() else None
+
+
+def _no_log(run: "RunDir", rank: str) -> str:
+    if rank == "job":
+        return "no batch job has written here"
+    if run.last_attempt() == 0:
+        return "no attempt has begun; what its job printed: --rank job"
+    ranks = sorted(int(path.stem[5:]) for path in run.attempt(run.last_attempt()).root.glob("rank-*.log"))
+    there = ", ".join(map(str, ranks)) or "none yet"
+    return f"rank {rank} of attempt {run.last_attempt()} has no log; those that have: {there}"
+
+
+def _follow(run: "RunDir", rank: str) -> None:
+    """Prints as it is written, also of later attempts, until nothing of the run waits or runs."""
+    from launch.following import OVER, Asker
+    from launch.following import status as status_of
+
+    shown: dict[Path, int] = {}
+    looked = 0.0
+    while True:
+        ended = False
+        if time.monotonic() - looked > 10 * LOOK_SECONDS:
+            state = status_of(run, Asker()).state
+            ended, looked = state in OVER, time.monotonic()
+        path = _log(run, rank)
+        if path is not None:
+            shown[path] = _print_from(path, shown.get(path, 0))
+        if ended:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _print_from(path: Path, offset: int) -> int:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        block = file.read()
+    sys.stdout.buffer.write(block)
+    sys.stdout.buffer.flush()
+    return offset + len(block)
+
+
+def stop(
+    run: RunName,
+    now: Annotated[bool, typer.Option("--now", help="End it at once; what was not saved is lost.")] = False,
+) -> None:
+    """Stop a run: it saves a checkpoint at the next step and can go on later."""
+    from launch.following import named
+    from launch.stopping import stop as stop_run
+
+    places = named(run)
+    refused: list[UsageError] = []
+    for place in places:
+        try:
+            told = stop_run(place, now)
+        except UsageError as error:
+            refused.append(error)
+            continue
+        say(f"{place.root}: {told}")
+    if len(refused) == len(places):
+        raise UsageError("\n".join(map(str, refused)))

@@ -1,0 +1,202 @@
+"""`muster submit`: plan, static preflight, sbatch."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.errors import PreflightError, UsageError
+from launch.preflight_cli import Accept
+from launch.terminal import print_json, say, show
+
+if TYPE_CHECKING:
+    from launch.checking import Checked
+    from launch.cluster.controller import Cluster
+    from launch.plan import Plan
+    from launch.submitting import Request
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str],
+        typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override one value of the spec.", show_default=False),
+    ] = [],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-dir", metavar="DIR", help="Place of the run directory.  [default: runs/NAME]", show_default=False
+        ),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8xA100-80GB", help="Plan for these GPUs, not for the partition's own.", show_default=False
+        ),
+    ] = None,
+    array: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="A sweep: one run for each value, as a job array; given again, for each combination.",
+            show_default=False,
+        ),
+    ] = [],
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB", help="Start when this job, or this run's, has ended with exit code 0.", show_default=False
+        ),
+    ] = None,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Move an earlier run of that directory aside, as run --resume never does.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan and check; print the script and the command; send nothing.")
+    ] = False,
+    accepted: Accept = [],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Plan and check a run here, and send it to Slurm."""
+    from launch.cluster.commands import set_aside
+    from launch.cluster.controller import Cluster, ask
+    from launch.screen import checks_view, console, plan_view
+    from launch.specfile import draft
+    from launch.submitting import elements, refuse_queued, request
+
+    if ignored := set_aside(os.environ):
+        say(f"warning: {', '.join(ignored)}: not used; the spec's slurm section says what is asked for")
+    changes = elements(array) if array else None
+    read = draft(spec, overrides).spec
+    cluster = ask(read.slurm) if read else Cluster()  # of a spec that cannot be read all mistakes follow
+    plans = [_planned(spec, [*overrides, *change], gpus, cluster) for change in changes or [[]]]
+    folder = _folder(plans[0], run_dir, sweep=changes is not None)
+    found = request(plans, folder, changes, cluster, accepted, _dependency(after))
+    if not as_json:
+        console().print(plan_view(found.plan))
+    if _finished(found, afresh):
+        return
+    resume = "never" if afresh else "auto"
+    refuse_queued(found)
+    _claim(found, resume)
+    checks = _checked(found, str(spec), accepted)
+    if not as_json:
+        console().print(checks_view(checks.results, checks.place))
+    if dry_run:
+        _show_request(found, as_json)
+    if checks.problem is not None:
+        raise checks.problem
+    if not dry_run:
+        _send(found, checks, resume, as_json)
+
+
+def _planned(spec: Path, overrides: list[str], gpus: str | None, cluster: "Cluster") -> "Plan":
+    from launch.planning import planned
+    from launch.slurm_spec import SlurmSpec
+    from launch.specfile import draft
+    from launch.submitting import partition_devices
+
+    told: list[str] = []
+    read = draft(spec, overrides).spec
+    slurm = read.slurm if read else SlurmSpec()
+    plan = planned(spec, overrides, partition_devices(cluster, slurm, gpus, told.append))
+    for warning in dict.fromkeys([*told, *plan.warnings]):
+        say(f"warning: {warning}")
+    return plan
+
+
+def _folder(plan: "Plan", run_dir: Path | None, sweep: bool) -> Path:
+    from launch.rundir import RunDir
+
+    try:
+        folder = (run_dir or Path("runs", plan.name)).resolve()
+        there = RunDir(folder).plan.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--run-dir {run_dir}: no directory can be called so: {error}") from None
+    if sweep and there:
+        raise UsageError(f"{folder}: is one run's directory; choose another for a sweep with --run-dir")
+    return folder
+
+
+def _dependency(after: str | None) -> list[str]:
+    """Of --after. A job whose condition can no longer come true must not wait for ever."""
+    import re
+
+    from launch.cluster.job import recorded
+    from launch.rundir import RunDir
+
+    if after is None:
+        return []
+    if re.fullmatch(r"\d+(?:_\d+)?", after):
+        waited = after
+    else:
+        places = [RunDir(Path(after)), RunDir(Path("runs", after))]
+        found = next((job for place in places if (job := recorded(place)) is not None), None)
+        if found is None:
+            raise UsageError(f"--after {after}: neither a job's id nor the directory of a run that was submitted")
+        waited = found.id
+    return [f"--dependency=afterok:{waited}", "--kill-on-invalid-dep=yes"]
+
+
+def _finished(found: "Request", afresh: bool) -> bool:
+    from launch.claim import finished
+
+    if afresh or not all(finished(run) for _, run in found.runs):
+        return False
+    say(f"finished already; the adapter is in {found.runs[0][1].adapter}. To train again: --afresh")
+    return True
+
+
+def _claim(found: "Request", resume: str) -> None:
+    from launch.claim import claim, refuse_secrets
+
+    for plan, run in found.runs:
+        refuse_secrets(run, plan)
+        claim(run, plan, resume)
+
+
+def _checked(found: "Request", spec: str, accepted: list[str]) -> "Checked":
+    from launch.checking import of_batch
+
+    return of_batch(found.plan, spec, found.runs[0][1], accepted, found.batch)
+
+
+def _show_request(found: "Request", as_json: bool) -> None:
+    if as_json:
+        print_json(_document(found, None))
+        return
+    import shlex
+
+    show(found.batch.script, end="")
+    say(f"not sent (--dry-run): {shlex.join(found.argv)}")
+
+
+def _document(found: "Request", job: str | None) -> dict[str, object]:
+    runs = [{"run_dir": str(run.root), "plan": plan.model_dump(mode="json")} for plan, run in found.runs]
+    sweep = found.changes is not None
+    for row, change in zip(runs, found.changes or [], strict=False):
+        row["changes"] = change  # type: ignore[assignment]
+    return {
+        "job": job, "argv": found.argv, "script": found.batch.script, "script_file": str(found.file),
+        "run_dir": str(found.folder), **({"sweep": runs} if sweep else {"plan": runs[0]["plan"]}),
+    }  # fmt: skip
+
+
+def _send(found: "Request", checks: "Checked", resume: str, as_json: bool) -> None:
+    from launch.cluster.commands import SlurmError
+    from launch.submitting import send, taken_back
+    from launch.wording import plural
+
+    try:
+        job = send(found, checks.results, checks.place, resume)
+    except SlurmError as error:
+        raise PreflightError(f"nothing was submitted: {error}") from None
+    if found.batch.job.slurm.requeue and taken_back(job):
+        say("warning: the site took back --requeue: at the time limit the run ends with 75; submit it again to go on")
+    if as_json:
+        print_json(_document(found, job))
+        return
+    what = "submitted" if found.changes is None else f"{plural(len(found.runs), 'run')} submitted"
+    say(f"{what} as job {job}; see: muster status {found.folder}")
+    show(job)
