@@ -146,7 +146,9 @@ class Cluster(Commands):
         assert name not in self._machines, f"{name} is running"
         login = self._machines["login"]
         node = self._machines[name] = Machine(name, inside=login)
-        login.ip("link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", node.pid)
+        # The same hardware address after each boot, as a network card has: the others' ARP caches stay right.
+        card = ["address", f"02:00:00:00:00:{10 + self.names.index(name):02x}"]
+        login.ip("link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", *card, "netns", node.pid)
         login.ip("link", "set", f"to-{name}", "master", "bridge", "up")
         # munged's socket has one path in slurm.conf and is another one on each node.
         (self.directory / f"munge-{name}").mkdir(mode=0o755, exist_ok=True)

@@ -50,9 +50,10 @@ KillWait=5
 UnkillableStepTimeout=15
 # Without an accounting database a job is forgotten so many seconds after its end. Slurm's default.
 MinJobAge=300
-# Jobs start when nodes are free, not at the next turn: every 60 s and, for backfill, every 30 s by default.
+# Jobs start within a second or two, not at the next turn: every 60 s and, for backfill, every 30 s by default.
+# Backfill comes after the main scheduler: what it starts is not saved, and forgotten when slurmctld crashes.
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,bf_interval=1,batch_sched_delay=0
+SchedulerParameters=sched_interval=2,bf_interval=5,batch_sched_delay=0
 # A job in urgent takes the nodes of jobs in main, which are queued again.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

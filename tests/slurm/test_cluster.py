@@ -200,7 +200,7 @@ def test_a_dead_node_takes_all_its_processes_along_and_boots_again(cluster: Clus
     assert cluster.processes("n1") == {}
     assert not reachable(cluster, "n1")
     cluster.start_node("n1")
-    assert reachable(cluster, "n1")
+    cluster.wait_until(lambda: reachable(cluster, "n1"), "n1 reachable", 10)
     assert float(cluster.run_on("n1", ["cut", "-d.", "-f1", "/proc/uptime"]).stdout) < 10
     sleeping(cluster, "n1", 0)
 
@@ -240,6 +240,13 @@ def test_a_preempted_batch_script_gets_the_signal_that_it_asked_for_and_time(clu
     urgent = cluster.preempt(job)
     has(cluster, job, "got USR1", 15)
     assert (cluster.state(job), cluster.state(urgent)) == ("RUNNING", "PENDING")
+
+
+def test_a_time_limit_can_be_shortened(cluster: Cluster) -> None:
+    job = cluster.submit(["sleep", "300"], "--time=30")
+    assert cluster.job(job)["TimeLimit"] == "00:30:00"
+    cluster.limit(job, 2)
+    assert cluster.job(job)["TimeLimit"] == "00:02:00"
 
 
 def test_a_drained_node_gets_no_job(cluster: Cluster) -> None:
@@ -291,8 +298,7 @@ def test_a_job_outlives_the_crash_of_its_controller(cluster: Cluster) -> None:
 def test_a_job_whose_node_has_booted_starts_again(cluster: Cluster) -> None:
     job = cluster.submit(SLEEP, "--nodelist=n1")
     sleeping(cluster, "n1", 2)
-    # Slurm forgives a boot within MessageTimeout + 5 s of the job's start.
-    time.sleep(12)
+    time.sleep(17)  # a job younger than BatchStartTimeout + MessageTimeout may still be on its way to the node
     cluster.kill_node("n1")
     cluster.start_node("n1")
     cluster.wait_until(lambda: cluster.job(job)["Restarts"] == "1", "a restart", 30, lambda: str(cluster.job(job)))
@@ -305,12 +311,12 @@ def test_a_node_whose_cable_is_pulled_goes_on_alone_and_comes_back(cluster: Clus
     cluster.wait_until(lambda: "sleep" in str(cluster.processes("n1")), "the step", 10)
     cluster.cut("n1")
     assert not reachable(cluster, "n1")
-    cluster.wait_for_nodes("DOWN", "n1", seconds=25)
+    cluster.wait_for_nodes("DOWN", "n1", seconds=40)
     assert "sleep" in str(cluster.processes("n1"))  # nobody could tell it
     assert cluster.state(job) == "RUNNING"
     cluster.restore("n1")
     # The daemon learns that the job has no business here any more.
-    cluster.wait_for_nodes("IDLE", "n1", seconds=20)
+    cluster.wait_for_nodes("IDLE", "n1")
     cluster.wait_until(lambda: "sleep" not in str(cluster.processes("n1")), "the step's end", 20)
     assert cluster.state(job) == "RUNNING"
 
@@ -325,11 +331,11 @@ def test_a_job_survives_a_dead_node_only_with_no_kill(cluster: Cluster) -> None:
     for job in (survivor, other):
         cluster.wait(job, "RUNNING")
     cluster.kill_node("n1")
-    cluster.wait_for_nodes("DOWN", "n1", seconds=25)
+    cluster.wait_for_nodes("DOWN", "n1", seconds=40)
     assert cluster.wait(other, seconds=10) == "NODE_FAIL"
     assert cluster.state(survivor) == "RUNNING"
     cluster.start_node("n1")
-    cluster.wait_for_nodes("IDLE", "n1", seconds=20)
+    cluster.wait_for_nodes("IDLE", "n1")
     assert cluster.state(survivor) == "RUNNING"
 
 
@@ -341,11 +347,3 @@ def test_the_signal_before_the_time_limit_arrives_and_then_the_limit(cluster: Cl
     assert cluster.state(job) == "RUNNING"
     assert "got TERM" not in cluster.output(job)
     assert cluster.wait(job, seconds=100) == "TIMEOUT"
-
-
-@pytest.mark.chaos
-def test_a_time_limit_can_be_shortened(cluster: Cluster) -> None:
-    job = cluster.submit(["sleep", "300"])
-    cluster.wait(job, "RUNNING")
-    cluster.limit(job, 1)
-    assert cluster.wait(job, seconds=130) == "TIMEOUT"
