@@ -84,6 +84,8 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         yield "cluster.strategy: auto", {"cluster": {"strategy": "auto"}}
     if training.gradient_checkpointing is False:
         yield "training.gradient_checkpointing: auto", {"training": {"gradient_checkpointing": "auto"}}
+    if spec.model.attention == "eager":
+        yield "model.attention: auto", {"model": {"attention": "auto"}}
     if micro != "auto" and micro > 1:
         steps = training.gradient_accumulation_steps * micro
         more: dict[str, Any] = {} if training.global_batch_size else {"gradient_accumulation_steps": steps}

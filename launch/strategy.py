@@ -7,7 +7,7 @@ from launch.batch import accumulation_steps
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Adapter, Forecast, Setting, adapter_of, forecast
-from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
+from launch.spec import OFFLOADS, Attention, ModelSpec, Optimizer, Precision, RunSpec, Strategy
 from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
 
@@ -81,10 +81,16 @@ def setting_of(
         strategy=strategy, gradient_checkpointing=gradient_checkpointing, micro_batch_size=micro_batch_size,
         world_size=topology.world_size, devices_per_node=topology.devices_per_node, max_length=spec.data.max_length,
         quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
+        double_quantization=spec.model.double_quantization, attention=attention_of(spec.model),
+        adapter_precision=None if spec.lora.precision == "auto" else spec.lora.precision,
         precision=precision, gpu=topology.device == "gpu", adapter=adapter,
         masked=spec.data.packing or micro_batch_size > 1, optimizer=optimizer_under(spec, strategy),
         fused_loss=bool(spec.training.extra.get("use_liger_kernel")),
     )  # fmt: skip
+
+
+def attention_of(model: ModelSpec) -> Attention:
+    return "sdpa" if model.attention == "auto" else model.attention
 
 
 def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:

@@ -76,8 +76,8 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         },
         "optimizer step": {**trained, "in passing": static.updating(setting)},
         "evaluation": {
-            **held, "in passing": ahead, "logits and loss": _evaluated_logit(setting) * logits,
-            "dequantisation": unpacked,
+            **held, "in passing": activations.evaluating(architecture, setting),
+            "logits and loss": _evaluated_logit(setting) * logits, "dequantisation": unpacked,
         },
         "save": trained,
     }  # fmt: skip
@@ -150,7 +150,7 @@ def inference_bytes(architecture: Architecture, setting: Setting) -> int:
     cache = setting.tokens * architecture.layers * 2 * kv * setting.element
     logits = _evaluated_logit(setting) * setting.tokens * architecture.vocab_size
     weights = static.base_weights(architecture, setting) + static.quantization_constants(architecture, setting)
-    passing = activations.passing(architecture, setting, backward=False)
+    passing = activations.evaluating(architecture, setting)
     return weights + cache + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
 
 

@@ -76,7 +76,7 @@ class Setting:
     """Whether output head and loss are one kernel that never holds all logits, as Liger's is."""
     optimizer: Optimizer = "paged_adamw_32bit"
     adapter_precision: Precision | None = None
-    """Of the adapter's weights; None where PEFT (from 0.8 on) and the engine choose it."""
+    """Of the adapter's weights; None where PEFT (fp32, from 0.8 on) or DeepSpeed (the run's) choose it."""
     logits_precision: Precision | None = "fp32"
     """What the loss is computed in: transformers casts (from 4.45 on); None where they stay as the model made them."""
     bucket_elements: int | None = None
@@ -100,14 +100,19 @@ class Setting:
         return self.strategy.startswith("zero")
 
     @property
-    def adapter_element(self) -> int:
-        """Bytes of an adapter's weight as the model computes with it.
+    def adapter_type(self) -> Precision:
+        """Of an adapter's weight as the model computes with it.
 
         DeepSpeed casts it to the engine's type and keeps its own fp32 copy; PEFT else holds it in fp32.
         """
-        return self.element if self.zero else ELEMENT[self.adapter_precision or "fp32"]
+        return self.precision if self.zero else self.adapter_precision or "fp32"
+
+    @property
+    def adapter_element(self) -> int:
+        """Bytes of such a weight."""
+        return ELEMENT[self.adapter_type]
 
     @property
     def casts(self) -> bool:
-        """Whether autocast makes copies of what goes into the adapters."""
+        """Whether copies are made of what goes into the adapters: by autocast, by PEFT for a coarser adapter."""
         return self.adapter_element != self.element

@@ -35,6 +35,12 @@ def test_what_the_spec_does_already_is_left_out() -> None:
     assert told(spec, "T4-16GB") == ["training.gradient_checkpointing: auto", "A10-24GB GPUs"]
 
 
+def test_scores_need_not_be_held() -> None:
+    model = {"quantization": "nf4", "attention": "eager"}
+    spec = spec_of("qwen2.5-7b-instruct", model=model, data={"max_length": 2400}, training={"micro_batch_size": 1})
+    assert told(spec, "T4-16GB")[0] == "model.attention: auto"
+
+
 def test_a_global_batch_is_kept_by_the_planner() -> None:
     spec = spec_of(data={"max_length": 2048}, training={"global_batch_size": 64, "micro_batch_size": 4})
     assert told(spec, "8xRTX4090-24GB")[0] == "training.micro_batch_size: 1"

@@ -129,6 +129,9 @@ def test_what_makes_a_step_longer() -> None:
     assert made(strategy="zero3").step_seconds > least
     assert made("8xA100-80GB", nodes=2, strategy="zero3").step_seconds > 1.4 * made(strategy="zero3").step_seconds
     assert made("8xH100-80GB").step_seconds < least
+    # 68 bytes for each of 4 x 4 x 4096 x 4096 x 40 x 48 scores, at 2 TB/s.
+    eager = made(attention="eager").step_seconds
+    assert eager - least == pytest.approx(68 * 16 * 4096**2 * 40 * 48 / 2.039e12, rel=1e-3)
 
 
 def test_the_band_is_wider_where_nothing_was_measured() -> None:
