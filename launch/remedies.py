@@ -5,12 +5,13 @@ from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 from launch.architecture import Architecture
-from launch.batch import micro_batch_sizes
+from launch.batch import divide_batch, micro_batch_sizes
+from launch.errors import ConflictError
 from launch.hardware import CATALOGUE, Topology, gpu_topology
 from launch.spec import Precision, RunSpec
 from launch.strategy import Candidate, candidates, choose
 from launch.versions import Versions
-from launch.wording import amount
+from launch.wording import amount, plural
 
 SHORTEST = 512  # tokens; shorter sequences are no advice
 MOST_PER_NODE, MOST_NODES = 8, 8  # more of either are no advice
@@ -48,9 +49,19 @@ def remedies(
 
     def best(changed: RunSpec, devices: Topology) -> Candidate | None:
         sizes = micro_batch_sizes(changed, devices.world_size)
-        return choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
+        found = choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
+        return found if found and _divides(changed, devices, found) else None
 
     return list(islice(_enough(spec, topology, best), most))
+
+
+def _divides(spec: RunSpec, topology: Topology, found: Candidate) -> bool:
+    """Whether so many devices can share the global batch."""
+    try:
+        divide_batch(spec, topology.world_size, found.micro_batch_size)
+    except ConflictError:
+        return False
+    return True
 
 
 def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
@@ -61,10 +72,11 @@ def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
             alone.add(text)
             yield Remedy(text, found)
     yield from _shorter(spec, topology, best, "")
-    for text, devices in (*_more_devices(topology), *_larger_devices(topology)):
-        if found := best(spec, devices):
-            yield Remedy(text, found)
-            break
+    for several in ((*_more_devices(topology), *_larger_devices(topology)), _fewer_processes(topology)):
+        for text, devices in several:
+            if found := best(spec, devices):
+                yield Remedy(text, found)
+                break
     for count in range(2, len(changes) + 1):
         for chosen in combinations([change for change in changes if change[0] not in alone], count):
             if found := best(_with_all(spec, chosen), topology):
@@ -122,7 +134,16 @@ def _larger_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
     """Known GPUs with more memory that compute in the same type, the smallest first."""
     for gpu in sorted(CATALOGUE.values(), key=lambda known: known.memory_bytes):
         if topology.device == "gpu" and gpu.memory_bytes > topology.memory_bytes and gpu.bf16 >= topology.bf16:
-            yield f"{gpu.name} GPUs", gpu_topology(gpu, topology.nodes, topology.devices_per_node)
+            larger = gpu_topology(gpu, topology.nodes, topology.devices_per_node)
+            yield f"{gpu.name} GPUs", larger.model_copy(update={"host_bytes": topology.host_bytes})
+
+
+def _fewer_processes(topology: Topology) -> Iterator[tuple[str, Topology]]:
+    """Each process of a node takes memory of its own there."""
+    count = topology.devices_per_node // 2
+    while topology.host_bytes is not None and count:
+        yield f"{plural(count, 'device')} on each node", topology.model_copy(update={"devices_per_node": count})
+        count //= 2
 
 
 def _with(spec: RunSpec, change: _SpecChange) -> RunSpec:

@@ -34,6 +34,9 @@ class Candidate(BaseModel):
     gradient_accumulation_steps: int
     memory: Forecast
     fits: bool
+    """Its devices, and its nodes where their memory is known."""
+    host_fits: bool
+    """Whether what it needs of a node's own memory is there, as far as that is known."""
     throughput: Throughput | None
     """None on devices whose rates are not known."""
     traffic: Traffic
@@ -105,10 +108,11 @@ def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, se
     memory = forecast(architecture, setting)
     accumulation = accumulation_steps(spec, topology.world_size, setting.micro_batch_size)
     network = spec.cluster.network_gbps * 1e9 / 8
+    on_host = topology.host_bytes is None or memory.host_needed_bytes <= topology.host_bytes
     return Candidate(
         strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,
         micro_batch_size=setting.micro_batch_size, gradient_accumulation_steps=accumulation, memory=memory,
-        fits=memory.process_bytes <= SAFE_SHARE * topology.memory_bytes,
+        fits=on_host and memory.process_bytes <= SAFE_SHARE * topology.memory_bytes, host_fits=on_host,
         throughput=throughput(architecture, setting, topology, accumulation, network),
         traffic=traffic(architecture, setting, accumulation),
     )  # fmt: skip

@@ -45,6 +45,13 @@ class Forecast(BaseModel):
     """Of a node, all its processes together, at its most."""
     host_phases: dict[str, int]
     """The same while the base is loaded, and while it is trained."""
+    host_mapped_bytes: int
+    """Of what it takes to load, pages of the weights' files, which the kernel takes back where memory is short."""
+
+    @property
+    def host_needed_bytes(self) -> int:
+        """What a node must have: less, and its processes are killed."""
+        return max(self.host_phases["load"] - self.host_mapped_bytes, self.host_phases["training"])
 
 
 def forecast(architecture: Architecture, setting: Setting) -> Forecast:
@@ -86,7 +93,10 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         name: phase(architecture, setting, device.process_bytes)
         for name, phase in (("load", host.loading), ("training", host.training))
     }
-    return Forecast(**device._asdict(), host_bytes=max(needed.values()), host_phases=needed)
+    return Forecast(
+        **device._asdict(), host_bytes=max(needed.values()), host_phases=needed,
+        host_mapped_bytes=host.mapped(architecture, setting),
+    )  # fmt: skip
 
 
 class _Device(NamedTuple):

@@ -200,7 +200,8 @@ def test_the_processes_of_a_node_share_the_pages_of_files_that_hold_their_type()
     node = {"devices_per_node": 8}
     bf16, fp16 = made("ddp", 8, **node), made("ddp", 8, precision="fp16", **node)
     assert bf16.host_phases == {"load": 8 * host.GPU_PROCESS + BASE, "training": 8 * host.GPU_PROCESS}
-    assert fp16.host_phases["load"] == 8 * (host.GPU_PROCESS + BASE)
+    assert (bf16.host_mapped_bytes, bf16.host_needed_bytes) == (BASE, 8 * host.GPU_PROCESS)
+    assert fp16.host_phases["load"] == fp16.host_needed_bytes == 8 * (host.GPU_PROCESS + BASE)
     assert made("ddp", 8, precision="fp16", quantization="nf4", **node).host_bytes == bf16.host_bytes
     assert bf16.host_bytes == bf16.host_phases["load"]
 
@@ -209,7 +210,12 @@ def test_offloading_needs_host_memory_on_each_node() -> None:
     nodes = {"world_size": 16, "devices_per_node": 8}
     processes = 8 * host.GPU_PROCESS
     assert made("zero2_offload", **nodes).host_phases["training"] == processes + 16 * PAIRS // 2
-    assert made("zero3_offload", **nodes).host_phases["training"] == processes + 16 * PAIRS // 2 + BASE // 2
+    held = made("zero3_offload", **nodes)
+    block = 2 * [2**22] + 2 * [2**20] + 3 * [2**24]  # q and o, k and v, the MLP: bytes of a sixteenth, rounded up
+    pinned = 8 * (48 * sum(block) + 2 * 2**27)
+    assert held.host_phases["training"] == processes + 16 * PAIRS // 2 + pinned
+    assert held.host_phases["load"] == processes + pinned + BASE
+    assert 1 < pinned / (BASE / 2) < 2
 
 
 def test_on_a_cpu_everything_is_host_memory() -> None:
