@@ -88,8 +88,14 @@ def setting_of(
         adapter_precision=None if spec.lora.precision == "auto" else spec.lora.precision,
         precision=precision, gpu=topology.device == "gpu", adapter=adapter,
         masked=spec.data.packing or micro_batch_size > 1, optimizer=optimizer_under(spec, strategy),
-        fused_loss=bool(spec.training.extra.get("use_liger_kernel")),
+        fused_loss=bool(spec.training.extra.get("use_liger_kernel")), answer_tokens=_answer_tokens(spec),
     )  # fmt: skip
+
+
+def _answer_tokens(spec: RunSpec) -> int | None:
+    """A question may be as long as a row, and its answer comes behind it."""
+    training = spec.training
+    return None if training.eval_samples is None else spec.data.max_length + training.eval_max_new_tokens
 
 
 def attention_of(model: ModelSpec) -> Attention:

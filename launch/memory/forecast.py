@@ -6,6 +6,7 @@ and what the driver says the process uses. Only the last has to fit.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -88,6 +89,8 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         },
         "save": trained,
     }  # fmt: skip
+    if setting.answer_tokens is not None:
+        phases["answers"] = {**held, **_answering(architecture, setting), "dequantisation": unpacked}
     device = _summed(phases, setting.gpu, static.scattered(setting))
     needed = {
         name: phase(architecture, setting, device.process_bytes)
@@ -97,6 +100,19 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         **device._asdict(), host_bytes=max(needed.values()), host_phases=needed,
         host_mapped_bytes=host.mapped(architecture, setting),
     )  # fmt: skip
+
+
+def _answering(architecture: Architecture, setting: Setting) -> dict[str, int]:
+    """Keys and values of questions and answers; of the logits only the last token's are made."""
+    assert setting.answer_tokens is not None
+    there = replace(setting, max_length=setting.answer_tokens, micro_batch_size=setting.answered_at_once)
+    passing = activations.evaluating(architecture, there)
+    return {"keys and values": _cache(architecture, there), "in passing": passing}
+
+
+def _cache(architecture: Architecture, setting: Setting) -> int:
+    """Keys and values of all tokens in each block, e kv each."""
+    return setting.tokens * architecture.layers * 2 * architecture.kv_heads * architecture.head_dim * setting.element
 
 
 class _Device(NamedTuple):
@@ -156,12 +172,10 @@ def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) 
 
 def inference_bytes(architecture: Architecture, setting: Setting) -> int:
     """What answering needs, or a loss without gradients: weights, keys and values, logits, and the process itself."""
-    kv = architecture.kv_heads * architecture.head_dim
-    cache = setting.tokens * architecture.layers * 2 * kv * setting.element
     logits = _evaluated_logit(setting) * setting.tokens * architecture.vocab_size
     weights = static.base_weights(architecture, setting) + static.quantization_constants(architecture, setting)
     passing = activations.evaluating(architecture, setting)
-    return weights + cache + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
+    return weights + _cache(architecture, setting) + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
 
 
 def dequantised(architecture: Architecture, setting: Setting) -> int:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from launch.adapter import adapted
 from launch.architecture import Architecture
-from launch.spec import LoraSpec, Optimizer, Precision, Quantization, Strategy
+from launch.spec import SHARDS_BASE, LoraSpec, Optimizer, Precision, Quantization, Strategy
 
 ELEMENT: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -81,6 +81,8 @@ class Setting:
     """What the loss is computed in: transformers casts (from 4.45 on); None where they stay as the model made them."""
     bucket_elements: int | None = None
     """DeepSpeed's reduce_bucket_size; None for the one that muster renders."""
+    answer_tokens: int | None = None
+    """Of the longest question with its answer, where a run answers some at each evaluation; else None."""
     update_copies: int = 1
     """Temporaries of a moment's size in torch's AdamW on a GPU (foreach): 1, in torch 2.0 it was 2."""
 
@@ -88,6 +90,11 @@ class Setting:
     def tokens(self) -> int:
         """Of a micro-batch whose sequences are all as long as they may be."""
         return self.micro_batch_size * self.max_length
+
+    @property
+    def answered_at_once(self) -> int:
+        """Questions of a batch: one each where ranks gather weights for every token together."""
+        return 1 if self.strategy in SHARDS_BASE and self.world_size > 1 else self.micro_batch_size
 
     @property
     def element(self) -> int:

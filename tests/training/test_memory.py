@@ -311,6 +311,19 @@ def check_the_peak(
     return made.phase
 
 
+def test_keys_and_values_of_an_answer() -> None:
+    model = built("qwen2", "fp32", LoraSpec(), "sdpa", zero=False).eval()
+    there = setting(architecture_of(model), "fp32", LoraSpec(), answer_tokens=LENGTH)
+    with torch.no_grad():
+        layers = model(input_ids=torch.zeros(BATCH, LENGTH, dtype=torch.long), use_cache=True).past_key_values.layers
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    short, long = (
+        forecast(architecture_of(model), replace(there, answer_tokens=length)).phases["answers"]
+        for length in (LENGTH, 2 * LENGTH)
+    )
+    assert long - short == held + BATCH * LENGTH * 12 * SHAPES["hidden_size"]  # a norm's fp32 copies
+
+
 def test_what_torch_s_adamw_makes_in_its_step() -> None:
     """Its foreach implementation, which it chooses on a GPU; the lists that it divides by are of no size."""
     architecture = architecture_of(built("qwen2", "fp32", LoraSpec(), "sdpa", zero=False))
