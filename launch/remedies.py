@@ -24,8 +24,12 @@ _Best = Callable[[RunSpec, Topology], Candidate | None]
 class Remedy(NamedTuple):
     """A change, or several, and the best way to run then."""
 
-    text: str
+    changes: tuple[str, ...]
     best: Candidate
+
+    @property
+    def text(self) -> str:
+        return " with ".join(self.changes)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -52,7 +56,16 @@ def remedies(
         found = choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
         return found if found and _divides(changed, devices, found) else None
 
-    return list(islice(_enough(spec, topology, best), most))
+    return list(islice(_least(_enough(spec, topology, best)), most))
+
+
+def _least(found: Iterator[Remedy]) -> Iterator[Remedy]:
+    """Without those that do more than an earlier one, which was enough."""
+    told: list[set[str]] = []
+    for remedy in found:
+        if not any(earlier <= set(remedy.changes) for earlier in told):
+            told.append(set(remedy.changes))
+            yield remedy
 
 
 def _divides(spec: RunSpec, topology: Topology, found: Candidate) -> bool:
@@ -65,28 +78,28 @@ def _divides(spec: RunSpec, topology: Topology, found: Candidate) -> bool:
 
 
 def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
-    changes = list(_spec_changes(spec, topology))
-    alone = set()
+    """One change alone, changes of the spec together, with shorter sequences, and last with other devices as well."""
+    changes, alone = list(_spec_changes(spec, topology)), set()
     for text, change in changes:
         if found := best(_with(spec, change), topology):
             alone.add(text)
-            yield Remedy(text, found)
-    yield from _shorter(spec, topology, best, "")
-    for several in ((*_more_devices(topology), *_larger_devices(topology)), _fewer_processes(topology)):
-        for text, devices in several:
-            if found := best(spec, devices):
-                yield Remedy(text, found)
-                break
-    for count in range(2, len(changes) + 1):
-        for chosen in combinations([change for change in changes if change[0] not in alone], count):
-            if found := best(_with_all(spec, chosen), topology):
-                yield Remedy(" with ".join(text for text, _ in chosen), found)
-    for count in range(1, len(changes) + 1):
-        for chosen in combinations([change for change in changes if change[0] not in alone], count):
-            changed = _with_all(spec, chosen)
-            if not best(changed, topology):
-                told = "".join(f"{text} with " for text, _ in chosen)
-                yield from _shorter(changed, topology, best, told)
+            yield Remedy((text,), found)
+    yield from _shorter(spec, topology, best, ())
+    yield from _other_devices(spec, topology, best, ())
+    rest = [change for change in changes if change[0] not in alone]
+    several = [chosen for count in range(1, len(rest) + 1) for chosen in combinations(rest, count)]
+    short = []
+    for chosen in several:
+        found = best(_with_all(spec, chosen), topology)
+        if found and len(chosen) > 1:
+            yield Remedy(tuple(text for text, _ in chosen), found)
+        elif not found:
+            short.append(chosen)
+    for another in (_shorter, _other_devices):
+        for chosen in short:
+            told = tuple(text for text, _ in chosen)
+            yield from another(_with_all(spec, chosen), topology, best, told)
+    yield from _shorter_on_other_devices(spec, topology, best, [(), *short])
 
 
 def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _SpecChange]]:
@@ -107,14 +120,38 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         yield "model.quantization: nf4", {"model": {"quantization": "nf4"}}
 
 
-def _shorter(spec: RunSpec, topology: Topology, best: _Best, before: str) -> Iterator[Remedy]:
+def _shorter(spec: RunSpec, topology: Topology, best: _Best, before: tuple[str, ...]) -> Iterator[Remedy]:
     """The longest of half, a quarter and so on of the sequences' length that fits."""
     length = spec.data.max_length // 2
     while length >= SHORTEST:
         if found := best(_with(spec, {"data": {"max_length": length}}), topology):
-            yield Remedy(f"{before}data.max_length: {length}", found)
+            yield Remedy((*before, f"data.max_length: {length}"), found)
             return
         length //= 2
+
+
+def _other_devices(spec: RunSpec, topology: Topology, best: _Best, before: tuple[str, ...]) -> Iterator[Remedy]:
+    """Of each kind of change the least that is enough."""
+    for kind in (_more_devices, _larger_devices, _fewer_processes):
+        known = list(kind(topology))
+        if kind is _larger_devices and known and not best(spec, known[-1][1]):
+            continue  # the largest is not enough
+        for text, devices in known:
+            if found := best(spec, devices):
+                yield Remedy((*before, text), found)
+                break
+
+
+def _shorter_on_other_devices(
+    spec: RunSpec, topology: Topology, best: _Best, several: list[tuple[tuple[str, _SpecChange], ...]]
+) -> Iterator[Remedy]:
+    """Sequences of half the length, a quarter and so on, where nothing less was enough on any devices."""
+    for chosen in several:
+        length, told = spec.data.max_length // 2, tuple(text for text, _ in chosen)
+        while length >= SHORTEST:
+            changed = _with(_with_all(spec, chosen), {"data": {"max_length": length}})
+            yield from _other_devices(changed, topology, best, (*told, f"data.max_length: {length}"))
+            length //= 2
 
 
 def _more_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:

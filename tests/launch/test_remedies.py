@@ -86,10 +86,28 @@ def test_several_together_where_one_is_not_enough() -> None:
         ("8xA100-80GB", 32768),
         ("1xRTX4090-24GB", 2048),
         ("2xV100-16GB", 4096),
+        ("1xT4-16GB", 32768),
     ],
 )
 def test_three_changes_are_found_where_there_are_as_many(gpus: str, length: int) -> None:
     assert len(told(spec_of(data={"max_length": length}), gpus)) == 3
+
+
+def test_where_nothing_here_is_enough_other_gpus_are_told_with_what_they_need_as_well() -> None:
+    """14B on a T4, quantised already: of three changes each is needed."""
+    spec = spec_of(model={"quantization": "nf4"}, data={"max_length": 32768})
+    assert told(spec, "1xT4-16GB") == [
+        "training.micro_batch_size: 1, gradient_accumulation_steps: 16 with H200-141GB GPUs",
+        "data.max_length: 8192 with H200-141GB GPUs",
+        "data.max_length: 4096 with H100-80GB GPUs",
+    ]
+
+
+def test_no_change_is_told_with_another_that_is_enough_alone() -> None:
+    spec = spec_of("qwen2.5-14b-instruct", cluster={"strategy": "ddp"}, data={"max_length": 2048})
+    found = [remedy.split(" with ") for remedy in told(spec, "2xRTX3090-24GB")]
+    for number, changes in enumerate(found):
+        assert not any(set(earlier) <= set(changes) for earlier in found[:number])
 
 
 def test_sequences_are_shortened_as_far_as_it_takes() -> None:
