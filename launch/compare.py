@@ -15,9 +15,16 @@ def compared(
 ) -> list[dict[str, Any]]:
     """How the spec would run on each of `gpus` (COUNTxTYPE): a row each. Where it does not fit, strategy is None.
 
+    A spec that leaves its global batch open trains with another one on another number of devices: `other_batch` is true
+    for rows whose global batch is not that of the first one that fits.
+
     Raises UsageError for a type that is not known, SpecError for a spec that no GPU helps.
     """
-    return [_row(path, overrides, text.strip(), adjust) for text in gpus]
+    rows = [_row(path, overrides, text.strip(), adjust) for text in gpus]
+    fitting = [row for row in rows if row["strategy"]]
+    for row in fitting:
+        row["other_batch"] = row["global_batch_size"] != fitting[0]["global_batch_size"]
+    return rows
 
 
 def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[RunSpec], RunSpec]) -> dict[str, Any]:
@@ -30,6 +37,7 @@ def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[Ru
         "gpus": gpus, "strategy": plan.strategy, "gradient_checkpointing": plan.gradient_checkpointing,
         "micro_batch_size": plan.micro_batch_size, "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "global_batch_size": plan.global_batch_size, "precision": plan.precision,
-        "throughput": plan.throughput and plan.throughput.model_dump(), "process_bytes": plan.memory.process_bytes,
+        "throughput": plan.throughput and plan.throughput.model_dump(), "duration_seconds": plan.duration_seconds,
+        "process_bytes": plan.memory.process_bytes,
         "memory_share": round(plan.memory.process_bytes / plan.topology.memory_bytes, 3), "why": plan.reason,
     }  # fmt: skip

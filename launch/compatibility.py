@@ -88,6 +88,12 @@ def _adapter(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
         combination = f"lora.use_dora and {spec.model.quantization} with {strategy}"
         reason = "peft takes DoRA's magnitudes from a packed base that ZeRO-3 has not divided yet (no attribute ds_id)"
         found.append(_refusal(combination, reason, "use fsdp2, zero2 or ddp"))
+    if lora.precision != "auto" and strategy.startswith("zero"):
+        reason = "DeepSpeed holds the adapter in the run's precision beside an fp32 copy that it updates"
+        found.append(_refusal(f"lora.precision {lora.precision} with {strategy}", reason, "use auto, or ddp or single"))
+    if lora.precision == "bf16" and strategy == "fsdp2":
+        reason = "accelerate makes fp32 of whatever FSDP2 trains"
+        found.append(_refusal(f"lora.precision bf16 with {strategy}", reason, "use auto, or ddp"))
     if lora.init_lora_weights == "pissa" and strategy in ("zero3", "zero3_offload"):
         reason = "the principal part is taken out of whole weights, and ZeRO-3 never holds one while it loads"
         found.append(_refusal(f"lora.init_lora_weights pissa with {strategy}", reason, "use fsdp2, zero2 or ddp"))

@@ -185,9 +185,10 @@ def _answering_gpus() -> list[FoundGpu]:
 
 def _cpu_topology(cluster: ClusterSpec) -> Topology:
     processes = 1 if cluster.devices_per_node == "auto" else cluster.devices_per_node
+    available = host_memory()
     return Topology(
         nodes=cluster.nodes, devices_per_node=processes, device="cpu", device_name="CPU process",
-        memory_bytes=host_memory() // processes, bf16=False,
+        memory_bytes=available // processes, bf16=False, host_bytes=available,
     )  # fmt: skip
 
 
@@ -204,6 +205,7 @@ def _gpu_topology(cluster: ClusterSpec, found: list[FoundGpu]) -> Topology:
     return Topology(
         nodes=cluster.nodes, devices_per_node=wanted, device="gpu", device_name=smallest.name,
         memory_bytes=smallest.memory_bytes, bf16=min(gpu.capability for gpu in used) >= (8, 0), rates=_rates(smallest),
+        host_bytes=host_memory(),
     )  # fmt: skip
 
 

@@ -99,6 +99,8 @@ class Topology(BaseModel):
     device_name: str
     memory_bytes: int
     bf16: bool
+    host_bytes: int | None = None
+    """Memory of a node that its processes may take; None where that is not known, which limits nothing."""
     rates: Rates | None = None
     """None for a CPU process and for a GPU that is not in the catalogue."""
 

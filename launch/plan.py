@@ -17,8 +17,18 @@ from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
 from launch.memory import Forecast, Measured, Setting, adapter_of
 from launch.remedies import remedies
-from launch.spec import OFFLOADS, ZERO_STAGES, Optimizer, Path, Precision, RunSpec, Strategy, batch_contradictions
-from launch.strategy import Candidate, candidates, choose, optimizer_under, setting_of
+from launch.spec import (
+    OFFLOADS,
+    ZERO_STAGES,
+    Attention,
+    Optimizer,
+    Path,
+    Precision,
+    RunSpec,
+    Strategy,
+    batch_contradictions,
+)
+from launch.strategy import Candidate, attention_of, candidates, choose, optimizer_under, setting_of
 from launch.throughput import Throughput
 from launch.versions import NEWEST, Versions
 from launch.why import reason, too_large
@@ -40,7 +50,7 @@ class Plan(BaseModel):
     gradient_accumulation_steps: int
     global_batch_size: int
     precision: Precision
-    attention: str
+    attention: Attention
     gradient_checkpointing: bool
     optimizer: Optimizer
     lr_scheduler: str
@@ -118,7 +128,8 @@ def resolve(
     return Plan(
         name=spec.name, strategy=chosen.strategy, reason=reason(spec, topology, chosen, found),
         world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
-        global_batch_size=micro * accumulation * topology.world_size, precision=precision, attention="sdpa",
+        global_batch_size=micro * accumulation * topology.world_size, precision=precision,
+        attention=attention_of(spec.model),
         gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
         memory=chosen.memory, throughput=chosen.throughput,
         duration_seconds=_duration(spec, chosen.throughput, data_bytes), candidates=found, refusals=refused,
@@ -153,7 +164,9 @@ def conflicts(
 def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> list[tuple[Path, str]]:
     found = _ddp_conflicts(spec, topology)
     spec = on_one_device(spec)[0] if topology.world_size == 1 else spec
-    decisions: list[Callable[[], object]] = [lambda: _precision(spec, topology)]
+    decisions: list[Callable[[], object]] = [
+        lambda: _precision(spec, topology), lambda: _adapter_precision(spec, topology)
+    ]  # fmt: skip
     if not batch_contradictions(spec.training):  # told already, without the devices
         micro = micro_batch_sizes(spec, topology.world_size)[0]
         decisions.append(lambda: divide_batch(spec, topology.world_size, micro))
@@ -220,6 +233,19 @@ def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]
             " overflow in fp16; use auto"
         ]
     return asked, []
+
+
+def _adapter_precision(spec: RunSpec, topology: Topology) -> None:
+    """Raises ConflictError where the run's precision, once it is known, rules out the adapter's."""
+    if spec.lora.precision != "bf16":
+        return
+    precision, _ = _precision(spec, topology)
+    if precision == "fp16" and spec.training.precision == "auto":
+        told = f"bf16, which {topology.device_name} does not have; use fp32 or auto"
+        raise _conflict(("lora", "precision"), f"lora.precision {told}")
+    if precision == "fp32" and spec.lora.use_dora:
+        told = "bf16 with lora.use_dora in fp32: the magnitudes would be coarser than the weights; use fp32 or auto"
+        raise _conflict(("lora", "precision"), f"lora.precision {told}")
 
 
 def _duration(spec: RunSpec, throughput: Throughput | None, data_bytes: int | None) -> float | None:

@@ -5,12 +5,13 @@ from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 from launch.architecture import Architecture
-from launch.batch import micro_batch_sizes
+from launch.batch import divide_batch, micro_batch_sizes
+from launch.errors import ConflictError
 from launch.hardware import CATALOGUE, Topology, gpu_topology
 from launch.spec import Precision, RunSpec
 from launch.strategy import Candidate, candidates, choose
 from launch.versions import Versions
-from launch.wording import amount
+from launch.wording import amount, plural
 
 SHORTEST = 512  # tokens; shorter sequences are no advice
 MOST_PER_NODE, MOST_NODES = 8, 8  # more of either are no advice
@@ -23,8 +24,12 @@ _Best = Callable[[RunSpec, Topology], Candidate | None]
 class Remedy(NamedTuple):
     """A change, or several, and the best way to run then."""
 
-    text: str
+    changes: tuple[str, ...]
     best: Candidate
+
+    @property
+    def text(self) -> str:
+        return " with ".join(self.changes)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -48,33 +53,53 @@ def remedies(
 
     def best(changed: RunSpec, devices: Topology) -> Candidate | None:
         sizes = micro_batch_sizes(changed, devices.world_size)
-        return choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
+        found = choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
+        return found if found and _divides(changed, devices, found) else None
 
-    return list(islice(_enough(spec, topology, best), most))
+    return list(islice(_least(_enough(spec, topology, best)), most))
+
+
+def _least(found: Iterator[Remedy]) -> Iterator[Remedy]:
+    """Without those that do more than an earlier one, which was enough."""
+    told: list[set[str]] = []
+    for remedy in found:
+        if not any(earlier <= set(remedy.changes) for earlier in told):
+            told.append(set(remedy.changes))
+            yield remedy
+
+
+def _divides(spec: RunSpec, topology: Topology, found: Candidate) -> bool:
+    """Whether so many devices can share the global batch."""
+    try:
+        divide_batch(spec, topology.world_size, found.micro_batch_size)
+    except ConflictError:
+        return False
+    return True
 
 
 def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
-    changes = list(_spec_changes(spec, topology))
-    alone = set()
+    """One change alone, changes of the spec together, with shorter sequences, and last with other devices as well."""
+    changes, alone = list(_spec_changes(spec, topology)), set()
     for text, change in changes:
         if found := best(_with(spec, change), topology):
             alone.add(text)
-            yield Remedy(text, found)
-    yield from _shorter(spec, topology, best, "")
-    for text, devices in (*_more_devices(topology), *_larger_devices(topology)):
-        if found := best(spec, devices):
-            yield Remedy(text, found)
-            break
-    for count in range(2, len(changes) + 1):
-        for chosen in combinations([change for change in changes if change[0] not in alone], count):
-            if found := best(_with_all(spec, chosen), topology):
-                yield Remedy(" with ".join(text for text, _ in chosen), found)
-    for count in range(1, len(changes) + 1):
-        for chosen in combinations([change for change in changes if change[0] not in alone], count):
-            changed = _with_all(spec, chosen)
-            if not best(changed, topology):
-                told = "".join(f"{text} with " for text, _ in chosen)
-                yield from _shorter(changed, topology, best, told)
+            yield Remedy((text,), found)
+    yield from _shorter(spec, topology, best, ())
+    yield from _other_devices(spec, topology, best, ())
+    rest = [change for change in changes if change[0] not in alone]
+    several = [chosen for count in range(1, len(rest) + 1) for chosen in combinations(rest, count)]
+    short = []
+    for chosen in several:
+        found = best(_with_all(spec, chosen), topology)
+        if found and len(chosen) > 1:
+            yield Remedy(tuple(text for text, _ in chosen), found)
+        elif not found:
+            short.append(chosen)
+    for another in (_shorter, _other_devices):
+        for chosen in short:
+            told = tuple(text for text, _ in chosen)
+            yield from another(_with_all(spec, chosen), topology, best, told)
+    yield from _shorter_on_other_devices(spec, topology, best, [(), *short])
 
 
 def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _SpecChange]]:
@@ -84,6 +109,8 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         yield "cluster.strategy: auto", {"cluster": {"strategy": "auto"}}
     if training.gradient_checkpointing is False:
         yield "training.gradient_checkpointing: auto", {"training": {"gradient_checkpointing": "auto"}}
+    if spec.model.attention == "eager":
+        yield "model.attention: auto", {"model": {"attention": "auto"}}
     if micro != "auto" and micro > 1:
         steps = training.gradient_accumulation_steps * micro
         more: dict[str, Any] = {} if training.global_batch_size else {"gradient_accumulation_steps": steps}
@@ -93,14 +120,38 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         yield "model.quantization: nf4", {"model": {"quantization": "nf4"}}
 
 
-def _shorter(spec: RunSpec, topology: Topology, best: _Best, before: str) -> Iterator[Remedy]:
+def _shorter(spec: RunSpec, topology: Topology, best: _Best, before: tuple[str, ...]) -> Iterator[Remedy]:
     """The longest of half, a quarter and so on of the sequences' length that fits."""
     length = spec.data.max_length // 2
     while length >= SHORTEST:
         if found := best(_with(spec, {"data": {"max_length": length}}), topology):
-            yield Remedy(f"{before}data.max_length: {length}", found)
+            yield Remedy((*before, f"data.max_length: {length}"), found)
             return
         length //= 2
+
+
+def _other_devices(spec: RunSpec, topology: Topology, best: _Best, before: tuple[str, ...]) -> Iterator[Remedy]:
+    """Of each kind of change the least that is enough."""
+    for kind in (_more_devices, _larger_devices, _fewer_processes):
+        known = list(kind(topology))
+        if kind is _larger_devices and known and not best(spec, known[-1][1]):
+            continue  # the largest is not enough
+        for text, devices in known:
+            if found := best(spec, devices):
+                yield Remedy((*before, text), found)
+                break
+
+
+def _shorter_on_other_devices(
+    spec: RunSpec, topology: Topology, best: _Best, several: list[tuple[tuple[str, _SpecChange], ...]]
+) -> Iterator[Remedy]:
+    """Sequences of half the length, a quarter and so on, where nothing less was enough on any devices."""
+    for chosen in several:
+        length, told = spec.data.max_length // 2, tuple(text for text, _ in chosen)
+        while length >= SHORTEST:
+            changed = _with(_with_all(spec, chosen), {"data": {"max_length": length}})
+            yield from _other_devices(changed, topology, best, (*told, f"data.max_length: {length}"))
+            length //= 2
 
 
 def _more_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
@@ -120,7 +171,16 @@ def _larger_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
     """Known GPUs with more memory that compute in the same type, the smallest first."""
     for gpu in sorted(CATALOGUE.values(), key=lambda known: known.memory_bytes):
         if topology.device == "gpu" and gpu.memory_bytes > topology.memory_bytes and gpu.bf16 >= topology.bf16:
-            yield f"{gpu.name} GPUs", gpu_topology(gpu, topology.nodes, topology.devices_per_node)
+            larger = gpu_topology(gpu, topology.nodes, topology.devices_per_node)
+            yield f"{gpu.name} GPUs", larger.model_copy(update={"host_bytes": topology.host_bytes})
+
+
+def _fewer_processes(topology: Topology) -> Iterator[tuple[str, Topology]]:
+    """Each process of a node takes memory of its own there."""
+    count = topology.devices_per_node // 2
+    while topology.host_bytes is not None and count:
+        yield f"{plural(count, 'device')} on each node", topology.model_copy(update={"devices_per_node": count})
+        count //= 2
 
 
 def _with(spec: RunSpec, change: _SpecChange) -> RunSpec:

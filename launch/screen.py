@@ -13,7 +13,7 @@ from launch.evaluation import MEASURES, MODELS, chosen
 from launch.plan import Plan
 from launch.preflight import Check, Result, sentence
 from launch.preflight.result import SEVERITY
-from launch.strategy import SAFE_SHARE
+from launch.strategy import SAFE_SHARE, Candidate
 from launch.throughput import Throughput
 from launch.wording import amount, plural, printable, span
 
@@ -94,21 +94,27 @@ def _throughput(found: Throughput) -> str:
 
 
 def comparison_view(rows: list[dict[str, Any]]) -> RenderableType:
-    """Kinds of GPUs, a row each; below, why some do not do."""
+    """Kinds of GPUs, a row each; below, which train with another global batch, and why some do not do."""
     table = Table(box=None, pad_edge=False)
     table.add_column("GPUs", no_wrap=True)
-    for column in ("strategy", "checkpointing", "batch", "per device", "tokens/s"):
+    for column in ("strategy", "recompute", "batch", "per device", "tokens/s", "duration"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         if row["strategy"] is None:
-            table.add_row(row["gpus"], "-", "-", "-", "does not fit", "-")
+            table.add_row(row["gpus"], "-", "-", "-", "does not fit", "-", "-")
             continue
-        batch = f"{row['micro_batch_size']} x {row['gradient_accumulation_steps']}"
+        batch = f"{row['global_batch_size']}{'*' if row['other_batch'] else ''}"
         memory = f"{amount(row['process_bytes'])} ({100 * row['memory_share']:.0f} %)"
         checkpointing, rate = "on" if row["gradient_checkpointing"] else "off", row["throughput"]
         speed = f"{rate['tokens_per_second']:,.0f}" if rate else "-"
-        table.add_row(row["gpus"], row["strategy"], checkpointing, batch, memory, speed)
+        duration = span(row["duration_seconds"]) if row["duration_seconds"] is not None else "-"
+        table.add_row(row["gpus"], row["strategy"], checkpointing, batch, memory, speed, duration)
     reasons = [Text(f"{row['gpus']}: {row['why']}") for row in rows if row["strategy"] is None]
+    first = next((row for row in rows if row["strategy"]), None)
+    if first and any(row.get("other_batch") for row in rows):
+        total = first["global_batch_size"]
+        told = f"* another global batch than {first['gpus']}, which is another training: training.global_batch_size:"
+        reasons.insert(0, Text(f"{told} {total} keeps it"))
     return Group(table, *([Text(), *reasons] if reasons else []))
 
 
@@ -124,9 +130,15 @@ def candidates_view(plan: Plan) -> RenderableType:
             amount(candidate.memory.process_bytes),
             f"{candidate.throughput.step_seconds:,.1f} s" if candidate.throughput else "-",
             amount(candidate.traffic.bytes) if candidate.traffic.bytes else "-",
-            "yes" if candidate.fits else "no",
+            _fitting(candidate),
         )
     return table
+
+
+def _fitting(candidate: Candidate) -> str:
+    if candidate.fits:
+        return "yes"
+    return "no" if candidate.host_fits else f"no: {amount(candidate.memory.host_needed_bytes)} of host memory"
 
 
 def checks_view(results: Sequence[Result], place: str) -> RenderableType:

@@ -22,6 +22,7 @@ ZERO_STAGES: dict[Strategy, int] = {"zero1": 1, "zero2": 2, "zero2_offload": 2, 
 OFFLOADS: tuple[Strategy, ...] = ("zero2_offload", "zero3_offload")
 Precision = Literal["bf16", "fp16", "fp32"]
 Quantization = Literal["none", "nf4", "int8"]
+Attention = Literal["sdpa", "eager"]
 Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
 Scheduler = Literal["constant", "linear", "cosine"]
 
@@ -40,9 +41,14 @@ class ModelSpec(Section):
     """A known name (`qwen2.5-14b-instruct`), a local directory, or a hub id (`Qwen/Qwen2.5-14B-Instruct`)."""
     quantization: Quantization = "none"
     """How the frozen base is held: `none` (the run's precision), `nf4` (QLoRA) or `int8`."""
+    double_quantization: bool = True
+    """Hold nf4's scales in 8 bits as well (QLoRA, arXiv 2305.14314, section 3): 0.37 bits a weight less."""
     upcast_unquantized: bool = False
     """Hold what is not quantised (embeddings, output head, norms) in fp32, as peft's prepare_model_for_kbit_training
     does: 2.2 GB more for 7B, 3.1 GB for 14B."""
+    attention: Literal["auto"] | Attention = "auto"
+    """Which of transformers' implementations computes attention: `sdpa` (torch's fused kernels) or `eager`, which holds
+    every score; `auto` takes sdpa."""
 
 
 class LoraSpec(Section):
@@ -63,6 +69,9 @@ class LoraSpec(Section):
     """Trained whole and saved with the adapter: a base model learns the tokens of turns so."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias terms are trained."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the adapter is held in, and its optimizer's states with torch's AdamW: `auto` is fp32, or what DeepSpeed
+    makes of it, the run's precision beside an fp32 copy. `bf16` takes half, and rounds small updates away."""
     use_rslora: bool = False
     """Scale the adapter's output by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
     use_dora: bool = False
@@ -264,6 +273,12 @@ def _unread_lora(spec: RunSpec) -> list[tuple[Path, str]]:
     if model.upcast_unquantized and model.quantization == "none":
         message = "nothing reads this with model.quantization: none, where all is held in the run's precision"
         found.append((("model", "upcast_unquantized"), message))
+    if _given(model, "double_quantization") and model.quantization != "nf4":
+        message = f"nothing reads this with model.quantization: {model.quantization}; it is nf4's"
+        found.append((("model", "double_quantization"), message))
+    if lora.precision == "bf16" and spec.training.precision == "fp16":
+        message = "bf16 beside training.precision: fp16, which is for hardware without bf16; use fp32 or auto"
+        found.append((("lora", "precision"), message))
     if lora.layers_to_transform is not None and is_pattern(lora.target_modules):
         message = "nothing reads this: the regular expression of lora.target_modules names the layers itself"
         found.append((("lora", "layers_to_transform"), message))
@@ -327,18 +342,20 @@ def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
 def training_identity(spec: RunSpec) -> dict[str, Any]:
     """What makes two specs the same training, flat by dotted key.
 
-    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged and which of the AdamWs
-    updates it may change between the attempts of one run; what is learnt, from what and in which order may not.
+    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged, which of the AdamWs updates
+    it and which kernels compute attention may change between the attempts of one run; what is learnt, from what and in
+    which order may not.
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
         "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
+        "attention",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")
     flat: dict[str, Any] = {}
     for section in ("model", "lora", "data", "training"):
         for key, value in getattr(spec, section).model_dump().items():
-            if not (section == "training" and key in may_change):
+            if key not in may_change:
                 flat[f"{section}.{key}"] = value
     return flat

@@ -7,7 +7,7 @@ from launch.batch import accumulation_steps
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.memory import Adapter, Forecast, Setting, adapter_of, forecast
-from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
+from launch.spec import OFFLOADS, Attention, ModelSpec, Optimizer, Precision, RunSpec, Strategy
 from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
 
@@ -34,6 +34,9 @@ class Candidate(BaseModel):
     gradient_accumulation_steps: int
     memory: Forecast
     fits: bool
+    """Its devices, and its nodes where their memory is known."""
+    host_fits: bool
+    """Whether what it needs of a node's own memory is there, as far as that is known."""
     throughput: Throughput | None
     """None on devices whose rates are not known."""
     traffic: Traffic
@@ -81,10 +84,22 @@ def setting_of(
         strategy=strategy, gradient_checkpointing=gradient_checkpointing, micro_batch_size=micro_batch_size,
         world_size=topology.world_size, devices_per_node=topology.devices_per_node, max_length=spec.data.max_length,
         quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
+        double_quantization=spec.model.double_quantization, attention=attention_of(spec.model),
+        adapter_precision=None if spec.lora.precision == "auto" else spec.lora.precision,
         precision=precision, gpu=topology.device == "gpu", adapter=adapter,
         masked=spec.data.packing or micro_batch_size > 1, optimizer=optimizer_under(spec, strategy),
-        fused_loss=bool(spec.training.extra.get("use_liger_kernel")),
+        fused_loss=bool(spec.training.extra.get("use_liger_kernel")), answer_tokens=_answer_tokens(spec),
     )  # fmt: skip
+
+
+def _answer_tokens(spec: RunSpec) -> int | None:
+    """A question may be as long as a row, and its answer comes behind it."""
+    training = spec.training
+    return None if training.eval_samples is None else spec.data.max_length + training.eval_max_new_tokens
+
+
+def attention_of(model: ModelSpec) -> Attention:
+    return "sdpa" if model.attention == "auto" else model.attention
 
 
 def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:
@@ -99,10 +114,11 @@ def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, se
     memory = forecast(architecture, setting)
     accumulation = accumulation_steps(spec, topology.world_size, setting.micro_batch_size)
     network = spec.cluster.network_gbps * 1e9 / 8
+    on_host = topology.host_bytes is None or memory.host_needed_bytes <= topology.host_bytes
     return Candidate(
         strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,
         micro_batch_size=setting.micro_batch_size, gradient_accumulation_steps=accumulation, memory=memory,
-        fits=memory.process_bytes <= SAFE_SHARE * topology.memory_bytes,
+        fits=on_host and memory.process_bytes <= SAFE_SHARE * topology.memory_bytes, host_fits=on_host,
         throughput=throughput(architecture, setting, topology, accumulation, network),
         traffic=traffic(architecture, setting, accumulation),
     )  # fmt: skip

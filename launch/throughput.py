@@ -139,6 +139,15 @@ def throughput(
     )  # fmt: skip
 
 
+def _scored_bytes(element: int, forward: int) -> int:
+    """Bytes that eager attention reads and writes for each score in so many forward passes and a backward one.
+
+    Products, scale, mask, two casts and a softmax in fp32; then the gradient of each (eager_attention_forward in
+    modeling_qwen2.py).
+    """
+    return forward * (8 * element + 16) + 8 * element + 20
+
+
 def _micro_batch_seconds(architecture: Architecture, setting: Setting, topology: Topology) -> float:
     assert topology.rates is not None
     flops = flops_per_token(architecture, setting.adapter, setting.max_length)
@@ -148,6 +157,9 @@ def _micro_batch_seconds(architecture: Architecture, setting: Setting, topology:
         launching, passes = LAUNCH + RECOMPUTING, 3
     rate = topology.rates.fp32 if setting.precision == "fp32" else topology.rates.flops
     seconds = flops * setting.tokens / (UTILISATION * rate) + launching * architecture.layers
+    if setting.attention == "eager":
+        scores = setting.tokens * setting.max_length * architecture.heads * architecture.layers
+        seconds += _scored_bytes(setting.element, passes - 1) * scores / topology.rates.memory
     if setting.quantization == "none":
         return seconds
     # Each pass reads the packed weights and writes them in the type that they are multiplied in.

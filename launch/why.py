@@ -37,11 +37,42 @@ def _sent(chosen: Candidate, found: list[Candidate]) -> str:
 
 
 def too_large(topology: Topology, found: list[Candidate], helps: list[Remedy]) -> str:
-    best = min(found, key=lambda candidate: candidate.memory.process_bytes)
-    devices = f"{topology.nodes} x {topology.devices_per_node} {topology.device_name}"
-    advice = "; ".join(map(str, helps)) or "no change that muster knows is enough: a smaller model, or far more GPUs"
+    if not any(candidate.host_fits for candidate in found):
+        return _short_of_host_memory(topology, found, helps)
+    best = min(
+        (candidate for candidate in found if candidate.host_fits), key=lambda candidate: candidate.memory.process_bytes
+    )
+    devices = _devices(topology)
     return (
         f"no plan fits {devices} with {amount(topology.memory_bytes)} each: the smallest, {best.strategy},"
         f" needs {amount(best.memory.process_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
-        f" What would make it fit: {advice}"
+        f"{_beside(topology, found)} What would make it fit: {_advice(helps)}"
     )
+
+
+def _short_of_host_memory(topology: Topology, found: list[Candidate], helps: list[Remedy]) -> str:
+    assert topology.host_bytes is not None  # else every candidate would have enough
+    best = min(found, key=lambda candidate: candidate.memory.host_needed_bytes)
+    return (
+        f"no plan fits {_devices(topology)}: the least that a node needs of its own memory, {best.strategy}, is"
+        f" {amount(best.memory.host_needed_bytes)}, and {amount(topology.host_bytes)} are free."
+        f" What would make it fit: {_advice(helps)}"
+    )
+
+
+def _beside(topology: Topology, found: list[Candidate]) -> str:
+    """What would have fitted the devices, had their node more memory."""
+    short = [c for c in found if not c.host_fits and c.memory.process_bytes <= SAFE_SHARE * topology.memory_bytes]
+    if not short or topology.host_bytes is None:
+        return ""
+    best = min(short, key=lambda candidate: candidate.memory.host_needed_bytes)
+    needed = f"{amount(best.memory.host_needed_bytes)} of host memory, and {amount(topology.host_bytes)} are free"
+    return f" {best.strategy} would fit the devices but needs {needed}."
+
+
+def _devices(topology: Topology) -> str:
+    return f"{topology.nodes} x {topology.devices_per_node} {topology.device_name}"
+
+
+def _advice(helps: list[Remedy]) -> str:
+    return "; ".join(map(str, helps)) or "no change that muster knows is enough: a smaller model, or far more GPUs"

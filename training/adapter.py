@@ -21,6 +21,8 @@ from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 Tensors = dict[str, torch.Tensor]
 Named = list[tuple[str, torch.nn.Parameter]]
 
+# In the name of each parameter that PEFT adds: lora_A, lora_B, lora_magnitude_vector.
+ADAPTER = "lora_"
 # Where a PeftModel keeps the pairs that PiSSA took out of its base, by parameter name.
 PRINCIPAL = "muster_principal"
 
@@ -76,7 +78,7 @@ def lacking_tensors(directory: Path, model: PeftModel) -> list[str]:
     wanted = set(_saved_names(model, [name for name, _ in trainable_parameters(model)]).values())
     with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as opened:
         saved = set(opened.keys())
-    return sorted((wanted - saved) | {name for name in saved - wanted if "lora_" in name})
+    return sorted((wanted - saved) | {name for name in saved - wanted if ADAPTER in name})
 
 
 def read_principal(directory: Path, model: PeftModel) -> Tensors:

@@ -191,6 +191,8 @@ def observe(trainer: Any) -> dict[str, Any]:
         "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
         "precision": precision,
         "attention": adapter.config._attn_implementation,
+        "quantization": _quantization(adapter),
+        "adapter_precision": _adapter_precision(adapter),
         "micro_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "global_batch_size": micro * accumulation * world_size,
@@ -206,6 +208,8 @@ def promised(plan: Plan) -> dict[str, Any]:
         "device": plan.topology.device,
         "precision": plan.precision,
         "attention": plan.attention,
+        "quantization": _held(plan.spec.model.quantization, plan.spec.model.double_quantization),
+        "adapter_precision": plan.setting.adapter_type,
         "micro_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "global_batch_size": plan.global_batch_size,
@@ -244,6 +248,32 @@ def optimizer_name(optimizer: Any) -> str:
 def _zero_name(engine: Any) -> str:
     offload = engine.zero_offload_optimizer() is not None and engine.zero_offload_optimizer().device in ("cpu", "nvme")
     return f"zero{engine.zero_optimization_stage()}{'_offload' if offload else ''}"
+
+
+def _held(quantization: str, double: bool) -> str:
+    return f"{quantization} with double quantisation" if quantization == "nf4" and double else quantization
+
+
+def _quantization(model: Any) -> str:
+    """How bitsandbytes holds the linear layers of the base; all of them, else each way that was found."""
+    found = set()
+    for module in model.modules():
+        if not type(module).__module__.startswith("bitsandbytes"):
+            continue
+        # What FSDP2 and ZeRO-3 shard is another parameter, whose state stays with the module.
+        state = getattr(module.weight, "quant_state", None) or getattr(module, "quant_state", None)
+        found.add(_held(state.quant_type, state.nested) if state is not None else "int8")
+    return ", ".join(sorted(found)) or "none"
+
+
+def _adapter_precision(model: Any) -> str:
+    """The type of PEFT's pairs and magnitudes, in the spec's words."""
+    from training.adapter import ADAPTER
+    from training.model import DTYPES
+
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    found = {parameter.dtype for name, parameter in model.named_parameters() if ADAPTER in name}
+    return ", ".join(sorted(names.get(dtype, str(dtype)) for dtype in found))
 
 
 def _count(parameters: Any) -> int:

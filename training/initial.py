@@ -73,6 +73,8 @@ def _principal_pairs(model: PeftModel, seed: int) -> dict[str, torch.Tensor]:
     pairs: dict[str, torch.Tensor] = {}
     for name, layer in _layers(model):
         a, b = _low_rank(_weight(layer), layer.r["default"], layer.scaling["default"], seed)
+        # What is taken out of the base is what the adapter holds, to the last bit of its type.
+        a, b = (half.to(layer.lora_A["default"].weight.dtype).float() for half in (a, b))
         pairs |= {f"{name}.lora_A.default.weight": a.cpu(), f"{name}.lora_B.default.weight": b.cpu()}
     return pairs
 

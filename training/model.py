@@ -17,6 +17,7 @@ from launch.model_files import directory_problems, find, hub_name, offline
 from launch.plan import Plan
 from launch.spec import LoraSpec, ModelSpec, Precision
 from launch.wording import first_line
+from training.adapter import ADAPTER, trainable_parameters
 from training.initial import initialise
 from training.original.importing import fetched, native_directory, original_directory
 
@@ -30,8 +31,17 @@ def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = get_peft_model(base, lora_config(plan.spec.lora))
+    if plan.spec.lora.precision != "auto":
+        hold_adapter(model, DTYPES[plan.spec.lora.precision])
     initialise(model, plan, resumed)
     return model
+
+
+def hold_adapter(model: PeftModel, dtype: torch.dtype) -> None:
+    """PEFT makes its pairs and magnitudes in fp32 on any base that is held in less, and so they stay by default."""
+    for name, parameter in trainable_parameters(model):
+        if ADAPTER in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _placement(plan: Plan) -> dict[str, Any]:
@@ -98,7 +108,7 @@ def _quantization(model: ModelSpec, precision: Precision) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_use_double_quant=model.double_quantization,
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_quant_storage=compute,
     )

@@ -1,7 +1,8 @@
 """The largest batch first: what would fail for want of memory at hour three fails before step 1.
 
-One optimizer step and one evaluation batch of the longest sequences in the data, on every rank at once. The trainer
-puts adapter and moments back afterwards: a rehearsal changes nothing.
+One optimizer step, one evaluation batch of the longest sequences in the data and, where a run answers questions,
+answers to the longest of them, on every rank at once. The trainer puts adapter and moments back afterwards: a
+rehearsal changes nothing.
 """
 
 import contextlib
@@ -22,7 +23,11 @@ from launch.plan import Plan
 from launch.wording import amount, first_line, plural
 from training.data.tokens import Sequences
 from training.evaluation.loss import summed_loss
+from training.evaluation.while_training import ask_longest
 from training.soundness import evaluating
+
+# Tokens of the longest sequence to train on, to evaluate on, and of a question with its answer.
+Lengths = tuple[int, int | None, int | None]
 
 
 def rehearse(trainer: Any) -> Measured:
@@ -30,23 +35,26 @@ def rehearse(trainer: Any) -> Measured:
 
     Raises GpuMemoryError where the largest batch does not fit, else what training would raise.
     """
-    began, plan, held = time.monotonic(), trainer.plan, trainer.eval_dataset
+    began, plan, held, answered = time.monotonic(), trainer.plan, trainer.eval_dataset, None
     with _generators(trainer.args.device):
         with _fitting(plan, "to train on", trainer.train_dataset):
             _optimizer_step(trainer, trainer.train_dataset)
         if held is not None:
             with _fitting(plan, "to evaluate on", held):
                 _evaluate(trainer, held)
-    lengths = _longest(trainer.train_dataset), None if held is None else _longest(held)
+        if trainer.questions:
+            with _fitting(plan, "to answer", held):
+                answered = _answer(trainer)
+    lengths = _longest(trainer.train_dataset), None if held is None else _longest(held), answered
     seconds = round(time.monotonic() - began, 3)
-    return _most(trainer.ranks.collect(_measured(plan, *lengths, seconds, trainer.args.device)))
+    return _most(trainer.ranks.collect(_measured(plan, lengths, seconds, trainer.args.device)))
 
 
 @contextlib.contextmanager
 def _fitting(plan: Plan, use: str, rows: Sequences) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, GpuMemoryError) as error:
         size = plural(plan.micro_batch_size, "sequence")
         raise GpuMemoryError(
             f"the largest batch {use}, {size} of {_longest(rows):,} tokens, does not fit, and no step was trained:"
@@ -101,6 +109,11 @@ def _evaluate(trainer: Any, rows: Sequences) -> None:
         summed_loss(trainer.model_wrapped, inputs)
 
 
+def _answer(trainer: Any) -> int:
+    with evaluating(trainer.model_wrapped), trainer.accelerator.autocast():
+        return ask_longest(trainer.peft_model, trainer.questions, trainer.plan, trainer.tokenizer)
+
+
 @contextlib.contextmanager
 def _generators(device: torch.device) -> Iterator[None]:
     """Dropout draws from generators that are put back afterwards."""
@@ -116,10 +129,11 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def expected(plan: Plan, length: int, evaluation_length: int | None) -> int:
+def expected(plan: Plan, length: int, evaluation_length: int | None, answer_length: int | None = None) -> int:
     """The forecast for sequences of these lengths, of the number that is measured: torch's peak on a GPU, the process's
     resident memory on a CPU."""
-    training = forecast(plan.architecture, replace(plan.setting, max_length=length))
+    there = replace(plan.setting, max_length=length, answer_tokens=answer_length)
+    training = forecast(plan.architecture, there)
     evaluation = 0
     if evaluation_length is not None:
         held = replace(plan.setting, max_length=evaluation_length)
@@ -128,14 +142,14 @@ def expected(plan: Plan, length: int, evaluation_length: int | None) -> int:
     return peak if plan.topology.device == "gpu" else CPU_PROCESS + peak
 
 
-def _measured(plan: Plan, length: int, evaluation_length: int | None, seconds: float, device: torch.device) -> Measured:
+def _measured(plan: Plan, lengths: Lengths, seconds: float, device: torch.device) -> Measured:
     gpu = device.type == "cuda"
     return Measured(
-        length=length, evaluation_length=evaluation_length, seconds=seconds,
+        length=lengths[0], evaluation_length=lengths[1], answer_length=lengths[2], seconds=seconds,
         peak_bytes=torch.cuda.max_memory_allocated(device) if gpu else None,
         reserved_bytes=torch.cuda.max_memory_reserved(device) if gpu else None,
         process_bytes=gpu_process_bytes(device) if gpu else resident_peak(),
-        forecast_bytes=expected(plan, length, evaluation_length),
+        forecast_bytes=expected(plan, *lengths),
     )  # fmt: skip
 
 

@@ -113,14 +113,14 @@ def _mlp(architecture: Architecture, setting: Setting, block: Block) -> int:
 
 
 def _adapters(architecture: Architecture, setting: Setting, block: Block) -> int:
-    """Of each adapted linear the input that reaches A, and what A makes of it (e r).
+    """Of each adapted linear the input that reaches A, and what A makes of it (e r), e of the coarser of both types.
 
-    Adapters in fp32 on a base in bf16 cast their input, so that each keeps a copy of its own. Else q, k and v share
-    one, as do gate and up, and that of o is kept by the attention. With dropout each has its own, and a mask.
+    Adapters in another type than the base's have their input cast, so that each keeps a copy of its own. Else q, k and
+    v share one, as do gate and up, and that of o is kept by the attention. With dropout each has its own, and a mask.
     DoRA scales both what the base makes and what B does, and the gradient of the scale takes both, 2 e out
     (DoraLinearLayer.forward in peft/tuners/lora/dora.py).
     """
-    names, e = block.targets, setting.element
+    names, e = block.targets, min(setting.element, setting.adapter_element)
     inputs = {name: architecture.linears[name][0] for name in names}
     kept = e * setting.adapter.rank * len(names)
     if setting.adapter.magnitudes:
@@ -188,7 +188,7 @@ def recomputed(architecture: Architecture, setting: Setting) -> int:
 
 def cast_weights(setting: Setting) -> int:
     """Autocast's copies of the adapters in the base's type, kept for a whole forward and backward pass."""
-    return setting.element * setting.adapter.pairs if setting.casts else 0
+    return setting.element * setting.adapter.pairs if setting.adapter_element > setting.element else 0
 
 
 def passing(architecture: Architecture, setting: Setting, backward: bool) -> int:
@@ -199,6 +199,40 @@ def passing(architecture: Architecture, setting: Setting, backward: bool) -> int
     or of a norm (20 h). DoRA's are more; backward they count where a block is computed again and, under autocast,
     as three gradients in fp32 of its widest output.
     """
+    scored = _scoring(architecture, setting, backward) if setting.attention == "eager" else 0
+    return max(scored, _fused_passing(architecture, setting, backward))
+
+
+def evaluating(architecture: Architecture, setting: Setting) -> int:
+    """The same of a batch that is evaluated, of which nothing is kept: eager attention's scores, in e and, for the
+    softmax, twice in fp32."""
+    scores = 2 * FP32 + (setting.element if setting.element != FP32 else 0)
+    held = setting.tokens * scores * _scores(architecture, setting) if setting.attention == "eager" else 0
+    return max(held, _fused_passing(architecture, setting, backward=False))
+
+
+def _scores(architecture: Architecture, setting: Setting) -> int:
+    """Of a token with all others, for each head."""
+    return architecture.heads * setting.max_length
+
+
+def _scoring(architecture: Architecture, setting: Setting, backward: bool) -> int:
+    """What eager attention holds while its softmax is computed, beyond what the block keeps in the end.
+
+    Forward the scores, their fp32 copy and the probabilities: 4 bytes a score more than is kept of them. Backward the
+    probabilities, their gradient and that of the scores, in fp32: 12, less what was kept. Meanwhile what follows in the
+    block is not kept yet, or no more. The mask takes e a pair of tokens (eager_attention_forward in modeling_qwen2.py).
+    """
+    e, h = setting.element, architecture.hidden_size
+    kept = FP32 + (e if e != FP32 else 0)
+    follows = _behind(setting.adapter.targets - set(QKV))
+    later = FP32 * (h + 1) + _mlp(architecture, setting, follows) + _adapters(architecture, setting, follows)
+    more = 3 * FP32 - kept if backward else FP32
+    return setting.tokens * max(0, more * _scores(architecture, setting) + e * setting.max_length - later)
+
+
+def _fused_passing(architecture: Architecture, setting: Setting, backward: bool) -> int:
+    """`passing` with attention that holds no scores."""
     h, i, e = architecture.hidden_size, architecture.intermediate_size, setting.element
     dora = _dora_passing(architecture, setting) if setting.adapter.magnitudes else 0
     if not backward:

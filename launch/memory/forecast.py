@@ -6,6 +6,7 @@ and what the driver says the process uses. Only the last has to fit.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -45,6 +46,13 @@ class Forecast(BaseModel):
     """Of a node, all its processes together, at its most."""
     host_phases: dict[str, int]
     """The same while the base is loaded, and while it is trained."""
+    host_mapped_bytes: int
+    """Of what it takes to load, pages of the weights' files, which the kernel takes back where memory is short."""
+
+    @property
+    def host_needed_bytes(self) -> int:
+        """What a node must have: less, and its processes are killed."""
+        return max(self.host_phases["load"] - self.host_mapped_bytes, self.host_phases["training"])
 
 
 def forecast(architecture: Architecture, setting: Setting) -> Forecast:
@@ -76,17 +84,35 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         },
         "optimizer step": {**trained, "in passing": static.updating(setting)},
         "evaluation": {
-            **held, "in passing": ahead, "logits and loss": _evaluated_logit(setting) * logits,
-            "dequantisation": unpacked,
+            **held, "in passing": activations.evaluating(architecture, setting),
+            "logits and loss": _evaluated_logit(setting) * logits, "dequantisation": unpacked,
         },
         "save": trained,
     }  # fmt: skip
+    if setting.answer_tokens is not None:
+        phases["answers"] = {**held, **_answering(architecture, setting), "dequantisation": unpacked}
     device = _summed(phases, setting.gpu, static.scattered(setting))
     needed = {
         name: phase(architecture, setting, device.process_bytes)
         for name, phase in (("load", host.loading), ("training", host.training))
     }
-    return Forecast(**device._asdict(), host_bytes=max(needed.values()), host_phases=needed)
+    return Forecast(
+        **device._asdict(), host_bytes=max(needed.values()), host_phases=needed,
+        host_mapped_bytes=host.mapped(architecture, setting),
+    )  # fmt: skip
+
+
+def _answering(architecture: Architecture, setting: Setting) -> dict[str, int]:
+    """Keys and values of questions and answers; of the logits only the last token's are made."""
+    assert setting.answer_tokens is not None
+    there = replace(setting, max_length=setting.answer_tokens, micro_batch_size=setting.answered_at_once)
+    passing = activations.evaluating(architecture, there)
+    return {"keys and values": _cache(architecture, there), "in passing": passing}
+
+
+def _cache(architecture: Architecture, setting: Setting) -> int:
+    """Keys and values of all tokens in each block, e kv each."""
+    return setting.tokens * architecture.layers * 2 * architecture.kv_heads * architecture.head_dim * setting.element
 
 
 class _Device(NamedTuple):
@@ -146,12 +172,10 @@ def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) 
 
 def inference_bytes(architecture: Architecture, setting: Setting) -> int:
     """What answering needs, or a loss without gradients: weights, keys and values, logits, and the process itself."""
-    kv = architecture.kv_heads * architecture.head_dim
-    cache = setting.tokens * architecture.layers * 2 * kv * setting.element
     logits = _evaluated_logit(setting) * setting.tokens * architecture.vocab_size
     weights = static.base_weights(architecture, setting) + static.quantization_constants(architecture, setting)
-    passing = activations.passing(architecture, setting, backward=False)
-    return weights + cache + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
+    passing = activations.evaluating(architecture, setting)
+    return weights + _cache(architecture, setting) + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
 
 
 def dequantised(architecture: Architecture, setting: Setting) -> int:

@@ -1,5 +1,7 @@
 """Host memory of one node, all its processes together. Bytes."""
 
+import math
+
 from launch.architecture import Architecture
 from launch.hardware import GIB
 from launch.memory import static
@@ -16,15 +18,31 @@ GRADIENT = 4
 
 
 def loading(architecture: Architecture, setting: Setting, process_bytes: int) -> int:
-    """While the base is read. safetensors maps its files, so that weights in the files' type are pages that the
-    processes of a node share; in another type each process makes a copy of its own before it moves to its GPU.
-    A quantised base is streamed to its device tensor by tensor.
-    """
+    """While the base is read: what stays until it has moved to its devices, and the mapped files."""
     if not setting.gpu:
         return training(architecture, setting, process_bytes)
-    copied = setting.precision != FILES and setting.quantization == "none"
-    weights = architecture.parameters * setting.element * (setting.devices_per_node if copied else 1)
-    return setting.devices_per_node * GPU_PROCESS + weights
+    held = setting.devices_per_node * GPU_PROCESS + mapped(architecture, setting)
+    if _copied(setting):
+        held += setting.devices_per_node * architecture.parameters * setting.element
+    if setting.strategy == "zero3_offload":
+        held += setting.devices_per_node * pinned(architecture, setting)
+    return held
+
+
+def mapped(architecture: Architecture, setting: Setting) -> int:
+    """Pages of the weights' files, which safetensors maps: the processes of a node share them, and the kernel takes
+    them back where memory is short.
+
+    Weights in another type than the files' are copied, by each process for itself, tensor by tensor: then no more of
+    the files has to stay than one tensor. A quantised base is streamed to its device in the same way.
+    """
+    if not setting.gpu or _copied(setting):
+        return 0
+    return architecture.parameters * setting.element
+
+
+def _copied(setting: Setting) -> bool:
+    return setting.precision != FILES and setting.quantization == "none"
 
 
 def training(architecture: Architecture, setting: Setting, process_bytes: int) -> int:
@@ -37,5 +55,22 @@ def training(architecture: Architecture, setting: Setting, process_bytes: int) -
         states = (1 + static.MOMENTS) * static.FP32 + GRADIENT
         held += states * trained * setting.devices_per_node // setting.world_size
     if setting.strategy == "zero3_offload":
-        held += static.base_weights(architecture, setting) * setting.devices_per_node // setting.world_size
+        held += setting.devices_per_node * pinned(architecture, setting)
     return held
+
+
+def pinned(architecture: Architecture, setting: Setting) -> int:
+    """A rank's share of the base under ZeRO-3 with offloaded parameters.
+
+    DeepSpeed pins each tensor's share by itself (partition_parameters.py, _partition_param), and torch rounds pinned
+    memory up to a power of two (CachingHostAllocator.h): up to twice the share, 1.4 times on average. Biases and norms,
+    below stage3_param_persistence_threshold, stay on the GPU.
+    """
+
+    def share(elements: int) -> int:
+        held = math.ceil(elements / setting.world_size) * setting.element
+        return 1 << (held - 1).bit_length()
+
+    embeddings = share(architecture.vocab_size * architecture.hidden_size)
+    block = sum(share(inputs * outputs) for inputs, outputs in architecture.linears.values())
+    return architecture.layers * block + embeddings * (1 if architecture.tied_embeddings else 2)

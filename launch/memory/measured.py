@@ -15,6 +15,8 @@ class Measured(BaseModel):
     """Tokens of the longest sequence to train on, which may be fewer than data.max_length."""
     evaluation_length: int | None = None
     """And to evaluate on; None without data.eval."""
+    answer_length: int | None = None
+    """Of the longest question to answer, with its answer; None without training.eval_samples."""
     seconds: float
     peak_bytes: int | None
     """torch.cuda.max_memory_allocated; without a GPU None."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from launch.adapter import adapted
 from launch.architecture import Architecture
-from launch.spec import LoraSpec, Optimizer, Precision, Quantization, Strategy
+from launch.spec import SHARDS_BASE, LoraSpec, Optimizer, Precision, Quantization, Strategy
 
 ELEMENT: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -76,11 +76,13 @@ class Setting:
     """Whether output head and loss are one kernel that never holds all logits, as Liger's is."""
     optimizer: Optimizer = "paged_adamw_32bit"
     adapter_precision: Precision | None = None
-    """Of the adapter's weights; None where PEFT (from 0.8 on) and the engine choose it."""
+    """Of the adapter's weights; None where PEFT (fp32, from 0.8 on) or DeepSpeed (the run's) choose it."""
     logits_precision: Precision | None = "fp32"
     """What the loss is computed in: transformers casts (from 4.45 on); None where they stay as the model made them."""
     bucket_elements: int | None = None
     """DeepSpeed's reduce_bucket_size; None for the one that muster renders."""
+    answer_tokens: int | None = None
+    """Of the longest question with its answer, where a run answers some at each evaluation; else None."""
     update_copies: int = 1
     """Temporaries of a moment's size in torch's AdamW on a GPU (foreach): 1, in torch 2.0 it was 2."""
 
@@ -88,6 +90,11 @@ class Setting:
     def tokens(self) -> int:
         """Of a micro-batch whose sequences are all as long as they may be."""
         return self.micro_batch_size * self.max_length
+
+    @property
+    def answered_at_once(self) -> int:
+        """Questions of a batch: one each where ranks gather weights for every token together."""
+        return 1 if self.strategy in SHARDS_BASE and self.world_size > 1 else self.micro_batch_size
 
     @property
     def element(self) -> int:
@@ -100,14 +107,19 @@ class Setting:
         return self.strategy.startswith("zero")
 
     @property
-    def adapter_element(self) -> int:
-        """Bytes of an adapter's weight as the model computes with it.
+    def adapter_type(self) -> Precision:
+        """Of an adapter's weight as the model computes with it.
 
         DeepSpeed casts it to the engine's type and keeps its own fp32 copy; PEFT else holds it in fp32.
         """
-        return self.element if self.zero else ELEMENT[self.adapter_precision or "fp32"]
+        return self.precision if self.zero else self.adapter_precision or "fp32"
+
+    @property
+    def adapter_element(self) -> int:
+        """Bytes of such a weight."""
+        return ELEMENT[self.adapter_type]
 
     @property
     def casts(self) -> bool:
-        """Whether autocast makes copies of what goes into the adapters."""
+        """Whether copies are made of what goes into the adapters: by autocast, by PEFT for a coarser adapter."""
         return self.adapter_element != self.element

@@ -21,7 +21,7 @@ def base_weights(architecture: Architecture, setting: Setting) -> int:
     held = rest * (FP32 if setting.upcast_unquantized else setting.element)
     match setting.quantization:
         case "nf4":
-            return held + sum(math.ceil(size / 2) for size in _linear_sizes(architecture))
+            return held + architecture.layers * sum(math.ceil(size / 2) for size in _linear_sizes(architecture))
         case "int8":
             return held + architecture.linear_parameters
         case _:
@@ -31,7 +31,7 @@ def base_weights(architecture: Architecture, setting: Setting) -> int:
 def quantization_constants(architecture: Architecture, setting: Setting) -> int:
     """Scales of packed weights: of NF4 as above, of int8 one in fp32 for each output (arXiv 2208.07339). Exact."""
     if setting.quantization == "int8":
-        return sum(FP32 * outputs for _, outputs in architecture.modules.values())
+        return FP32 * architecture.layers * sum(outputs for _, outputs in architecture.linears.values())
     if setting.quantization == "none":
         return 0
     total = 0
@@ -42,11 +42,12 @@ def quantization_constants(architecture: Architecture, setting: Setting) -> int:
             total += blocks + FP32 * (math.ceil(blocks / BLOCKS) + DOUBLE_CODES + CODES + 1)
         else:
             total += FP32 * (blocks + CODES)
-    return total
+    return architecture.layers * total
 
 
 def _linear_sizes(architecture: Architecture) -> list[int]:
-    return [inputs * outputs for inputs, outputs in architecture.modules.values()]
+    """Of one block."""
+    return [inputs * outputs for inputs, outputs in architecture.linears.values()]
 
 
 def _trained(setting: Setting) -> tuple[int, int]:

@@ -59,8 +59,12 @@ def locked_memory(context: Context) -> Finding:
 
 def host_memory(context: Context) -> Finding:
     """What the node and this process's control groups leave, against the most that the plan needs, loading included."""
-    free, needed = discover.host_memory(), context.plan.memory.host_bytes
+    free, memory = discover.host_memory(), context.plan.memory
+    needed, most = memory.host_needed_bytes, memory.host_bytes
     told = f"{amount(free)} of host memory free; the plan needs {amount(needed)}"
+    if needed <= free < most:
+        fix = "the run will start, and read parts of the files again and again; free memory to load them faster"
+        return warned(f"{told}, and {amount(most)} to keep the weights' files", fix, free=free, needed=needed)
     if free < needed:
         fix = "free memory, ask for more (Slurm: --mem), or use fewer processes" + (
             ", or a strategy without offload" if context.plan.offload else ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.wording import span
 from tests.launch.conftest import in_process as call
 from tests.launch.conftest import plan_of, spec_of
 
@@ -33,10 +34,27 @@ def test_for_people(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", spec, "--compare", "8xA100-80GB,T4-16GB")
     assert done.code == 0
     lines = [line.split() for line in done.out.splitlines()]
-    assert lines[0] == ["GPUs", "strategy", "checkpointing", "batch", "per", "device", "tokens/s"]
-    assert lines[1][:6] == ["8xA100-80GB", "ddp", "on", "4", "x", "4"]
-    assert lines[2] == ["T4-16GB", "-", "-", "-", "does", "not", "fit", "-"]
+    assert lines[0] == ["GPUs", "strategy", "recompute", "batch", "per", "device", "tokens/s", "duration"]
+    assert lines[1][:4] == ["8xA100-80GB", "ddp", "on", "128"]
+    assert lines[1][-1] == "-"  # there are no rows to tell by
+    assert lines[2] == ["T4-16GB", "-", "-", "-", "does", "not", "fit", "-", "-"]
+    assert "another global batch" not in done.out
     assert "T4-16GB: no plan fits 1 x 1 T4-16GB" in done.out
+
+
+def test_how_long_it_takes_and_which_row_is_another_training(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    gpus = ("--compare", "8xA100-80GB,4xA100-80GB,8xH100-80GB", "-s", "training.max_steps=100")
+    rows = json.loads(call(capsys, "plan", spec, *gpus, "--json").out)
+    assert [row["other_batch"] for row in rows] == [False, True, False]
+    for row in rows:
+        assert row["duration_seconds"] == pytest.approx(100 * row["throughput"]["step_seconds"], abs=0.1)
+    done = call(capsys, "plan", spec, *gpus)
+    lines = done.out.splitlines()
+    assert [line.split()[3] for line in lines[1:4]] == ["128", "64*", "128"]
+    assert [" ".join(line.split()[-2:]) for line in lines[1:4]] == [span(row["duration_seconds"]) for row in rows]
+    assert "* another global batch than 8xA100-80GB, which is another training" in done.out
+    kept = call(capsys, "plan", spec, *gpus, "-s", "training.global_batch_size=128", "--json")
+    assert {(row["global_batch_size"], row["other_batch"]) for row in json.loads(kept.out)} == {(128, False)}
 
 
 def test_a_type_that_is_unknown(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,22 @@ def test_only_whole_models_have_two_types(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_engine_that_holds_the_adapter_its_own_way(strategy: Strategy, precision: str) -> None:
+    found = told(spec_of(lora={"precision": precision}), strategy, 1 if strategy == "single" else 8)
+    if strategy.startswith("zero"):
+        assert found == [
+            f"lora.precision {precision} with {strategy}: DeepSpeed holds the adapter in the run's precision beside an"
+            " fp32 copy that it updates; use auto, or ddp or single"
+        ]
+    elif (strategy, precision) == ("fsdp2", "bf16"):
+        fsdp2 = "lora.precision bf16 with fsdp2: accelerate makes fp32 of whatever FSDP2 trains; use auto, or ddp"
+        assert found == [fsdp2]
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_pissa_needs_whole_weights(strategy: Strategy) -> None:
     expected = (
         f"lora.init_lora_weights pissa with {strategy}: the principal part is taken out of whole weights, and ZeRO-3"

@@ -165,13 +165,16 @@ def test_without_gpus_a_device_is_a_cpu_process(monkeypatch: pytest.MonkeyPatch)
     one, four = discover.topology(ClusterSpec()), discover.topology(ClusterSpec(devices_per_node=4))
     assert (one.device, one.device_name, one.world_size, one.bf16, one.rates) == ("cpu", "CPU process", 1, False, None)
     assert (one.memory_bytes, four.memory_bytes, four.devices_per_node) == (64 * GIB, 16 * GIB, 4)
+    assert one.host_bytes == four.host_bytes == 64 * GIB
 
 
 def test_all_gpus_are_taken_unless_the_spec_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, *several(4))
+    monkeypatch.setattr(discover, "host_memory", lambda: 64 * GIB)
     every, two = discover.topology(ClusterSpec(nodes=2)), discover.topology(ClusterSpec(devices_per_node=2))
     assert (every.device, every.nodes, every.devices_per_node, every.world_size) == ("gpu", 2, 4, 8)
     assert (two.nodes, two.devices_per_node) == (1, 2)
+    assert every.host_bytes == two.host_bytes == 64 * GIB  # of one node, whatever is used of it
     assert (every.device_name, every.memory_bytes, every.bf16, every.rates) == (
         A100.name,
         A100.memory_bytes,

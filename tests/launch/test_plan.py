@@ -170,6 +170,35 @@ def test_half_precision_on_cpu_processes(precision: str) -> None:
     )
 
 
+def test_an_adapter_in_bf16_where_there_is_none() -> None:
+    lora = {"precision": "bf16"}
+    assert refused("8xV100-32GB", lora=lora) == "lora.precision bf16, which V100-32GB does not have; use fp32 or auto"
+    assert refused(CPU, lora={**lora, "use_dora": True}) == (
+        "lora.precision bf16 with lora.use_dora in fp32: the magnitudes would be coarser than the weights; use fp32 or"
+        " auto"
+    )
+
+
+def test_what_the_spec_says_of_attention_constants_and_adapter_is_what_memory_is_forecast_for() -> None:
+    spec = spec_of(
+        "qwen2.5-7b-instruct", data=SMALL, training={"gradient_checkpointing": True},
+        model={"quantization": "nf4", "double_quantization": False, "attention": "eager"}, lora={"precision": "bf16"},
+    )  # fmt: skip
+    plan = plan_of("1xA100-80GB", 1, spec)
+    assert plan.attention == plan.setting.attention == "eager"
+    assert (plan.setting.double_quantization, plan.setting.adapter_type) == (False, "bf16")
+    usual = plan_of("1xA100-80GB", 1, spec.model_copy(update={"model": spec.model.model_copy(
+        update={"double_quantization": True, "attention": "auto"}
+    ), "lora": spec.lora.model_copy(update={"precision": "auto"})}))  # fmt: skip
+    assert (usual.attention, usual.setting.adapter_type) == ("sdpa", "fp32")
+    held, less = plan.memory.components, usual.memory.components
+    linears = plan.architecture.linear_parameters
+    assert held["quantisation constants"] == pytest.approx(linears / 16, rel=1e-3)
+    assert less["quantisation constants"] == pytest.approx(linears * (1 / 64 + 1 / 4096), rel=2e-2)
+    assert held["adapters"] == less["adapters"] / 2
+    assert plan.memory.phases["backward"] > usual.memory.phases["backward"]
+
+
 def test_the_default_optimizer_gives_way_to_offloading_with_a_warning() -> None:
     plan = plan_of("8xA100-80GB", 1, spec_of(cluster={"strategy": "zero3_offload"}))
     assert (plan.optimizer, plan.offload) == ("adamw_torch", True)

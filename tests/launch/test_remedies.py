@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from launch.errors import NoPlanError
-from launch.hardware import parse_gpus
+from launch.hardware import GIB, parse_gpus
 from launch.remedies import remedies
 from launch.spec import RunSpec
 from launch.versions import NEWEST
@@ -35,6 +35,36 @@ def test_what_the_spec_does_already_is_left_out() -> None:
     assert told(spec, "T4-16GB") == ["training.gradient_checkpointing: auto", "A10-24GB GPUs"]
 
 
+def test_scores_need_not_be_held() -> None:
+    model = {"quantization": "nf4", "attention": "eager"}
+    spec = spec_of("qwen2.5-7b-instruct", model=model, data={"max_length": 2400}, training={"micro_batch_size": 1})
+    assert told(spec, "T4-16GB")[0] == "model.attention: auto"
+
+
+def test_devices_that_cannot_share_the_global_batch_are_no_advice() -> None:
+    """Nine sequences go to neither four nor six GPUs, but to three nodes with three each."""
+    spec = spec_of(
+        data={"max_length": 1024}, training={"global_batch_size": 9, "micro_batch_size": 1},
+        cluster={"strategy": "zero3"},
+    )  # fmt: skip
+    assert told(spec, "3xV100-16GB")[2] == "3 nodes with 3 GPUs each"
+
+
+def test_processes_that_share_a_node_s_own_memory() -> None:
+    """fp16 of files in bf16: each of eight processes makes a copy of 29.5 GB."""
+    spec = spec_of(data={"max_length": 512})
+    topology = parse_gpus("8xV100-32GB").model_copy(update={"host_bytes": 100 * GIB})
+    with pytest.raises(NoPlanError) as caught:
+        plan_of(topology, 1, spec)
+    assert str(caught.value).startswith(
+        "no plan fits 1 x 8 V100-32GB: the least that a node needs of its own memory, ddp, is 236.1 GiB, and 100.0 GiB"
+        " are free. What would make it fit: model.quantization: nf4 (ddp, "
+    )
+    found = remedies(spec, architecture_of(spec), topology, "fp16", NEWEST)
+    assert [remedy.text for remedy in found][:2] == ["model.quantization: nf4", "2 devices on each node"]
+    assert found[1].best.memory.host_needed_bytes == pytest.approx(2 * (2 * GIB + 29.54e9), rel=1e-3)
+
+
 def test_a_global_batch_is_kept_by_the_planner() -> None:
     spec = spec_of(data={"max_length": 2048}, training={"global_batch_size": 64, "micro_batch_size": 4})
     assert told(spec, "8xRTX4090-24GB")[0] == "training.micro_batch_size: 1"
@@ -56,10 +86,28 @@ def test_several_together_where_one_is_not_enough() -> None:
         ("8xA100-80GB", 32768),
         ("1xRTX4090-24GB", 2048),
         ("2xV100-16GB", 4096),
+        ("1xT4-16GB", 32768),
     ],
 )
 def test_three_changes_are_found_where_there_are_as_many(gpus: str, length: int) -> None:
     assert len(told(spec_of(data={"max_length": length}), gpus)) == 3
+
+
+def test_where_nothing_here_is_enough_other_gpus_are_told_with_what_they_need_as_well() -> None:
+    """14B on a T4, quantised already: of three changes each is needed."""
+    spec = spec_of(model={"quantization": "nf4"}, data={"max_length": 32768})
+    assert told(spec, "1xT4-16GB") == [
+        "training.micro_batch_size: 1, gradient_accumulation_steps: 16 with H200-141GB GPUs",
+        "data.max_length: 8192 with H200-141GB GPUs",
+        "data.max_length: 4096 with H100-80GB GPUs",
+    ]
+
+
+def test_no_change_is_told_with_another_that_is_enough_alone() -> None:
+    spec = spec_of("qwen2.5-14b-instruct", cluster={"strategy": "ddp"}, data={"max_length": 2048})
+    found = [remedy.split(" with ") for remedy in told(spec, "2xRTX3090-24GB")]
+    for number, changes in enumerate(found):
+        assert not any(set(earlier) <= set(changes) for earlier in found[:number])
 
 
 def test_sequences_are_shortened_as_far_as_it_takes() -> None:

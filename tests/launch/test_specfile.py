@@ -59,6 +59,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "layers_to_transform": None,
         "modules_to_save": [],
         "bias": "none",
+        "precision": "auto",
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": "default",
@@ -377,6 +378,23 @@ def test_epochs_when_max_steps_ends_the_run() -> None:
     assert parse("training:", "  max_steps: 5").training.max_steps == 5
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_double_quantisation_of_what_is_not_nf4(quantization: str) -> None:
+    options = [f"model.quantization={quantization}", "model.double_quantization=false"]
+    assert mistake(overrides=options) == (
+        f"-s {options[1]}: model.double_quantization: nothing reads this with model.quantization: {quantization};"
+        " it is nf4's"
+    )
+    assert parse(overrides=["model.quantization=nf4", options[1]]).model.double_quantization is False
+
+
+def test_an_adapter_in_bf16_beside_a_run_in_fp16() -> None:
+    assert mistake("lora: {precision: bf16}", "training: {precision: fp16}") == (
+        "spec.yaml:6:19: lora.precision: bf16 beside training.precision: fp16, which is for hardware without bf16;"
+        " use fp32 or auto"
+    )
+
+
 def test_spares_on_one_node() -> None:
     assert mistake("slurm: {spares: 1}") == (
         "spec.yaml:6:17: slurm.spares: nothing reads this with cluster.nodes = 1; remove it or ask for more nodes"
@@ -569,7 +587,7 @@ def test_several_mistakes_are_listed_in_the_order_of_their_places() -> None:
         [
             "spec.yaml:1:18: cluster.nodes: 0 is not allowed; allowed: a whole number above 0 (Machines)",
             "spec.yaml:3:21: model.quantisation: unknown key. Did you mean 'quantization'?"
-            " Allowed: variant, quantization, upcast_unquantized",
+            " Allowed: variant, quantization, double_quantization, upcast_unquantized, attention",
             "spec.yaml:4:15: data.train: 7 is not allowed;"
             " allowed: text (Training rows: a file, folder, glob or hub id (`owner/name:split`). "
             "Relative paths start at the spec's folder)",
@@ -672,6 +690,15 @@ def test_where_and_how_fast_a_run_goes_does_not_make_it_another() -> None:
     here = training_identity(spec_of())
     assert here == training_identity(spec_of(cluster={"nodes": 2}, slurm={"time": "1:00:00"}))
     assert here == training_identity(spec_of(training={"micro_batch_size": 1, "save_steps": 1, "eval_steps": 5}))
+
+
+def test_which_kernels_compute_attention_does_not_make_it_another_what_the_base_and_the_adapter_hold_does() -> None:
+    here = training_identity(spec_of(model={"quantization": "nf4"}))
+    assert here == training_identity(spec_of(model={"quantization": "nf4", "attention": "eager"}))
+    there = training_identity(
+        spec_of(model={"quantization": "nf4", "double_quantization": False}, lora={"precision": "bf16"})
+    )
+    assert {key for key in here if here[key] != there[key]} == {"model.double_quantization", "lora.precision"}
 
 
 def test_evaluations_that_choose_the_adapter_make_it_another() -> None:

@@ -2,12 +2,14 @@
 
 import pytest
 
-from launch.hardware import Topology, parse_gpus
+from launch.errors import NoPlanError
+from launch.hardware import GIB, Topology, parse_gpus
 from launch.spec import RunSpec
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
-from tests.launch.conftest import CPU, architecture_of, spec_of
+from tests.launch.conftest import CPU, architecture_of, plan_of, spec_of
 
 SMALL = {"max_length": 512}
+PAIRS = 34_406_400
 
 
 def found(spec: RunSpec, gpus: str | Topology, micro: tuple[int, ...] = (4,)) -> list[Candidate]:
@@ -97,6 +99,37 @@ def test_recomputation_before_sharding() -> None:
 
 def test_zero3_where_the_base_does_not_fit() -> None:
     assert chosen(spec_of(data=SMALL), "8xV100-32GB") == ("zero3", True, 4)
+
+
+def test_a_node_s_own_memory_limits_what_is_offloaded_to_it() -> None:
+    """14B on eight GPUs: 27.5 GiB of bf16 weights take 48 GiB of pinned memory, beside 2 GiB for each process."""
+    spec = spec_of(cluster={"strategy": "zero3_offload"}, data=SMALL)
+    gpus = parse_gpus("8xRTX4090-24GB")
+    (needed,) = {candidate.memory.host_needed_bytes for candidate in found(spec, gpus)}
+    assert needed == pytest.approx(64 * GIB, rel=1e-3)
+    for free, fits in ((None, True), (needed, True), (needed - 1, False)):
+        ways = found(spec, gpus.model_copy(update={"host_bytes": free}))
+        assert {c.host_fits for c in ways} == {fits}
+        assert any(c.fits for c in ways) is fits
+    # To keep the files as well, it would be 91 GiB: the kernel takes their pages back.
+    assert found(spec, gpus)[0].memory.host_bytes == needed + 2 * architecture_of(spec).parameters - 16 * PAIRS
+
+
+def test_nothing_is_offloaded_to_a_node_that_cannot_hold_it() -> None:
+    spec = spec_of("qwen2.5-7b-instruct", data={"max_length": 1024})
+    gpu = parse_gpus("1xRTX4090-24GB")
+    ample, small = (gpu.model_copy(update={"host_bytes": size * GIB}) for size in (64, 2))
+    assert chosen(spec, ample) == ("zero3_offload", True, 4)
+    assert {c.strategy: c.host_fits for c in found(spec, small)} == {
+        "single": True,
+        "zero2_offload": False,
+        "zero3_offload": False,
+    }
+    assert chosen(spec, small) is None
+    with pytest.raises(
+        NoPlanError, match=r"zero3_offload would fit the devices but needs [\d.]+ GiB of host memory, and 2"
+    ):
+        plan_of(small, 1, spec)
 
 
 def test_nothing_where_nothing_fits() -> None:

@@ -129,6 +129,9 @@ def test_what_makes_a_step_longer() -> None:
     assert made(strategy="zero3").step_seconds > least
     assert made("8xA100-80GB", nodes=2, strategy="zero3").step_seconds > 1.4 * made(strategy="zero3").step_seconds
     assert made("8xH100-80GB").step_seconds < least
+    # 68 bytes for each of 4 x 4 x 4096 x 4096 x 40 x 48 scores, at 2 TB/s.
+    eager = made(attention="eager").step_seconds
+    assert eager - least == pytest.approx(68 * 16 * 4096**2 * 40 * 48 / 2.039e12, rel=1e-3)
 
 
 def test_the_band_is_wider_where_nothing_was_measured() -> None:
@@ -142,15 +145,17 @@ def test_a_cpu_process_has_no_rate() -> None:
 
 
 def test_what_others_measured_is_within_the_band() -> None:
-    """All bf16 runs but one of 256 tokens. GPTQ's short ones are not: its kernels unpack more slowly than NF4's."""
+    """All bf16 runs of 7B and 14B but one of 256 tokens. GPTQ's short ones are not: its kernels unpack more slowly than
+    NF4's."""
     script = ROOT / "benchmarks/published_throughput.py"
     lines = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.splitlines()
     outside = [line[:45].strip() for line in lines if line.endswith("outside the band")]
-    assert len(lines) == 25
+    assert len(lines) == 43
     assert [line for line in outside if "Q-LoRA" not in line and " 256 " not in f"{line} "] == []
-    assert len(outside) <= 4
+    assert len(outside) <= 7
     errors = [float(found[1]) for line in lines if (found := re.search(r"([+-][\d.]+)%", line))]
     assert sum(map(abs, errors)) / len(errors) < 15
+    assert max(abs(error) for error, line in zip(errors, lines, strict=True) if "14B LoRA" in line) < 16
 
 
 def test_fp32_is_computed_without_tensor_cores() -> None:

@@ -25,11 +25,11 @@ def trained(workspace: Workspace, strategy: str, sections: dict[str, dict[str, A
     return run
 
 
-def assert_same_training(run: Path, reference: Path) -> None:
+def assert_same_training(run: Path, reference: Path, tolerance: float = TOLERANCE) -> None:
     """Losses of the steps, and the evaluations before and after."""
     found, expected = ([*losses(path), *evaluations(path)] for path in (run, reference))
     assert len(found) == len(expected) == 6
-    assert found == pytest.approx(expected, rel=TOLERANCE)
+    assert found == pytest.approx(expected, rel=tolerance)
 
 
 def evaluations(run: Path) -> list[float]:

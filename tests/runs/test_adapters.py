@@ -21,6 +21,11 @@ ADAPTERS: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"quantization": "nf4"},
         "lora": {"init_lora_weights": "loftq", "target_modules": r".*(q|v|up)_proj", "modules_to_save": ["lm_head"]},
     },
+    "held": {
+        "model": {"quantization": "nf4", "double_quantization": False, "attention": "eager"},
+        "lora": {"precision": "bf16"},
+        "data": {"packing": True},
+    },
 }  # fmt: skip
 # benchmarks/cells.py runs each option under each strategy.
 ALLOWED = [("whole", "zero2"), ("whole", "fsdp2"), ("packed", "zero3"), ("packed", "fsdp2")]
@@ -35,7 +40,23 @@ def test_an_adapter_with_options_trains_as_on_one_device(wide: Workspace, adapte
     assert saved["use_dora"] == (adapter == "whole")
 
 
-@pytest.mark.parametrize(("adapter", "strategy"), [("whole", "fsdp2")])
+def test_a_worker_has_the_attention_the_constants_and_the_adapter_that_the_spec_asks_for(wide: Workspace) -> None:
+    """Packed rows do not see one another under eager attention either: its losses are those of sdpa."""
+    asked = ADAPTERS["held"]
+    sdpa = {**asked, "model": {**asked["model"], "attention": "auto"}}
+    runs = [
+        trained(wide, "single", asked, "held"),
+        trained(wide, "ddp", asked, "held"),
+        trained(wide, "single", sdpa, "held-sdpa"),
+    ]
+    told = [next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified") for run in runs]
+    assert [row["attention"] for row in told] == ["eager", "eager", "sdpa"]
+    assert {(row["quantization"], row["adapter_precision"]) for row in told} == {("nf4", "bf16")}
+    for run in runs[1:]:
+        assert_same_training(run, runs[0], tolerance=2e-3)  # bf16 keeps three digits
+
+
+@pytest.mark.parametrize(("adapter", "strategy"), [("held", "single"), ("whole", "fsdp2")])
 def test_a_run_with_options_goes_on_as_if_it_had_not_stopped(wide: Workspace, adapter: str, strategy: str) -> None:
     """Stopped after two of four steps, by taking away what came later."""
     whole = trained(wide, strategy, ADAPTERS[adapter], adapter)

@@ -49,7 +49,7 @@ def test_the_longest_sequences_are_tried_before_the_first_step(long_row: Workspa
     assert found["error"] == pytest.approx(found["forecast_bytes"] / found["process_bytes"] - 1, abs=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp"])
+@pytest.mark.parametrize("strategy", ["single", "ddp", "zero1", "zero2", "zero3_offload", "fsdp2"])
 def test_it_changes_nothing(strategy: str, workspace: Workspace) -> None:
     """The adapter is that of a run whose rehearsal was taken out, to the last bit: with dropout, which draws numbers,
     and the recipe's optimizer."""
@@ -68,6 +68,26 @@ def test_it_changes_nothing(strategy: str, workspace: Workspace) -> None:
     assert losses(runs[0]) == losses(runs[1])
     adapters = [(run / "adapter/adapter_model.safetensors").read_bytes() for run in runs]
     assert adapters[0] == adapters[1]
+
+
+@pytest.mark.parametrize("strategy", ["single", "fsdp2"])
+def test_questions_are_answered_at_their_longest(strategy: str, workspace: Workspace) -> None:
+    """As long as question and answer may be together, in two tokens; fsdp2 gathers weights for each, one at a time."""
+    rows = read_rows(workspace.root / "eval.jsonl")
+    rows[3]["documents"][0]["text"] = "cipher " * 220
+    (workspace.root / "long-eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = {"eval_samples": 9, "eval_max_new_tokens": 40, "max_steps": 2, "epochs": None}
+    cluster = {"strategy": strategy, "devices_per_node": 1 if strategy == "single" else 2}
+    spec = workspace.spec(data={"eval": "long-eval.jsonl", "max_length": 400}, training=training, cluster=cluster)
+    run = workspace.root / f"answers-{strategy}"
+    done = muster("run", spec, "--run-dir", run)
+    assert done.code == 0, done.err
+    found = rehearsed(run)
+    assert 220 < found["evaluation_length"] < found["answer_length"] < found["evaluation_length"] + 40
+    plan = Plan.model_validate_json((run / "plan.json").read_text())
+    assert plan.setting.answer_tokens == 440
+    there = replace(plan.setting, max_length=found["length"], answer_tokens=found["answer_length"])
+    assert found["forecast_bytes"] >= CPU_PROCESS + forecast(plan.architecture, there).phases["answers"]
 
 
 def test_rows_to_evaluate_on_may_be_the_longest(workspace: Workspace) -> None:

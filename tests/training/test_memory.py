@@ -20,7 +20,7 @@ from launch.spec import LoraSpec
 from tests.conftest import Workspace
 from tests.training.live_memory import Live, computing_in, saved_bytes
 from tests.training.test_initial import plan_for
-from training.model import load, lora_config
+from training.model import hold_adapter, load, lora_config
 
 BATCH, LENGTH, VOCABULARY = 2, 64, 200
 SHAPES = {
@@ -91,6 +91,18 @@ def test_what_is_kept_for_the_backward_pass(
     assert kept_bytes(model, here) == pytest.approx(expected_bytes(model, here), rel=0.03)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_is_kept_with_an_adapter_in_bf16(precision: str, attention: str, dropout: float) -> None:
+    """Under the trainer's autocast, which has nothing to cast in a run in bf16."""
+    lora = LoraSpec(dropout=dropout, precision="bf16")
+    model = built("qwen2", precision, lora, attention, zero=False)
+    hold_adapter(model, torch.bfloat16)
+    here = setting(architecture_of(model), precision, lora, attention=attention, masked=True, adapter_precision="bf16")
+    assert kept_bytes(model, here, autocast=precision == "bf16") == pytest.approx(expected_bytes(model, here), rel=0.03)
+
+
 @pytest.mark.parametrize(("precision", "zero"), ENGINES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_one_head_of_keys_is_repeated_without_a_copy(precision: str, zero: bool, attention: str) -> None:
@@ -100,13 +112,13 @@ def test_one_head_of_keys_is_repeated_without_a_copy(precision: str, zero: bool,
     assert kept_bytes(model, here) == pytest.approx(expected_bytes(model, here), rel=0.03)
 
 
-def kept_bytes(model: Any, here: Setting) -> int:
+def kept_bytes(model: Any, here: Setting, autocast: bool = False) -> int:
     """What is alive after a forward pass. Hooks on what autograd saves would also count what is dropped on the way:
     DoRA multiplies its pair in a graph that nothing refers to afterwards."""
     given = inputs(here.masked)
     with (
         Live([*model.parameters(), *model.buffers(), *given.values()]) as live,
-        computing_in(here.precision, here.casts),
+        computing_in(here.precision, autocast or here.casts),
     ):
         loss = model(**given).loss
         kept: int = live.live
@@ -181,13 +193,31 @@ def test_biases_that_are_trained_are_exact(wide_base: Workspace, precision: Any,
     assert static.gradients(here) == sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "held"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32"), ("bf16", "bf16")]
+)
+def test_constants_and_adapters_are_held_as_the_spec_says(
+    wide_base: Workspace, double: bool, precision: Any, held: Any
+) -> None:
+    model = {"quantization": "nf4", "double_quantization": double}
+    plan = plan_for(wide_base, model=model, lora={"precision": held})
+    loaded = load(plan.model_copy(update={"precision": precision}))
+    here = replace(plan.setting, precision=precision)
+    trained = [p for p in loaded.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {{"fp32": torch.float32, "bf16": torch.bfloat16}[held]}
+    assert static.adapters(here) == static.gradients(here) == sum(p.nbytes for p in trained)
+    assert static.quantization_constants(plan.architecture, here) == _constants(loaded)
+
+
 def _constants(model: Any) -> int:
     found: dict[int, int] = {}
     for weight in model.parameters():
         state = getattr(weight, "quant_state", None)
         tensors = [getattr(weight, "SCB", None)]
         if state is not None:
-            tensors = [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+            tensors = [state.absmax, state.code]
+            tensors += [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
         found |= {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
     return sum(found.values())
 
@@ -214,6 +244,19 @@ def test_the_optimizer_s_moments_are_exact(workspace: Workspace, name: Any) -> N
 
 @pytest.mark.parametrize(("precision", "zero"), ENGINES)
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("kind", "length"), [("qwen2", 256), ("qwen3", 640)])
+def test_the_peak_of_a_step_that_holds_every_score(
+    kind: str, length: int, masked: bool, precision: str, zero: bool, checkpointing: bool
+) -> None:
+    """Eager attention: the softmax's gradient is the peak."""
+    lora = LoraSpec(dropout=0.0)
+    options = {"attention": "eager", "masked": masked, "length": length}
+    assert check_the_peak(kind, precision, zero, checkpointing, lora, vocab_size=100, **options) == "backward"
+
+
+@pytest.mark.parametrize(("precision", "zero"), ENGINES)
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("kind", "vocabulary"), [("qwen2", 8000), ("qwen3", 100)])
 def test_the_peak_of_a_step(kind: str, vocabulary: int, precision: str, zero: bool, checkpointing: bool) -> None:
     """Where the vocabulary is large it is the loss's, where it is small the backward pass's."""
@@ -233,24 +276,30 @@ def test_the_peak_of_a_step_with_dora(
     check_the_peak("qwen2", precision, zero, checkpointing, lora, vocab_size=100, intermediate_size=width)
 
 
-def check_the_peak(kind: str, precision: str, zero: bool, checkpointing: bool, lora: LoraSpec, **shapes: int) -> str:
+def check_the_peak(
+    kind: str, precision: str, zero: bool, checkpointing: bool, lora: LoraSpec, attention: str = "sdpa",
+    masked: bool = False, length: int = 256, **shapes: int,
+) -> str:  # fmt: skip
     """That what is forecast of a step is within 6 % of what was alive; the phase that it was forecast for."""
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 8, **shapes}
-    model = built(kind, precision, lora, "sdpa", zero, **sizes)
+    model = built(kind, precision, lora, attention, zero, **sizes)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     architecture = architecture_of(model)
     here = setting(
-        architecture, precision, lora, zero, max_length=256, masked=False, gradient_checkpointing=checkpointing
-    )
+        architecture, precision, lora, zero, max_length=length, masked=masked, attention=attention,
+        gradient_checkpointing=checkpointing,
+    )  # fmt: skip
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    ids = torch.randint(0, sizes["vocab_size"], (BATCH, 256))
-    before = [ids, *model.parameters(), *model.buffers()]
+    ids = torch.randint(0, sizes["vocab_size"], (BATCH, length))
+    attended = torch.ones_like(ids)
+    attended[1, length // 2 :] = 0 if masked else 1
+    before = [ids, attended, *model.parameters(), *model.buffers()]
     live = Live([*before, *(p.grad for p in model.parameters() if p.grad is not None)])
     with live:
         with computing_in(precision, here.casts):
-            result = model(input_ids=ids, labels=ids)
+            result = model(input_ids=ids, labels=ids, attention_mask=attended)
             loss = result.loss
             del result
         loss.backward()
@@ -260,6 +309,19 @@ def check_the_peak(kind: str, precision: str, zero: bool, checkpointing: bool, l
     steps = [made.phases[phase] for phase in ("forward", "loss", "backward")]
     assert max(steps) - held == pytest.approx(live.peak, rel=0.06)
     return made.phase
+
+
+def test_keys_and_values_of_an_answer() -> None:
+    model = built("qwen2", "fp32", LoraSpec(), "sdpa", zero=False).eval()
+    there = setting(architecture_of(model), "fp32", LoraSpec(), answer_tokens=LENGTH)
+    with torch.no_grad():
+        layers = model(input_ids=torch.zeros(BATCH, LENGTH, dtype=torch.long), use_cache=True).past_key_values.layers
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    short, long = (
+        forecast(architecture_of(model), replace(there, answer_tokens=length)).phases["answers"]
+        for length in (LENGTH, 2 * LENGTH)
+    )
+    assert long - short == held + BATCH * LENGTH * 12 * SHAPES["hidden_size"]  # a norm's fp32 copies
 
 
 def test_what_torch_s_adamw_makes_in_its_step() -> None:

@@ -1,5 +1,6 @@
 """Answers to a few held-out questions at each evaluation of a run, in answers.jsonl."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch.distributed.fsdp import FSDPModule
@@ -13,6 +14,9 @@ from training.data.template import ChatFiles
 from training.data.tokens import Sequences
 from training.evaluation.answers import Answering, answers, ends
 from training.evaluation.questions import Question, questions
+
+# Tokens that a rehearsal makes: one behind the questions, and one behind that.
+LAST = 2
 
 
 def questions_to_ask(plan: Plan, files: ChatFiles, evaluation: Sequences | None) -> list[Question]:
@@ -32,13 +36,7 @@ def questions_to_ask(plan: Plan, files: ChatFiles, evaluation: Sequences | None)
 def ask(model: Any, asked: list[Question], plan: Plan, ranks: Control, tokenizer: Any) -> list[dict[str, Any]]:
     """Rows of answers.jsonl without their step, on every rank. All ranks call this, in a model that is evaluating."""
     mine = share(len(asked), ranks.rank, ranks.world_size)
-    how = Answering(
-        plan.spec.training.eval_max_new_tokens, plan.architecture.max_positions, tokenizer.pad_token_id,
-        ends(model, (question.end for question in asked)),
-        in_step=plan.strategy in SHARDS_BASE and ranks.world_size > 1,
-    )  # fmt: skip
-    if isinstance(model, FSDPModule):
-        model.unshard()  # answers are made inside the outermost module, whose own call would do it
+    how = _ready(model, asked, plan, tokenizer)
     found = {}
     for answer in answers(model, [asked[place].prompt for place in mine], how, plan.micro_batch_size):
         ranks.pulse.mark("evaluating")
@@ -49,6 +47,32 @@ def ask(model: Any, asked: list[Question], plan: Plan, ranks: Control, tokenizer
         }  # fmt: skip
     everything = {place: row for some in ranks.collect(found) for place, row in some.items()}
     return [everything[place] for place in sorted(everything)]
+
+
+def ask_longest(model: Any, asked: list[Question], plan: Plan, tokenizer: Any) -> int:
+    """The most that answering will ever hold at once, in two tokens: the longest questions, each filled up as if it had
+    its longest answer already. Tokens of the longest one. All ranks call this.
+
+    Raises GpuMemoryError when not even one fits.
+    """
+    how = _ready(model, asked, plan, tokenizer)
+    longest = sorted((question.prompt for question in asked), key=len)[-plan.setting.answered_at_once :]
+    sizes = [len(prompt) + how.room(len(prompt)) for prompt in longest]
+    filled = [(prompt * size)[: max(1, size - LAST)] for prompt, size in zip(longest, sizes, strict=True)]
+    for _ in answers(model, filled, replace(how, max_new_tokens=LAST), len(filled)):
+        pass
+    return max(sizes)
+
+
+def _ready(model: Any, asked: list[Question], plan: Plan, tokenizer: Any) -> Answering:
+    """How this run answers, and a model that can."""
+    if isinstance(model, FSDPModule):
+        model.unshard()  # answers are made inside the outermost module, whose own call would do it
+    return Answering(
+        plan.spec.training.eval_max_new_tokens, plan.architecture.max_positions, tokenizer.pad_token_id,
+        ends(model, (question.end for question in asked)),
+        in_step=plan.strategy in SHARDS_BASE and plan.world_size > 1,
+    )  # fmt: skip
 
 
 def share(count: int, rank: int, world_size: int) -> list[int]:

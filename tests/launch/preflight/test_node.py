@@ -89,11 +89,21 @@ def test_locked_memory_concerns_infiniband_between_nodes(monkeypatch: pytest.Mon
     assert node.on_infiniband(context(ON_GPUS)) == "one node"
 
 
-@pytest.mark.parametrize(("free", "status"), [(10**12, "pass"), (GIB, "fail")])
+MEMORY = ON_GPUS.memory
+
+
+@pytest.mark.parametrize(
+    ("free", "status"),
+    [(MEMORY.host_bytes, "pass"), (MEMORY.host_needed_bytes, "warn"), (MEMORY.host_needed_bytes - 1, "fail")],
+)
 def test_host_memory_for_loading_and_training(free: int, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discover, "host_memory", lambda: free)
     found = node.host_memory(context(ON_GPUS))
-    assert (found.status, found.values["needed"]) == (status, ON_GPUS.memory.host_bytes)
+    assert (found.status, found.values["needed"]) == (status, MEMORY.host_needed_bytes)
+    if status == "warn":  # two processes, and beside them the pages of the weights' files
+        assert found.evidence == (
+            "4.0 GiB of host memory free; the plan needs 4.0 GiB, and 18.2 GiB to keep the weights' files"
+        )
 
 
 def test_offloading_may_be_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
