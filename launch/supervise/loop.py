@@ -1,9 +1,11 @@
 """Attempt after attempt, until the run is done or nothing can be mended."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
+import psutil
 from rich.console import Console
 
 from launch.claim import replan
@@ -47,22 +49,31 @@ class Place(Protocol):
 
 def supervise(plan: Plan, run: RunDir, place: Place, resume: str, console: Console) -> Finish | Requeue:
     """Trains until there is nothing left to do. `resume` is the first attempt's; those after it always go on."""
-    run.stop.unlink(missing_ok=True)
+    _forget_stop(run)
     plan = _remembered(plan, run)
+    past = history(run)
     with Stopper(run, console, place.in_job) as stopper:
         while True:
-            ready = place.prepared(plan, history(run))
+            ready = place.prepared(plan, past)
             if isinstance(ready, Requeue):
                 return ready
             plan = _written(plan, ready, run)
             if stopper.asked != "nobody":
                 return _stopped(stopper)
-            run_attempt(plan, run, partial(place.start, resume=resume), stopper, console)
-            decision = decide(plan, history(run), stopper.asked)
+            ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console)
+            past.append(Past(ended, plan))
+            decision = decide(plan, past, stopper.asked)
             if not isinstance(decision, Restart):
                 return _with_remedies(decision, plan)
             resume = "auto"
             plan = _restarted(plan, decision, run, console)
+
+
+def _forget_stop(run: RunDir) -> None:
+    """A stop that somebody asked of an earlier process; one since we began is meant for us."""
+    with suppress(FileNotFoundError):
+        if run.stop.stat().st_mtime < psutil.Process().create_time():
+            run.stop.unlink()
 
 
 def _stopped(stopper: Stopper) -> Finish | Requeue:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from safetensors.torch import load_file
 
@@ -91,15 +92,10 @@ def _pid(run: SlurmRun, rank: int) -> int:
 
 def _is_rank(pid: int, words: list[str], rank: int) -> bool:
     try:
-        variables = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return (
-        "training" in words
-        and "-m" in words
-        and f"RANK={rank}".encode() in variables
-        and "accelerate" not in str(words)
-    )
+    return "training" in words and "accelerate" not in str(words) and f"RANK={rank}".encode() in variables
 
 
 def kill_last_node(run: SlurmRun) -> float:
