@@ -82,7 +82,7 @@ def test_muster_help_names_every_command() -> None:
 def test_help_of_a_command_names_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, name, "--help")
     assert (done.code, done.err) == (0, "")
-    for param in COMMANDS[name].params:
+    for param in (param for param in COMMANDS[name].params if not getattr(param, "hidden", False)):
         assert (param.opts[0] if param.param_type_name == "option" else param.metavar.split("|")[0]) in done.out
 
 
@@ -128,6 +128,7 @@ def test_schema_is_the_json_schema_of_the_spec(capsys: pytest.CaptureFixture[str
         "cluster",
         "slurm",
         "preflight",
+        "recovery",
     ]
 
 
@@ -495,8 +496,8 @@ def test_run_trains_on_this_machine_alone(tiny: Path, capsys: pytest.CaptureFixt
     done = call(capsys, "run", "tiny.yaml", "-s", "cluster.nodes=2")
     assert (done.code, done.out) == (3, "")
     assert done.err == (
-        "error: cluster.nodes is 2, and muster run trains on this machine alone: start accelerate launch with"
-        " accelerate_configs/ddp_multi_node.yaml on every node, or use -s cluster.nodes=1\n"
+        "error: cluster.nodes is 2, and this is no Slurm job: use muster submit, or sbatch slurm/multi_node.sbatch; start"
+        " accelerate launch with accelerate_configs/ddp_multi_node.yaml on every node; or use -s cluster.nodes=1\n"
     )
 
 
