@@ -1,0 +1,110 @@
+"""`muster preflight` inside a job of two nodes: a fault of one of them is told with its name."""
+
+import importlib.metadata
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Workspace
+from tests.slurm.cluster import Cluster
+
+
+def preflight(cluster: Cluster, workspace: Workspace, *faults: str, **limits: Any) -> dict[str, Any]:
+    """preflight --json of a job on two nodes. `faults` are lines of shell that the batch script runs before it."""
+    cluster_section = {"nodes": 2, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"}
+    spec = workspace.spec(
+        "checked", cluster=cluster_section, data={"eval": None}, preflight={"answer_seconds": 40.0, **limits}
+    )
+    run = workspace.root / "shared" / "run"
+    run.parent.mkdir(exist_ok=True)
+    told = workspace.root / "told.json"
+    command = [sys.executable, "-m", "launch", "preflight", str(spec), "--run-dir", str(run), "--json"]
+    script = "\n".join(["#!/bin/bash", *faults, f"{shlex.join(command)} > {shlex.quote(str(told))}"])
+    job = cluster.submit(
+        script + "\n", "--nodes=2", "--ntasks-per-node=1", "--no-kill", f"--chdir={ROOT}", env={"PYTHONPATH": str(ROOT)}
+    )
+    cluster.wait(job, seconds=150)
+    assert told.stat().st_size, cluster.output(job)
+    document: dict[str, Any] = json.loads(told.read_text())
+    return document
+
+
+def found(document: dict[str, Any], name: str) -> tuple[str, str | None, str]:
+    check = next(check for check in document["checks"] if check["name"] == name)
+    return check["status"], check["node"], check["evidence"]
+
+
+def test_two_nodes_that_are_fit(cluster: Cluster, workspace: Workspace) -> None:
+    document = preflight(cluster, workspace)
+    assert document["verdict"].startswith("Ready: 2 CPU processes on 2 nodes"), document
+    for name in ("fleet-answers", "fleet-alike", "fleet-clock", "fleet-directory"):
+        assert found(document, name)[0] == "pass"
+    assert "all ranks met; all-reduce at " in found(document, "fleet-answers")[2]
+
+
+def test_a_link_that_is_cut(cluster: Cluster, workspace: Workspace) -> None:
+    """The node is cut off once the job has begun, before it is asked."""
+    marker = workspace.root / "cut"
+    cluster_job = [f"touch {shlex.quote(str(marker))}", f"while [ -e {shlex.quote(str(marker))} ]; do sleep 0.2; done"]
+    _when(marker, lambda: cluster.cut("n1"))
+    document = preflight(cluster, workspace, *cluster_job)
+    cluster.restore("n1")
+    status, node, evidence = found(document, "fleet-answers")
+    assert (status, node) == ("fail", "n1")
+    assert evidence.startswith("n1 does not answer: ") or evidence.startswith("n1 has not answered within 40 s")
+    assert document["verdict"].startswith("Not ready: node n1: fleet-answers: n1 ")
+
+
+def test_a_node_that_is_dead(cluster: Cluster, workspace: Workspace) -> None:
+    marker = workspace.root / "dead"
+    waits = [f"touch {shlex.quote(str(marker))}", f"while [ -e {shlex.quote(str(marker))} ]; do sleep 0.2; done"]
+    _when(marker, lambda: cluster.kill_node("n1"))
+    document = preflight(cluster, workspace, *waits)
+    assert found(document, "fleet-answers")[:2] == ("fail", "n1")
+
+
+def test_a_package_of_another_version(cluster: Cluster, workspace: Workspace) -> None:
+    metadata = next(
+        Path(str(path.locate())) for path in importlib.metadata.files("peft") or [] if path.name == "METADATA"
+    )
+    cluster.replace_file("n1", metadata, "Metadata-Version: 2.1\nName: peft\nVersion: 0.19.0\n")
+    document = preflight(cluster, workspace)
+    status, _, evidence = found(document, "fleet-alike")
+    assert status == "fail"
+    assert f"n1: peft 0.19.0 (others {importlib.metadata.version('peft')})" in evidence or "peft" in evidence
+    assert not document["verdict"].startswith("Ready")
+
+
+def test_a_directory_that_is_not_shared(cluster: Cluster, workspace: Workspace) -> None:
+    (workspace.root / "shared").mkdir()
+    cluster.hide_directory("n1", workspace.root / "shared")
+    status, _, evidence = found(preflight(cluster, workspace), "fleet-directory")
+    assert (status, evidence) == ("fail", "n1: does not see the run directory")
+
+
+def _when(marker: Path, act: Any) -> None:
+    """Acts once the batch script has made the file, and lets it go on."""
+    import threading
+    import time
+
+    def watch() -> None:
+        deadline = time.monotonic() + 60
+        while not marker.exists():
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.1)
+        act()
+        marker.unlink()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.mark.parametrize("limit", [1e6])
+def test_a_network_that_is_too_slow(cluster: Cluster, workspace: Workspace, limit: float) -> None:
+    status, _, evidence = found(preflight(cluster, workspace, allreduce_gbps=limit), "fleet-answers")
+    assert status == "fail"
+    assert f"{limit:g} GB/s asked for" in evidence
