@@ -59,34 +59,36 @@ def machine() -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """docs/reliability.md from the results."""
-    where = found["machine"]
-    lines = [
-        "# Reliability", "",
-        "Each fault below is put into a run of 22 steps on a real Slurm of three nodes in network namespaces"
-        " (`tests/slurm`). Afterwards",
-        "the run is done, its ledger has each sample once an epoch, and losses and adapter are those of an undisturbed"
-        " run: the same to",
-        "the last bit on as many devices, within 1e-5 otherwise. All the while a reader looks at every file of the run"
-        " directory, some",
-        "forty times a second: none was ever half written.", "",
-        "| fault | attempts | seconds to the next step | equal to the undisturbed run |", "| --- | --- | --- | --- |",
-    ]  # fmt: skip
+    rows = []
     for row in found["faults"]:
         equal = "to the last bit" if row["tolerance"] == 0 else f"within {row['tolerance']:g}"
-        lines.append(f"| {row['fault']} | {row['attempts']} | {row['seconds_to_next_step']:g} | {equal} |")
-    lines += [
-        "", "Seconds are from the fault to the first step that is completed after it, in whatever attempt. Some seven of"
-        " them are the import",
-        "of torch, transformers and DeepSpeed on these cores; Slurm of the tests calls a node lost after 10 s of silence"
-        " (300 s by",
-        f"default) and `recovery.hang_seconds` is 15 (180 by default). Measured on {where['date']} with {where['cores']}"
-        f" cores, Python {where['python']}, torch",
-        f"{where['packages']['torch']}, {where['load']}; `python -m benchmarks.chaos` makes this page anew, and"
-        " `make chaos` asserts it.", "",
-        "Not tried: a clock that jumps while a run trains (the tests' nodes share the machine's clock), and real GPUs.",
-        "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+        rows.append(f"| {row['fault']} | {row['attempts']} | {row['seconds_to_next_step']:g} | {equal} |")
+    where = found["machine"]
+    return TEXT.format(
+        rows="\n".join(rows), date=where["date"], cores=where["cores"], python=where["python"],
+        torch=where["packages"]["torch"], load=where["load"],
+    )  # fmt: skip
+
+
+TEXT = """\
+# Reliability
+
+Each fault below is put into a run of 22 steps on a real Slurm of three nodes in network namespaces (`tests/slurm`).
+Afterwards the run is done, its ledger has each sample once an epoch, and losses and adapter are those of an undisturbed
+run: the same to the last bit on as many devices, within 1e-5 otherwise. All the while a reader looks at every file of
+the run directory, some forty times a second: none was ever half written.
+
+| fault | attempts | seconds to the next step | equal to the undisturbed run |
+| --- | --- | --- | --- |
+{rows}
+
+Seconds are from the fault to the first step that is completed after it, in whatever attempt. Some seven of them are the
+import of torch, transformers and DeepSpeed on these cores. The tests' Slurm calls a node lost after 10 s of silence (300 s
+by default), and `recovery.hang_seconds` is 15 (180 by default). Measured on {date} with {cores} cores, Python {python},
+torch {torch}, {load}. `python -m benchmarks.chaos` makes this page anew, and `make chaos` asserts what it says.
+
+Not tried: a clock that jumps while a run trains, for the tests' nodes share the machine's clock; and real GPUs.
+"""
 
 
 def main(names: list[str]) -> None:

@@ -25,7 +25,13 @@ def test_every_exit_code_is_documented() -> None:
         assert f"| {int(code)} | " in page
 
 
-@pytest.mark.parametrize("command", ["plan", "preflight", "run", "schema", "model", "data", "evaluate", "export"])
+COMMANDS = (
+    "plan", "preflight", "run", "submit", "status", "logs", "stop", "diagnose", "schema", "model", "data", "evaluate",
+    "export",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_in_the_readme(command: str) -> None:
     assert f"muster {command}" in (ROOT / "README.md").read_text()
 

@@ -497,7 +497,8 @@ def test_run_trains_on_this_machine_alone(tiny: Path, capsys: pytest.CaptureFixt
     assert (done.code, done.out) == (3, "")
     assert done.err == (
         "error: cluster.nodes is 2, and this is no Slurm job: use muster submit, or sbatch slurm/multi_node.sbatch;"
-        " start accelerate launch with accelerate_configs/ddp_multi_node.yaml on every node; or use -s cluster.nodes=1\n"
+        " start accelerate launch with accelerate_configs/ddp_multi_node.yaml on every node; or use"
+        " -s cluster.nodes=1\n"
     )
 
 
