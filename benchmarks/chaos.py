@@ -84,8 +84,9 @@ the run directory, some forty times a second: none was ever half written.
 
 Seconds are from the fault to the first step that is completed after it, in whatever attempt. Some seven of them are the
 import of torch, transformers and DeepSpeed on these cores. The tests' Slurm calls a node lost after 10 s of silence
-(300 s by default), and `recovery.hang_seconds` is 15 (180 by default). Measured on {date} with {cores} cores, Python {python},
-torch {torch}, {load}. `python -m benchmarks.chaos` makes this page anew, and `make chaos` asserts what it says.
+(300 s by default), and `recovery.hang_seconds` is 15 (180 by default). Measured on {date} with {cores} cores,
+Python {python}, torch {torch}, {load}. `python -m benchmarks.chaos` makes this page anew, and `make chaos` asserts what
+it says.
 
 Not tried: a clock that jumps while a run trains, for the tests' nodes share the machine's clock; and real GPUs.
 """
