@@ -58,6 +58,7 @@ def supervise(plan: Plan, run: RunDir, place: Place, resume: str, console: Conso
             if isinstance(ready, Requeue):
                 return ready
             plan = _written(plan, ready, run)
+            stopper.look()
             if stopper.asked != "nobody":
                 return _stopped(stopper)
             ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console)
