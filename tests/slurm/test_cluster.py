@@ -111,31 +111,36 @@ def test_a_cluster_whose_program_ends_leaves_nothing(real_slurm: None, sent: sig
         text=True,
     )
     assert program.stdout is not None
-    configuration = program.stdout.readline().strip().removeprefix("export SLURM_CONF=")
-    number = Path(configuration).parent.name.rsplit("-", 1)[1]
+    configuration = Path(program.stdout.readline().strip().removeprefix("export SLURM_CONF="))
+    key = (configuration.parent / "munge.key").read_bytes()
+    interface = configuration.parent.name.replace("-slurm-", "")  # /tmp/muster-slurm-3 has muster3
+    # By number: another cluster may take the place as soon as it is free.
+    started = {pid for pid, line in command_lines().items() if str(configuration) in line}
+    index = Path(f"/sys/class/net/{interface}/ifindex").read_text().strip()
+    assert len(started) == 3  # slurmctld and two of slurmd
 
-    def left() -> list[str]:
-        started = [words for words in command_lines() if configuration in words]
-        return started + [
-            line for line in run(["ip", "-o", "link"]).stdout.splitlines() if f": muster{number}@" in line
-        ]
+    def left() -> set[str]:
+        links = {line.split(":")[0] for line in run(["ip", "-o", "link"]).stdout.splitlines()}
+        return {str(pid) for pid in started & command_lines().keys()} | ({index} & links)
 
-    assert len(left()) == 4, left()  # slurmctld, two of slurmd, and the host's interface
+    assert len(left()) == 4
     program.send_signal(sent)
     program.communicate(timeout=20)
     deadline = time.monotonic() + 10
     while left() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert left() == []
-    # Only kill -9 leaves a directory; the next cluster that gets this place removes it.
-    assert Path(configuration).exists() == (sent == signal.SIGKILL)
+    assert left() == set()
+    if sent != signal.SIGKILL:  # then the next cluster that gets this place removes the directory
+        path = configuration.parent / "munge.key"
+        assert not path.exists() or path.read_bytes() != key
 
 
-def command_lines() -> list[str]:
-    found = []
+def command_lines() -> dict[int, str]:
+    """Number -> command line of each process on the host."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found.append(path.read_text(errors="replace").replace("\0", " "))
+            found[int(path.parent.name)] = path.read_text(errors="replace").replace("\0", " ")
         except OSError:
             continue  # it has ended
     return found
