@@ -2,13 +2,14 @@
 
 import fcntl
 import shutil
-import tempfile
 from pathlib import Path
 from typing import IO
 
 from tests.slurm.machine import run
 
 SLOTS = 32
+# Not TMPDIR: every program must see the same locks, and the path of munge's socket may have 107 characters.
+PLACES = Path("/tmp")
 
 
 class Slot:
@@ -16,7 +17,7 @@ class Slot:
 
     def __init__(self, number: int, lock: IO[str]) -> None:
         self._lock = lock
-        self.directory = Path(tempfile.gettempdir(), f"muster-slurm-{number}")
+        self.directory = PLACES / f"muster-slurm-{number}"
         self.network = f"10.88.{number}"
         self.interface = f"muster{number}"
         self._clear()
@@ -36,7 +37,7 @@ def take_slot() -> Slot:
     """The first free slot. Raises RuntimeError when there is none."""
     addresses = run(["ip", "-4", "-o", "addr"]).stdout
     for number in range(SLOTS):
-        lock = Path(tempfile.gettempdir(), f"muster-slurm-{number}.lock").open("a")  # noqa: SIM115 - open while it is ours
+        lock = (PLACES / f"muster-slurm-{number}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
