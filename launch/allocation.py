@@ -45,6 +45,11 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     )  # fmt: skip
 
 
+def node_name(environment: Mapping[str, str] = os.environ) -> str:
+    """This machine as Slurm calls it in a job, whatever it calls itself; elsewhere its host name."""
+    return environment.get("SLURMD_NODENAME") or os.uname().nodename
+
+
 def job_name(environment: Mapping[str, str] = os.environ) -> str:
     """The job around this process as scontrol takes it."""
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")

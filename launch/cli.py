@@ -235,7 +235,7 @@ def run(
     refuse_secrets(place, resolved)
     claim(place, resolved, resume)
     if dry_run:
-        _dry_run(resolved, spec, place, resume, accepted)
+        _dry_run(resolved, spec, place, resume, accepted, job)
         return
     screen = console()
     screen.print(plan_view(resolved))
@@ -353,15 +353,19 @@ def _check_and_train(
     say(f"done: run directory {place.root}")
 
 
-def _dry_run(resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, accepted: list[str]) -> None:
+def _dry_run(
+    resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, accepted: list[str], job: "Allocation | None"
+) -> None:
     """Raises, after the document, what would stop the run."""
-    from launch.checking import checked
-    from launch.render import launch_argv, rendered
+    from launch.checking import checked, of_job
+    from launch.render import node_argv, rendered
 
     files = rendered(resolved, place.deepspeed)
-    argv = launch_argv(resolved, place.root, place.accelerate, place.last_attempt() + 1, 0, resume)
+    meeting, attempt = (job.nodes[0] if job else None, 0), place.last_attempt() + 1
+    argv = node_argv(resolved, place.root, place.accelerate, attempt, meeting, resume, 0)
     print_json({"plan": resolved.model_dump(mode="json"), "rendered": files, "argv": argv, "run_dir": str(place.root)})
-    problem = checked(resolved, str(spec_file), place, accepted).problem
+    found = of_job(job, resolved, str(spec_file), place, accepted) if job else None
+    problem = (found or checked(resolved, str(spec_file), place, accepted)).problem
     if problem is not None:
         raise problem
 

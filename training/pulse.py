@@ -3,11 +3,11 @@
 import faulthandler
 import os
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
 
+from launch.allocation import node_name
 from launch.journal import beat
 from launch.rundir import BEAT_SECONDS, Attempt, Phase
 
@@ -51,7 +51,7 @@ class Pulse:
     def _write(self) -> None:
         assert self._path is not None
         row = {
-            "rank": self.rank, "node": socket.gethostname(), "pid": os.getpid(), "phase": self.phase, "step": self.step,
+            "rank": self.rank, "node": node_name(), "pid": os.getpid(), "phase": self.phase, "step": self.step,
             "marks": self.marks, "time": round(time.time(), 3),
         }  # fmt: skip
         beat(self._path, row)

@@ -4,7 +4,6 @@ srun starts it on every node. Neither plan nor answer travels through the run di
 """
 
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from launch.allocation import node_name
 from launch.plan import Plan
 from launch.preflight.fingerprint import fingerprint
 from launch.preflight.fleet import NodeReport
@@ -42,7 +42,7 @@ def probe(plan: Plan, run: RunDir, token: Path, job: int) -> Probe:
     """Of this node. `token` is a file that another node has just made, in the run directory or where it will be."""
     sees = seen(token)
     results = run_checks(Context(plan=plan, run=run), CHECKS)
-    node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+    node = node_name()
     named = [result.model_copy(update={"node": node}) for result in results]
     port = derived_port(job)
     report = NodeReport(node=node, fingerprint=fingerprint(), clock=time.time(), sees_directory=sees)

@@ -23,7 +23,7 @@ from launch.processes import die_with_parent
 from launch.rundir import RunDir
 from launch.spec import PreflightSpec
 from launch.supervise.srun import step_argv
-from launch.wording import first_line, named
+from launch.wording import named
 
 LOOK_SECONDS = 0.1
 
@@ -183,4 +183,4 @@ def _worst(results: Sequence[Result], nodes: int) -> Result:
 
 def told(out: Mapping[str, str]) -> str:
     """Nodes and what is wrong with them, in a line."""
-    return "; ".join(f"node {node}: {first_line(Exception(why))}" for node, why in out.items())
+    return "; ".join(f"node {node}: {why.partition(chr(10))[0]}" for node, why in out.items())

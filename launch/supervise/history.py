@@ -27,7 +27,10 @@ def history(run: RunDir) -> list[Past]:
 def _ended(path: Path) -> Ended | None:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return Ended(ExitCode(told["exit_code"]), told["reason"], told.get("step", 0), told.get("error"))
+        return Ended(
+            ExitCode(told["exit_code"]), told["reason"], told.get("step", 0), told.get("error"),
+            tuple(told.get("nodes", ())),
+        )  # fmt: skip
     except (OSError, ValueError, KeyError):
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from launch.allocation import SECONDS, Allocation
-from launch.errors import CommunicationError, PreflightError
+from launch.errors import PreflightError
 from launch.journal import event, write_json
 from launch.local import environment
 from launch.plan import Plan
@@ -22,6 +22,7 @@ from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
 from launch.supervise.gang import Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
 from launch.supervise.pairs import culprits, measured
+from launch.supervise.requeue import requeue
 from launch.supervise.srun import step_argv
 from launch.wording import plural
 
@@ -114,22 +115,7 @@ class Job:
 
     def requeue(self, wish: Requeue) -> None:
         """Raises CommunicationError when Slurm will not start the job again."""
-        job = self.allocation.job
-        event(self.run.events, "requeued", job=job, reason=wish.reason, exclude=list(wish.exclude))
-        try:
-            _scontrol("requeue", job)
-            if wish.exclude:
-                _scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(wish.exclude)}")
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", "") or error
-            raise CommunicationError(
-                f"the run is saved, and Slurm does not start job {job} again: {str(said).strip()}. Where the site does"
-                " not permit requeueing (scontrol show config: JobRequeue): submit it again, it goes on by itself"
-            ) from None
-
-
-def _scontrol(*words: str) -> None:
-    subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=True)
+        requeue(self.run, self.allocation.job, wish)
 
 
 class StepWorkers:

@@ -5,18 +5,19 @@ It starts the node's launcher, ends it when it is told to through the attempt's 
 
 import contextlib
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
 
-from launch.allocation import SECONDS, job_name, step
-from launch.errors import ExitCode, UsageError
+from launch.allocation import job_name, step
+from launch.errors import CommunicationError, ExitCode, UsageError
 from launch.local import NodeWorkers
 from launch.render import node_argv
 from launch.rundir import Attempt, RunDir
+from launch.supervise.decisions import Requeue
 from launch.supervise.history import read_plan
+from launch.supervise.requeue import requeue
 
 LOOK_SECONDS = 0.2
 # A supervisor that ends a hung attempt needs this long; and nodes that miss it act one after another, not at once.
@@ -42,26 +43,33 @@ def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
     argv = node_argv(plan, run.root, run.accelerate, number, (host, port), resume, place.node_rank)
     workers = NodeWorkers(argv, attempt, ranks, attempt.launcher_log_of(place.node))
     limit = max(LEAST_SECONDS, plan.spec.recovery.hang_seconds) + place.node_rank * TURN_SECONDS
-    _follow(workers, attempt, Supervisor(attempt, limit))
+    _follow(run, workers, attempt, Supervisor(attempt, limit))
     workers.close()
     code = workers.poll() or 0
     return code if code >= 0 else 128 - code
 
 
-def _follow(workers: NodeWorkers, attempt: Attempt, supervisor: "Supervisor") -> None:
+def _follow(run: RunDir, workers: NodeWorkers, attempt: Attempt, supervisor: "Supervisor") -> None:
     """Until the workers have ended and their supervisor, still alive, has had the chance to see it."""
     ended: float | None = None
     while not attempt.over.exists() or workers.poll() is None:
         now = time.monotonic()
         if supervisor.lost(now):
             workers.kill()
-            requeue(f"nothing was seen of the run's supervisor for {supervisor.limit:g} s")
+            _take_over(run, f"nothing was seen of the run's supervisor for {supervisor.limit:g} s")
             return
         if workers.poll() is not None:
             ended = ended or now
             if supervisor.since > ended:
                 return
         time.sleep(LOOK_SECONDS)
+
+
+def _take_over(run: RunDir, reason: str) -> None:
+    try:
+        requeue(run, job_name(), Requeue(reason))
+    except CommunicationError as error:
+        print(error, file=sys.stderr, flush=True)
 
 
 class Supervisor:
@@ -78,13 +86,6 @@ class Supervisor:
             if content != self.seen:
                 self.seen, self.since = content, now
         return now - self.since > self.limit
-
-
-def requeue(reason: str) -> None:
-    """Slurm gives the job's nodes back and starts it again."""
-    job = job_name()
-    print(f"{reason}: job {job} is started again", file=sys.stderr, flush=True)
-    subprocess.run(["scontrol", "requeue", job], timeout=SECONDS, check=False)
 
 
 if __name__ == "__main__":

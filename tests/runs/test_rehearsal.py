@@ -121,7 +121,8 @@ def test_a_forecast_that_is_far_off_is_an_event(workspace: Workspace) -> None:
 
 def test_a_largest_batch_that_does_not_fit_ends_with_6_before_a_step(long_row: Workspace) -> None:
     """A model that runs out of memory on the long row alone, as a GPU would at hour three."""
-    spec, run = long_row.spec(data={"train": "long.jsonl", "max_length": 400}), long_row.root / "run"
+    data, recovery = {"train": "long.jsonl", "max_length": 400}, {"restarts": 0}
+    spec, run = long_row.spec(data=data, recovery=recovery), long_row.root / "run"
     short = (
         "transformers.models.qwen2.modeling_qwen2: import torch; forward = module.Qwen2Model.forward\n"
         "            def limited(self, input_ids=None, **rest):\n"

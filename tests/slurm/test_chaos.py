@@ -35,7 +35,7 @@ def cluster(nodes: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def undisturbed(nodes: Cluster, base_workspace: Workspace) -> SlurmRun:
-    run = SlurmRun(nodes, base_workspace, "undisturbed").submit()
+    run = SlurmRun(nodes, base_workspace, "undisturbed-job").submit()
     assert run.ends() == "COMPLETED", nodes.output(run.job)
     return run
 
