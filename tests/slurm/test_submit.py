@@ -258,8 +258,8 @@ def test_a_job_that_waits_is_told_why_and_taken_out_of_the_queue(
     assert (found["state"], found["why"]) == ("waiting", "Resources")
     assert 0 < found["slurm"]["start"] - time.time() <= 300
     lines = [" ".join(line.split()) for line in ask("status", "run").out.splitlines()]
-    assert lines[1] == "state waiting: Resources"
-    assert lines[2].startswith(f"job {job} pending, expected to start ")
+    told = lines.index("state waiting: Resources")
+    assert lines[told + 1].startswith(f"job {job} pending, expected to start ")
     assert ask("stop", "run").err == f"{run}: job {job} was taken out of the queue; to run it: muster submit\n"
     assert cluster.state(job) == "CANCELLED"
     assert (state(ask, run)["state"], ask("stop", run).code) == ("stopped", 2)
