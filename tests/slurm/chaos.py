@@ -59,12 +59,10 @@ def assert_the_same(run: SlurmRun, undisturbed: SlurmRun, tolerance: float) -> N
 def heal(cluster: Cluster) -> None:
     """Every node is up and idle again."""
     for name in cluster.names:
-        try:
-            cluster.processes(name)
-        except KeyError:
+        if not cluster.processes(name):
             cluster.start_node(name)
         cluster.restore(name)
-    cluster.wait_for_nodes("IDLE", cluster.names, seconds=60)
+    cluster.wait_for_nodes("IDLE", *cluster.names, seconds=60)
 
 
 # --- faults ---
