@@ -20,6 +20,8 @@ class Allocation:
     number: int
     """Of this job alone, also in an array: ports are derived from it."""
     nodes: tuple[str, ...]
+    restarts: int
+    """How often Slurm has started this job again."""
     cpus: int | None
     """That each node gave. A step does not inherit them (srun(1), since 22.05)."""
 
@@ -41,6 +43,7 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE", "")
     return Allocation(
         job=job_name(environment), number=int(number), nodes=_hostnames(nodes),
+        restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
         cpus=int(cpus) if cpus.isdecimal() else None,
     )  # fmt: skip
 

@@ -232,6 +232,8 @@ def run(
             f" slurm/multi_node.sbatch; start accelerate launch with"
             f" accelerate_configs/{resolved.strategy}_multi_node.yaml on every node; or use -s cluster.nodes=1"
         )
+    if job is not None and job.restarts and (resume == "never" or place.complete_checkpoints()):
+        resume = "auto"  # it was said of the job's first start
     refuse_secrets(place, resolved)
     claim(place, resolved, resume)
     if dry_run:

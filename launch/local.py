@@ -19,7 +19,9 @@ BEREAVED_SECONDS = 10.0
 # faulthandler's signal in a worker (training/pulse.py).
 STACKS_SIGNAL = signal.SIGUSR2
 # Set by a launcher for its workers. Left over from another launch, they would make ours believe that it is part of it.
-_FOREIGN_PREFIXES = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+_FOREIGN_PREFIXES = (
+    "ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_", "PMI_", "PMIX_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_",
+)  # fmt: skip
 _FOREIGN_NAMES = {
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR",
 }  # fmt: skip

@@ -198,6 +198,13 @@ class Attempt:
         """{node, pid, time} of whoever supervises this attempt, written anew every BEAT_SECONDS."""
         return self.root / "supervisor.json"
 
+    def ended_on(self, node: str) -> Path:
+        """Exists once nothing of this attempt runs on one of several nodes any more."""
+        return self.root / f"ended-{node}"
+
+    def ended_somewhere(self) -> bool:
+        return any(self.root.glob("ended-*"))
+
     @property
     def over(self) -> Path:
         """Exists once this attempt has to end: every node kills what it still runs of it."""

@@ -40,6 +40,7 @@ def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     if control.rank == 0:
         _write(Context(plan=plan, run=run), judged)
     require(judged)
+    control.pulse.mark("starting")  # the model is loaded next, which may take longer than a step
 
 
 def _all_here(control: Control, limit: timedelta) -> None:

@@ -15,6 +15,7 @@ from launch.diagnosis.ending import first_cause, outcome, read_failures, unexpla
 from launch.diagnosis.explain import explain
 from launch.errors import ExitCode
 from launch.journal import beat, event, rows, write_json
+from launch.local import BEREAVED_SECONDS
 from launch.plan import Plan
 from launch.progress import Follower
 from launch.rundir import Attempt, RunDir
@@ -72,6 +73,7 @@ def _follow(
 ) -> Hang | None:
     """Until all workers have ended. What hung, if they had to be killed for it."""
     watch = Watch(plan.spec.recovery, time.monotonic())
+    bereaved: float | None = None
     grace = Grace(run, plan.spec.slurm.grace_seconds) if stopper.in_job else None
     with Follower(run, console) as follower:
         while workers.poll() is None:
@@ -83,6 +85,10 @@ def _follow(
                 grace.look()
             if stopper.kill:
                 workers.kill()
+            bereaved = (bereaved or time.monotonic()) if attempt.ended_somewhere() else None
+            if bereaved is not None and time.monotonic() - bereaved > BEREAVED_SECONDS:
+                _end_all(attempt, workers)
+                return None
             hang = watch.look(read_pulses(attempt), time.monotonic())
             if hang is not None:
                 hang = _with_stacks(hang, watch, attempt, workers)

@@ -69,8 +69,8 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
     code, reason = ended.code, ended.reason
     if code == ExitCode.DONE:
         return Finish(code, reason)
-    if asked == "scheduler" and (code == ExitCode.STOPPED or _mendable(ended)):
-        return Requeue(reason)
+    if asked == "scheduler" and _goes_on_later(plan, ended):
+        return Requeue(reason) if plan.spec.slurm.requeue else Finish(ExitCode.STOPPED, reason)
     limit = plan.spec.recovery.restarts
     if asked != "nobody" or code == ExitCode.STOPPED or not limit:
         return Finish(code, reason)
@@ -87,6 +87,12 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
         why = f"{plural(limit, 'restart')} brought no further step (recovery.restarts)"
         return Finish(code, f"{reason}\n{why}")
     return Restart(reason)
+
+
+def _goes_on_later(plan: Plan, ended: Ended) -> bool:
+    """Whether the next start of the job can do better: it remembers a batch that was too large."""
+    too_large = ended.code == ExitCode.GPU_MEMORY and smaller_batch(plan) is not None
+    return ended.code == ExitCode.STOPPED or too_large or _mendable(ended)
 
 
 def lost_touch(ended: Ended) -> bool:
@@ -143,7 +149,8 @@ def divided(plan: Plan, micro: int, checkpointing: bool, nodes: int | None = Non
         "global_batch_size": plan.global_batch_size, "micro_batch_size": micro, "gradient_checkpointing": checkpointing,
     }  # fmt: skip
     devices = (nodes or plan.topology.nodes) * plan.topology.devices_per_node
-    placed = {"nodes": nodes or plan.topology.nodes, "strategy": plan.strategy if devices > 1 else "auto"}
+    alone = nodes is not None and devices == 1 and plan.strategy in ("ddp", "fsdp2")
+    placed = {"nodes": nodes or plan.topology.nodes, "strategy": "auto" if alone else plan.strategy}
     return plan.spec.model_copy(
         update={"training": type(training).model_validate(values), "cluster": cluster.model_copy(update=placed)}
     )

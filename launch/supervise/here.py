@@ -10,7 +10,7 @@ from launch.supervise.decisions import Past
 
 
 class Here:
-    in_job = False
+    in_job = again = False
 
     def __init__(self, run: RunDir):
         self.run = run

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from launch.allocation import SECONDS, Allocation
-from launch.errors import PreflightError
+from launch.errors import NoPlanError, PreflightError, UsageError
 from launch.journal import event, write_json
 from launch.local import environment
 from launch.plan import Plan
@@ -28,6 +28,9 @@ from launch.wording import plural
 
 # How long nodes have to end what they run, once they are told to; one that is cut off never will.
 END_SECONDS = 10.0
+# srun's words when slurmctld does not answer (Slurm, slurm_errno.c). One that is restarted is back within minutes.
+CONTROLLER_AWAY = "Unable to contact slurm controller"
+CONTROLLER_SECONDS, AGAIN_SECONDS = 300.0, 5.0
 
 
 class Job:
@@ -37,6 +40,7 @@ class Job:
 
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
+        self.again = allocation.restarts > 0
         self.nodes: list[str] = []
         self.port = 0
         self.started = False
@@ -45,7 +49,7 @@ class Job:
     def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
         """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun here."""
         limits = plan.spec.preflight
-        gathered = gather(self.allocation, plan, self.run, os.environ)
+        gathered = self._gathered(plan)
         out = unfit(gathered, limits, self.accepted)
         out |= self._traced(plan, past, [node for node in gathered.probes if node not in out])
         self._name(out)
@@ -61,6 +65,17 @@ class Job:
         self.port = gathered.probes[self.nodes[0]].port
         self.started = True
         return plan
+
+    def _gathered(self, plan: Plan) -> Gathered:
+        """What the nodes say. Where none answers at all it is the controller that is away, not every node."""
+        deadline = time.monotonic() + CONTROLLER_SECONDS
+        while True:
+            found = gather(self.allocation, plan, self.run, os.environ)
+            away = not found.probes or any(CONTROLLER_AWAY in why for why in found.silent.values())
+            if not away or self.run.stop.exists() or time.monotonic() > deadline:
+                return found
+            self._say(f"no node answers ({told(found.silent)}): asked again in {AGAIN_SECONDS:g} s")
+            time.sleep(AGAIN_SECONDS)
 
     def _traced(self, plan: Plan, past: Sequence[Past], fit: Sequence[str]) -> dict[str, str]:
         """After ranks could not exchange: the node that pairs of nodes, one after another, show to be the reason."""
@@ -88,12 +103,16 @@ class Job:
         if not self.started:
             raise PreflightError(f"{plural(wanted, 'node')} needed, {fit} fit: {why}")
         spec = on_fewer_nodes(plan, fit)
-        if spec is None:
+        try:
+            fewer = None if spec is None else replanned(plan, spec)
+        except (NoPlanError, UsageError) as error:
+            fewer, why = None, f"{why}; {error}"
+        if spec is None or fewer is None:
             reason = f"{plural(fit, 'node')} of {wanted} are left and cannot go on with the same global batch: {why}"
-            return Requeue(reason, tuple(out))
+            return Requeue(reason, tuple(out) if fit else ())
         self.nodes = self.nodes[: spec.cluster.nodes]
         self._say(f"going on with {plural(spec.cluster.nodes, 'node')} of {wanted}")
-        return replanned(plan, spec)
+        return fewer
 
     def _name(self, out: dict[str, str]) -> None:
         for node, why in out.items():
@@ -137,7 +156,8 @@ class StepWorkers:
 
     def kill(self) -> None:
         """Tells every node, and does not wait long for one that cannot hear it."""
-        self.attempt.over.touch()
+        with contextlib.suppress(OSError):  # a full disk: then srun alone ends them
+            self.attempt.over.touch()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.srun.wait(END_SECONDS)
         if self.srun.poll() is None:

@@ -1,5 +1,6 @@
 """Attempt after attempt, until the run is done or nothing can be mended."""
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -11,7 +12,7 @@ from rich.console import Console
 from launch.claim import replan
 from launch.discover import installed
 from launch.errors import ExitCode
-from launch.journal import event
+from launch.journal import event, rows
 from launch.plan import Plan, resolve
 from launch.planning import text_bytes
 from launch.remedies import remedies
@@ -37,6 +38,8 @@ class Place(Protocol):
     """Where attempts run: this machine, or the nodes of a job."""
 
     in_job: bool
+    again: bool
+    """Whether Slurm has started this job before: earlier attempts are then this run's own."""
 
     def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
         """The plan for what is healthy now, before each attempt.
@@ -48,26 +51,32 @@ class Place(Protocol):
 
 
 def supervise(plan: Plan, run: RunDir, place: Place, resume: str, console: Console) -> Finish | Requeue:
-    """Trains until there is nothing left to do. `resume` is the first attempt's; those after it always go on."""
+    """Trains until there is nothing left to do. `resume` is for the attempts until one of them has saved."""
     _forget_stop(run)
     plan = _remembered(plan, run)
-    past = history(run)
+    past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
+    began = time.time()
     with Stopper(run, console, place.in_job) as stopper:
         while True:
             ready = place.prepared(plan, past)
-            if isinstance(ready, Requeue):
-                return ready
-            plan = _written(plan, ready, run)
             stopper.look()
             if stopper.asked != "nobody":
                 return _stopped(stopper)
+            if isinstance(ready, Requeue):
+                return ready
+            plan = _written(plan, ready, run)
             ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console)
             past.append(Past(ended, plan))
             decision = decide(plan, past, stopper.asked)
             if not isinstance(decision, Restart):
                 return _with_remedies(decision, plan)
-            resume = "auto"
+            resume = "auto" if _saved(run, began) else resume
             plan = _restarted(plan, decision, run, console)
+
+
+def _saved(run: RunDir, began: float) -> bool:
+    """Whether there is a checkpoint of our own to go on from, and no longer the one that --resume named."""
+    return any(row["event"] == "saved" and row["time"] >= began for row in rows(run.events))
 
 
 def _forget_stop(run: RunDir) -> None:

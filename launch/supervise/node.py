@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from launch.allocation import job_name, step
-from launch.errors import CommunicationError, ExitCode, UsageError
+from launch.allocation import job_name, node_name, step
+from launch.errors import ExitCode, Stopped, UsageError
 from launch.local import NodeWorkers
 from launch.render import node_argv
 from launch.rundir import Attempt, RunDir
@@ -34,7 +34,8 @@ def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
         raise UsageError(f"the ranks meet at {host}, and srun made {place.node} node {place.node_rank}")
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        run.stop.touch()  # a step that is told to end has KillWait seconds to save
+        if run.last_attempt() == number and not attempt.over.exists():  # else somebody else trains here by now
+            run.stop.touch()  # a step that is told to end has KillWait seconds to save
 
     for told in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(told, stop)
@@ -59,7 +60,10 @@ def _follow(run: RunDir, workers: NodeWorkers, attempt: Attempt, supervisor: "Su
             _take_over(run, f"nothing was seen of the run's supervisor for {supervisor.limit:g} s")
             return
         if workers.poll() is not None:
-            ended = ended or now
+            if ended is None:
+                ended = now
+                with contextlib.suppress(OSError):  # a full disk: its ranks will be missed in time
+                    attempt.ended_on(node_name()).touch()
             if supervisor.since > ended:
                 return
         time.sleep(LOOK_SECONDS)
@@ -68,7 +72,7 @@ def _follow(run: RunDir, workers: NodeWorkers, attempt: Attempt, supervisor: "Su
 def _take_over(run: RunDir, reason: str) -> None:
     try:
         requeue(run, job_name(), Requeue(reason))
-    except CommunicationError as error:
+    except Stopped as error:
         print(error, file=sys.stderr, flush=True)
 
 

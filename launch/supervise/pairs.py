@@ -59,7 +59,7 @@ def measured(job: Allocation, nodes: Sequence[str], device: str, seconds: float)
     """The rate of each pair of some rounds; each round runs at once and has so many seconds."""
     found: dict[Pair, float | None] = {}
     for number, pairs in enumerate(rounds(nodes)):
-        started = {pair: Exchange(job, pair, device, 1, seconds, number + 1) for pair in pairs}
+        started = {pair: Exchange(job, pair, device, 1, seconds, number + 2) for pair in pairs}
         found |= {pair: answer and answer[1] for pair, answer in ((p, one.answer()) for p, one in started.items())}
     return found
 
@@ -72,9 +72,10 @@ class Exchange:
     """An all-reduce among processes on some nodes of the job, begun at once."""
 
     def __init__(
-        self, job: Allocation, nodes: Sequence[str], device: str, devices: int, seconds: float, number: int = 0
+        self, job: Allocation, nodes: Sequence[str], device: str, devices: int, seconds: float, number: int = 1
     ):
-        """`devices` processes of each node. Of several at one time on a node, each has another `number`."""
+        """`devices` processes of each node. Of several at one time on a node, each has another `number`; 0 would be
+        where the run itself meets."""
         in_order = sorted(nodes, key=job.nodes.index)  # Slurm numbers them in its own order
         port = FIRST_PORT + (7 * job.number + 101 * number) % PORTS
         argv = step_argv(

@@ -1,35 +1,48 @@
 """A job that gives its nodes back and is started again by Slurm."""
 
+import re
+import signal
 import subprocess
 
 from launch.allocation import SECONDS
-from launch.errors import CommunicationError
+from launch.errors import Stopped
 from launch.journal import event
 from launch.rundir import RunDir
 from launch.supervise.decisions import Requeue
 
 
 def requeue(run: RunDir, job: str, wish: Requeue) -> None:
-    """Raises CommunicationError when Slurm will not start the job again, or would on the nodes that it must not get."""
-    said = _refusal("requeue", job)
+    """Raises Stopped, for the run is saved, when Slurm will not start the job again, or would on nodes that it must not
+    get."""
+    # From the requeue on Slurm ends this process and those that it starts: signals that are ignored are so in them too.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    excluded = [*_excluded(job), *wish.exclude]
+    _, said = _scontrol("requeue", job)
     if said:
-        raise CommunicationError(
-            f"the run is saved, and Slurm does not start job {job} again: {said}. Where the site does not permit"
-            " requeueing (scontrol show config: JobRequeue): submit it again, it goes on by itself"
+        raise Stopped(
+            f"{wish.reason}\nthe run is saved, and Slurm does not start job {job} again: {said}. Where the site does"
+            " not permit requeueing (scontrol show config: JobRequeue): submit it again, it goes on by itself"
         )
     event(run.events, "requeued", job=job, reason=wish.reason, exclude=list(wish.exclude))
-    said = _refusal("update", f"JobId={job}", f"ExcNodeList={','.join(wish.exclude)}") if wish.exclude else ""
+    said = _scontrol("update", f"JobId={job}", f"ExcNodeList={','.join(excluded)}")[1] if wish.exclude else ""
     if said:
-        raise CommunicationError(
+        raise Stopped(
             f"job {job} is queued again, but may get {', '.join(wish.exclude)} again: {said}; keep it off them with"
-            f" scontrol update JobId={job} ExcNodeList=..."
+            f" scontrol update JobId={job} ExcNodeList={','.join(excluded)}"
         )
 
 
-def _refusal(*words: str) -> str:
-    """What scontrol objects; empty where it does as it is told."""
+def _excluded(job: str) -> list[str]:
+    """Nodes that whoever submitted the job has excluded, as Slurm writes them: an update replaces the whole list."""
+    found = re.search(r"(?:^|\s)ExcNodeList=(\S+)", _scontrol("--oneliner", "show", "job", job)[0])
+    return [found[1]] if found and found[1] != "(null)" else []
+
+
+def _scontrol(*words: str) -> tuple[str, str]:
+    """What scontrol prints, and what it objects; the latter is empty where it does as it is told."""
     try:
-        subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=True)
+        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return str(getattr(error, "stderr", "") or error).strip()
-    return ""
+        return "", str(getattr(error, "stderr", "") or error).strip()
+    return done.stdout, ""
