@@ -149,3 +149,26 @@ def test_fewer_nodes_at_the_same_global_batch(nodes: int, healthy: int, expected
     if spec is not None:
         fewer = replanned(made, spec)
         assert (fewer.topology.nodes, fewer.global_batch_size) == (expected, made.global_batch_size)
+
+
+def test_a_site_or_a_spec_that_does_not_requeue_ends_with_75() -> None:
+    made = plan()
+    slurm = made.spec.slurm.model_copy(update={"requeue": False})
+    kept = made.model_copy(update={"spec": made.spec.model_copy(update={"slurm": slurm})})
+    assert decide(kept, past(CRASHED), "scheduler") == Finish(ExitCode.STOPPED, CRASHED.reason)
+
+
+def test_out_of_memory_before_a_time_limit_is_for_the_next_start() -> None:
+    ended = Ended(ExitCode.GPU_MEMORY, "CUDA out of memory", 4)
+    assert decide(plan(micro_batch_size=4), past(ended), "scheduler") == Requeue("CUDA out of memory")
+    smallest = plan(micro_batch_size=1, gradient_checkpointing=True)
+    assert isinstance(decide(smallest, past(ended), "scheduler"), Finish)
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3", "zero3_offload"])
+def test_a_smaller_batch_keeps_the_strategy(strategy: str) -> None:
+    made = plan(micro_batch_size=4)
+    made = made.model_copy(update={"strategy": strategy})
+    spec = smaller_batch(made)
+    assert spec is not None
+    assert spec.cluster.strategy == strategy
