@@ -10,7 +10,7 @@ from launch.cluster.commands import SlurmError, slurm
 from launch.cluster.queue import ACTIVE
 from launch.errors import CommunicationError, UsageError
 from launch.following import OVER, Asker, Status, status
-from launch.rundir import RunDir
+from launch.rundir import BY_A_PERSON, RunDir
 
 # Between the first signal, which asks, and the second, which kills; then until no more is asked.
 SECOND_SECONDS, KILL_SECONDS = 1.0, 15.0
@@ -26,7 +26,9 @@ def stop(run: RunDir, now: bool) -> str:
     if found.state in ("waiting", "starting"):  # nothing is trained that could be saved
         _cancel(found)
         return f"job {found.job} was taken out of the queue; to run it: muster submit"
-    run.stop.touch()  # also before it is killed: nobody may put it back into the queue
+    run.stop.write_text(
+        BY_A_PERSON, encoding="utf-8"
+    )  # also before it is killed: nobody may put it back into the queue
     if not now:
         return "asked: the run saves a checkpoint at the next step and ends with exit code 75"
     if in_slurm:

@@ -6,7 +6,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from launch.rundir import RunDir
+from launch.rundir import BY_A_PERSON, RunDir
 from launch.supervise.decisions import Asked
 
 # The last comes when an ssh session ends.
@@ -35,8 +35,10 @@ class Stopper:
 
     def look(self) -> None:
         """Somebody may have asked through the run directory itself (`muster stop`)."""
-        if self.asked == "nobody" and self.run.stop.exists():
-            self.asked = "person"
+        with contextlib.suppress(OSError):
+            asked = self.run.stop.read_text(encoding="utf-8")
+            if self.asked == "nobody" or asked == BY_A_PERSON:
+                self.asked = "person"
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked != "nobody":

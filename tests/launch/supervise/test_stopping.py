@@ -1,0 +1,50 @@
+"""Who asks a run to stop, and what a second signal does."""
+
+import os
+import signal
+from pathlib import Path
+
+from rich.console import Console
+
+from launch.rundir import BY_A_PERSON, RunDir
+from launch.supervise.stopping import Stopper
+
+
+def stopper(tmp_path: Path, in_job: bool) -> Stopper:
+    return Stopper(RunDir(tmp_path), Console(quiet=True), in_job)
+
+
+def test_the_second_signal_kills_on_a_machine_and_not_in_a_job(tmp_path: Path) -> None:
+    for in_job in (False, True):
+        with stopper(tmp_path, in_job) as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (asked.asked, asked.kill) == ("person", False)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked.kill is not in_job
+
+
+def test_usr1_is_the_schedulers_in_a_job_alone(tmp_path: Path) -> None:
+    for in_job, expected in ((True, "scheduler"), (False, "person")):
+        with stopper(tmp_path, in_job) as asked:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert asked.asked == expected
+            assert RunDir(tmp_path).stop.exists()
+
+
+def test_a_stop_through_the_directory(tmp_path: Path) -> None:
+    asked = stopper(tmp_path, True)
+    asked.look()
+    assert asked.asked == "nobody"
+    RunDir(tmp_path).stop.touch()
+    asked.look()
+    assert asked.asked == "person"
+
+
+def test_a_person_outranks_the_scheduler(tmp_path: Path) -> None:
+    with stopper(tmp_path, True) as asked:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        asked.look()
+        assert asked.asked == "scheduler"
+        RunDir(tmp_path).stop.write_text(BY_A_PERSON)
+        asked.look()
+        assert asked.asked == "person"
