@@ -62,6 +62,9 @@ def heal(cluster: Cluster) -> None:
         if not cluster.processes(name):
             cluster.start_node(name)
         cluster.restore(name)
+        # Slurm drains a node whose step it could not clean up in time ("Kill task failed"), as after a lost srun.
+        if "DRAIN" in cluster.node_state(name):
+            cluster.resume(name)
     cluster.wait_for_nodes("IDLE", *cluster.names, seconds=60)
 
 
