@@ -96,12 +96,15 @@ import json, resource, sys, time
 from launch.preflight.probe import Probe
 from launch.spec import PreflightSpec
 from launch.supervise.gang import Gathered, chosen, together, unfit
-began = time.process_time()
-probes = [Probe.model_validate_json(line) for line in sys.stdin]
-found = Gathered({one.report.node: one for one in probes}, {})
-rows = together(found.probes, 30)
-chosen(found, unfit(found, PreflightSpec(), []), len(probes) - 1)
-seconds = time.process_time() - began
+lines, taken = sys.stdin.readlines(), []
+for _ in range(3):  # the least of three: other processes share the cores
+    began = time.process_time()
+    probes = [Probe.model_validate_json(line) for line in lines]
+    found = Gathered({one.report.node: one for one in probes}, {})
+    rows = together(found.probes, 30)
+    chosen(found, unfit(found, PreflightSpec(), []), len(probes) - 1)
+    taken.append(time.process_time() - began)
+seconds = min(taken)
 print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(rows), rows[0].node]))
 """
 
