@@ -1,13 +1,11 @@
 """The Slurm job around this process. The names of Slurm's environment stand here and nowhere else."""
 
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from launch.cluster.commands import SlurmError, slurm
 from launch.errors import UsageError
-
-SECONDS = 20.0  # for commands that ask the controller
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,9 @@ def job_name(environment: Mapping[str, str] = os.environ) -> str:
 
 def _hostnames(nodes: str) -> tuple[str, ...]:
     try:
-        done = subprocess.run(
-            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        why = f"this is a Slurm job of {nodes}, but scontrol does not say its nodes: {error}"
-        raise UsageError(f"{why}; is Slurm on this node's PATH?") from None
-    return tuple(done.stdout.split())
+        return tuple(slurm("scontrol", "show", "hostnames", nodes).split())
+    except SlurmError as error:
+        raise UsageError(f"this is a Slurm job of {nodes}, but its nodes cannot be told: {error}") from None
 
 
 _STEP = ("SLURM_NODEID", "SLURMD_NODENAME", "SLURM_STEP_NUM_NODES")
@@ -79,3 +73,9 @@ def step(environment: Mapping[str, str] = os.environ) -> Step:
     if not (rank.isdecimal() and node and nodes.isdecimal()):
         raise UsageError(f"this is no task of srun: {', '.join(_STEP)} say its place")
     return Step(int(rank), node, int(nodes))
+
+
+def allocated_nodes(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Nodes of the Slurm allocation around this process; None without one."""
+    found = environment.get("SLURM_JOB_NUM_NODES", "") if environment.get("SLURM_JOB_ID") else ""
+    return int(found) if found.isdecimal() and int(found) > 0 else None

@@ -12,8 +12,9 @@ from launch.errors import DataError, ExitCode, MusterError, NoPlanError, Preflig
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
+from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile
 from launch.plan_cli import plan_for, read_given, show_contradictions, show_rendered
-from launch.preflight_cli import Accept, list_checks, show_checks, try_checks
+from launch.preflight_cli import list_checks, show_checks, try_checks
 from launch.status_cli import logs, status, stop
 from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
@@ -39,25 +40,6 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
-
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str],
-    typer.Option(
-        "-s",
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override one value of the spec, such as -s training.epochs=1.",
-        show_default=False,
-    ),
-]
-RunDirectory = Annotated[
-    Path | None,
-    typer.Option(
-        "--run-dir", metavar="DIR", help="Place of the run directory.  [default: runs/NAME]", show_default=False
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 @app.command()
@@ -104,8 +86,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show how a spec would run: strategy, batch, memory, throughput, and why."""
+    from launch.allocation import allocated_nodes
     from launch.compare import compared
-    from launch.discover import allocated_nodes
     from launch.screen import candidates_view, comparison_view, console, plan_view
     from launch.specfile import draft, missing_data
 
@@ -176,7 +158,7 @@ def preflight(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a spec can run on this machine."""
+    """Check that a spec can run: on this machine, or on all nodes of the Slurm job around it."""
     from launch.allocation import allocation
     from launch.checking import checked, of_job
 
@@ -218,7 +200,7 @@ def run(
         bool, typer.Option("--in-job", hidden=True, help="Train on the nodes of this Slurm job.")
     ] = False,
 ) -> None:
-    """Plan, check and train on this machine."""
+    """Plan, check and train: on this machine, or on all nodes of the Slurm job around it."""
     from launch.allocation import allocation
     from launch.claim import claim, finished, refuse_secrets
     from launch.screen import console, plan_view
@@ -226,7 +208,11 @@ def run(
     resolved = _resolve(spec, overrides)
     place = _run_dir(resolved, run_dir)
     job = allocation() if in_job or resolved.topology.nodes > 1 else None
-    if job is None and (in_job or resolved.topology.nodes > 1):
+    if job is None and in_job:
+        raise PreflightError(
+            "launch.supervisor is what a batch job starts, and this is no Slurm job: use muster run, or muster submit"
+        )
+    if job is None and resolved.topology.nodes > 1:
         raise PreflightError(
             f"cluster.nodes is {resolved.topology.nodes}, and this is no Slurm job: use muster submit, or sbatch"
             f" slurm/multi_node.sbatch; start accelerate launch with"

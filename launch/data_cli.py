@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from launch.errors import DataError, ExitCode, UsageError
+from launch.options import AsJson, Overrides
 from launch.terminal import print_json, say, show
 from launch.wording import printable
 
@@ -24,10 +25,6 @@ Source = Annotated[
     str,
     typer.Argument(metavar="SPEC|PATH", help="A spec, or a data file, folder, glob or hub id.", show_default=False),
 ]
-Overrides = Annotated[
-    list[str],
-    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override one value of the spec.", show_default=False),
-]
 Eval = Annotated[
     str | None, typer.Option("--eval", metavar="PATH", help="Rows to evaluate on, beside PATH.", show_default=False)
 ]
@@ -40,7 +37,6 @@ MaxLength = Annotated[
     int | None,
     typer.Option("--max-length", min=2, help="Tokens of a sequence, with PATH.  [default: 4096]", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 @app.command()

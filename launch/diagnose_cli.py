@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from launch.options import AsJson
 from launch.terminal import print_json, show
 
 
@@ -13,7 +14,7 @@ def diagnose(
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Look at this attempt.  [default: the last one]", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Name the first cause of a run's last failure, and the fix."""
     from launch.diagnosis.page import document, page

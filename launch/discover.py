@@ -141,12 +141,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def allocated_nodes(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Nodes of the Slurm allocation around this process; None without one."""
-    found = environment.get("SLURM_JOB_NUM_NODES", "") if environment.get("SLURM_JOB_ID") else ""
-    return int(found) if found.isdecimal() and int(found) > 0 else None
-
-
 def topology(cluster: ClusterSpec) -> Topology:
     """What the spec asks for, on this machine and others like it.
 

@@ -104,7 +104,13 @@ class ConflictError(UsageError):
 
 
 class PreflightError(MusterError):
+    """`checks` are the names of those that failed, where it is checks that say so."""
+
     exit_code = ExitCode.PREFLIGHT
+
+    def __init__(self, message: str, checks: Sequence[str] = ()):
+        self.checks = tuple(checks)
+        super().__init__(message)
 
 
 class DeviceError(PreflightError):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from launch.options import AsJson
 from launch.terminal import print_json, say, show
 
 
@@ -51,7 +52,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure held-out loss, answers, citations and declined questions of an adapter and of its base."""
     from launch.evaluation import DECLINES

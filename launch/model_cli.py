@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
+from launch.options import AsJson
 from launch.terminal import print_json, say, show
 
 app = typer.Typer(no_args_is_help=True, help="List, describe and import the models that can be trained.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 @app.command("list")

@@ -2,22 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from launch.errors import UsageError, WorkerError
 from launch.terminal import print_json
 
 if TYPE_CHECKING:
     from launch.preflight import Result
-
-Accept = Annotated[
-    list[str],
-    typer.Option(
-        "--accept", metavar="CHECK", help="Go on although this check fails; may be given again.", show_default=False
-    ),
-]
 
 
 def show_checks(results: "list[Result]", place: str, as_json: bool, html: Path | None) -> None:

@@ -202,8 +202,8 @@ class RecoverySpec(Section):
     restarts: Annotated[int, Field(ge=0)] = 3
     """Restarts in a row that may fail without a further step trained; then the run stops. 0 never restarts."""
     hang_seconds: Annotated[float, Field(ge=5)] = 180
-    """Seconds without progress of any rank after which a run hangs: its stacks are kept and it is restarted. A rank
-    whose process shows no life is given a third of them."""
+    """Seconds without progress of any rank after which a run hangs: stacks are kept and it is restarted.
+    A rank whose process shows no life is given a third of them."""
     start_seconds: Annotated[float, Field(ge=5)] = 1800
     """The same for what comes before the first batch: reading data and loading the model."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.errors import UsageError
+from launch.options import AsJson
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def status(
         str | None,
         typer.Argument(metavar="RUN", help="A run directory, or a name in runs/.  [default: all]", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what runs are doing: in the queue, at which step, or how they ended."""
     from launch.following import Asker, named, runs_in

@@ -26,9 +26,8 @@ def stop(run: RunDir, now: bool) -> str:
     if found.state in ("waiting", "starting"):  # nothing is trained that could be saved
         _cancel(found)
         return f"job {found.job} was taken out of the queue; to run it: muster submit"
-    run.stop.write_text(
-        BY_A_PERSON, encoding="utf-8"
-    )  # also before it is killed: nobody may put it back into the queue
+    # Also before it is killed: nobody may put it back into the queue.
+    run.stop.write_text(BY_A_PERSON, encoding="utf-8")
     if not now:
         return "asked: the run saves a checkpoint at the next step and ends with exit code 75"
     if in_slurm:

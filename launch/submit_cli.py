@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.errors import PreflightError, UsageError
-from launch.preflight_cli import Accept
+from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
@@ -18,17 +18,9 @@ if TYPE_CHECKING:
 
 
 def submit(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str],
-        typer.Option("-s", "--set", metavar="KEY=VALUE", help="Override one value of the spec.", show_default=False),
-    ] = [],
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--run-dir", metavar="DIR", help="Place of the run directory.  [default: runs/NAME]", show_default=False
-        ),
-    ] = None,
+    spec: SpecFile,
+    overrides: Overrides = [],
+    run_dir: RunDirectory = None,
     gpus: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +48,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Plan and check; print the script and the command; send nothing.")
     ] = False,
     accepted: Accept = [],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Plan and check a run here, and send it to Slurm."""
     from launch.cluster.commands import set_aside

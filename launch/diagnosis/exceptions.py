@@ -9,7 +9,7 @@ from launch.diagnosis.known import recognised
 from launch.diagnosis.known.gpu import SMALLER
 from launch.diagnosis.known.host import ROOM
 from launch.diagnosis.known.network import PEER
-from launch.errors import ExitCode, MusterError
+from launch.errors import ExitCode, MusterError, PreflightError
 
 # What helps against a class of failures, where nothing more is known.
 ADVICE = {ExitCode.GPU_MEMORY: SMALLER, ExitCode.COMMUNICATION: PEER, ExitCode.HOST: ROOM}
@@ -30,8 +30,9 @@ def classify(error: BaseException) -> tuple[ExitCode, str]:
 def failure(rank: int, error: BaseException) -> dict[str, Any]:
     """What a rank leaves of the error that ended it."""
     code, message = classify(error)
+    checks = {"checks": list(error.checks)} if isinstance(error, PreflightError) else {}
     return {
-        "rank": rank, "class": code.name.lower(), "exit_code": int(code), "error": type(error).__name__,
+        **checks, "rank": rank, "class": code.name.lower(), "exit_code": int(code), "error": type(error).__name__,
         "message": message, "time": time.time(), "traceback": "".join(traceback.format_exception(error)),
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ from launch.wording import named, plural
 
 # What training would do differently, and what only an administrator wants to know of.
 DECISIVE = ("torch", "torch CUDA", "NCCL", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "GPUs")
+CLOCK_FIX, DIRECTORY_FIX = "start chrony or ntpd there", "choose a --run-dir on storage that every node mounts"
 SKEW_WARNS = 1.0  # seconds: logs of several nodes can then no longer be put in order
 
 
@@ -88,23 +89,27 @@ def _alike(reports: Sequence[NodeReport]) -> Result:
     return _result("fleet-alike", "fail" if decisive else "warn", evidence, fix)
 
 
+def ahead_of_others(reports: Sequence[NodeReport]) -> dict[str, float]:
+    """By node, the seconds that its clock is ahead of the middle one."""
+    middle = sorted(report.clock for report in reports)[len(reports) // 2] if reports else 0.0
+    return {report.node: round(report.clock - middle, 3) for report in reports}
+
+
 def _clocks(reports: Sequence[NodeReport], most: float) -> Result:
-    middle = sorted(report.clock for report in reports)[len(reports) // 2]
-    ahead = {report.node: round(report.clock - middle, 3) for report in reports}
+    ahead = ahead_of_others(reports)
     off = {node: seconds for node, seconds in ahead.items() if abs(seconds) > SKEW_WARNS}
     if not off:
         return _result("fleet-clock", "pass", f"clocks within {SKEW_WARNS:g} s", ahead_seconds=ahead)
     status: Status = "fail" if any(abs(seconds) > most for seconds in off.values()) else "warn"
     evidence = ", ".join(f"{node} is {seconds:+.1f} s off" for node, seconds in off.items())
-    return _result("fleet-clock", status, evidence, "start chrony or ntpd there", ahead_seconds=ahead)
+    return _result("fleet-clock", status, evidence, CLOCK_FIX, ahead_seconds=ahead)
 
 
 def _directory(reports: Sequence[NodeReport]) -> Result:
     blind = [report.node for report in reports if not report.sees_directory]
     if not blind:
         return _result("fleet-directory", "pass", f"{plural(len(reports), 'node')} share the run directory")
-    fix = "choose a --run-dir on storage that every node mounts"
-    return _result("fleet-directory", "fail", f"{named(blind)}: does not see the run directory", fix)
+    return _result("fleet-directory", "fail", f"{named(blind)}: does not see the run directory", DIRECTORY_FIX)
 
 
 def _result(name: str, status: Status, evidence: str, fix: str = "", **values: Any) -> Result:

@@ -138,11 +138,13 @@ def read_document(path: Path) -> list[Result]:
 
 def problem(results: Sequence[Result]) -> PreflightError | None:
     """Every failed check with its fix."""
-    lines = [f"{result.name}: {result.evidence}. {result.fix}" for result in results if result.status == "fail"]
-    if not lines:
+    bad = [result for result in results if result.status == "fail"]
+    if not bad:
         return None
-    names = " ".join(f"--accept {result.name}" for result in results if result.status == "fail")
-    return PreflightError("\n".join(["the checks failed, nothing was started", *lines, f"to start anyway: {names}"]))
+    lines = [f"{result.name}: {result.evidence}. {result.fix}" for result in bad]
+    accepting = " ".join(f"--accept {result.name}" for result in bad)
+    text = "\n".join(["the checks failed, nothing was started", *lines, f"to start anyway: {accepting}"])
+    return PreflightError(text, [result.name for result in bad])
 
 
 def require(results: Sequence[Result]) -> None:

@@ -149,13 +149,15 @@ def _ended(
         stopped=stopped, finished=done, disk_full=shutil.disk_usage(run.root).free < FULL_BYTES, explained=why,
     )  # fmt: skip
     cause = first_cause(failures)
-    error = why.name if why is not None and why.certain else cause.get("error") if cause else None
-    return Ended(code, reason, step, error=error)
+    # A lost connection is an error of the rank that tells of it, not of the one that is gone.
+    own = cause if cause is not None and cause["exit_code"] == code else {}
+    error = why.name if why is not None and why.certain else own.get("error")
+    return Ended(code, reason, step, error=error, checks=tuple(own.get("checks", ())))
 
 
 def _told(hang: Hang, attempt: Attempt) -> str:
     if not hang.ranks:
-        return f"the run hangs: {hang.why} ({attempt.stacks(0).parent}/stacks-rank-*.txt)"
+        return f"the run hangs: {hang.why} ({attempt.root}/stacks-rank-*.txt)"
     names = ", ".join(map(str, hang.ranks))
     who = f"{plural(len(hang.ranks), 'rank').partition(' ')[2]} {names} on {', '.join(hang.nodes)}"
     return f"the run hangs: {who} {hang.why}; stacks: {attempt.root}/stacks-rank-*.txt"
@@ -168,6 +170,7 @@ def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, began: f
     more = {
         "error": ended.error,
         "nodes": list(ended.nodes),
+        "checks": list(ended.checks),
         "returncode": returncode,
         "seconds": round(time.time() - began, 1),
     }

@@ -25,6 +25,8 @@ class Ended:
     """The type of the exception that was its first cause, or the name of the failure that a log tells of."""
     nodes: tuple[str, ...] = ()
     """Those that a hang is traced to."""
+    checks: tuple[str, ...] = ()
+    """Those that failed once all ranks had met."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _goes_on_later(plan: Plan, ended: Ended) -> bool:
 
 def lost_touch(ended: Ended) -> bool:
     """Whether ranks could not exchange, or not fast enough."""
-    return ended.code == ExitCode.COMMUNICATION or (ended.code == ExitCode.PREFLIGHT and SLOW_NETWORK in ended.reason)
+    return ended.code == ExitCode.COMMUNICATION or ended.checks == (SLOW_NETWORK,)
 
 
 def _mendable(ended: Ended) -> bool:

@@ -1,6 +1,5 @@
 """Every node of a job answers before a run starts on it: which of them are fit, and why the others are not."""
 
-import subprocess
 import tempfile
 import time
 import uuid
@@ -12,17 +11,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from launch.allocation import Allocation
-from launch.local import environment
 from launch.plan import Plan
-from launch.preflight.fleet import DECISIVE, fleet_results, odd_ones
+from launch.preflight.fleet import CLOCK_FIX, DECISIVE, DIRECTORY_FIX, ahead_of_others, fleet_results, odd_ones
 from launch.preflight.probe import Probe
 from launch.preflight.registry import CHECKS
 from launch.preflight.result import SEVERITY, Result
 from launch.preflight.runner import accept
-from launch.processes import die_with_parent
 from launch.rundir import RunDir
 from launch.spec import PreflightSpec
-from launch.supervise.srun import step_argv
+from launch.supervise.srun import start_step, step_argv
 from launch.wording import named
 
 LOOK_SECONDS = 0.1
@@ -70,10 +67,7 @@ class _Asked:
         self.out, self.err = read.with_name(f"{node}.out"), read.with_name(f"{node}.err")
         argv = step_argv(job, [node], "muster-probe", "launch.preflight.probe", *arguments, read=read)
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
-            self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(environ),
-                start_new_session=True, preexec_fn=die_with_parent,
-            )  # fmt: skip
+            self.process = start_step(argv, out, err, environ)
 
     def answer(self) -> Probe | None:
         """Its clock as it stands beside ours: what is left in the difference is how long the answer took."""
@@ -119,7 +113,7 @@ def unfit(gathered: Gathered, limits: PreflightSpec, accepted: Sequence[str]) ->
         judged = accept(probe.results, names, _KNOWN)
         failed = [f"{result.name}: {result.evidence}" for result in judged if result.status == "fail"]
         if not probe.report.sees_directory and "fleet-directory" not in names:
-            failed.insert(0, "does not see the run directory: choose a --run-dir on storage that every node mounts")
+            failed.insert(0, f"does not see the run directory: {DIRECTORY_FIX}")
         if failed:
             found[node] = "; ".join(failed)
     # A node that is out already does not decide what is usual.
@@ -142,12 +136,11 @@ def _unlike(probes: Mapping[str, Probe]) -> dict[str, str]:
 
 
 def _off(probes: Mapping[str, Probe], most: float) -> dict[str, str]:
-    clocks = {node: probe.report.clock for node, probe in probes.items()}
-    middle = sorted(clocks.values())[len(clocks) // 2] if clocks else 0.0
+    ahead = ahead_of_others([probe.report for probe in probes.values()])
     return {
-        node: f"its clock is {clock - middle:+.1f} s off: start chrony or ntpd there"
-        for node, clock in clocks.items()
-        if abs(clock - middle) > most
+        node: f"its clock is {seconds:+.1f} s off: {CLOCK_FIX}"
+        for node, seconds in ahead.items()
+        if abs(seconds) > most
     }
 
 

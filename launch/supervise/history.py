@@ -29,7 +29,7 @@ def _ended(path: Path) -> Ended | None:
         told = json.loads(path.read_text(encoding="utf-8"))
         return Ended(
             ExitCode(told["exit_code"]), told["reason"], told.get("step", 0), told.get("error"),
-            tuple(told.get("nodes", ())),
+            tuple(told.get("nodes", ())), tuple(told.get("checks", ())),
         )  # fmt: skip
     except (OSError, ValueError, KeyError):
         return None

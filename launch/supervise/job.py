@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from launch.allocation import SECONDS, Allocation
+from launch.allocation import Allocation
+from launch.cluster.commands import SlurmError, slurm
 from launch.errors import NoPlanError, PreflightError, UsageError
 from launch.journal import event, write_json
 from launch.local import environment
 from launch.plan import Plan
 from launch.preflight import CHECKS, Context, accept, document
-from launch.processes import die_with_parent, log_writer
+from launch.processes import log_writer
 from launch.rundir import Attempt, RunDir
 from launch.screen import checks_view
 from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
@@ -23,7 +24,7 @@ from launch.supervise.gang import Gathered, chosen, gather, together, told, unfi
 from launch.supervise.loop import replanned
 from launch.supervise.pairs import culprits, measured
 from launch.supervise.requeue import requeue
-from launch.supervise.srun import step_argv
+from launch.supervise.srun import start_step, step_argv
 from launch.wording import plural
 
 # How long nodes have to end what they run, once they are told to; one that is cut off never will.
@@ -133,7 +134,7 @@ class Job:
         )  # fmt: skip
 
     def requeue(self, wish: Requeue) -> None:
-        """Raises CommunicationError when Slurm will not start the job again."""
+        """Raises Stopped when Slurm will not start the job again."""
         requeue(self.run, self.allocation.job, wish)
 
 
@@ -142,12 +143,8 @@ class StepWorkers:
 
     def __init__(self, argv: list[str], attempt: Attempt, name: str, job: Allocation):
         self.attempt, self.name, self.job = attempt, name, job
-        variables = environment(os.environ)
-        self.writer = log_writer(attempt.launcher_log, variables)
-        self.srun = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=self.writer.stdin, stderr=self.writer.stdin, env=variables,
-            start_new_session=True, preexec_fn=die_with_parent,
-        )  # fmt: skip
+        self.writer = log_writer(attempt.launcher_log, environment(os.environ))
+        self.srun = start_step(argv, self.writer.stdin, self.writer.stdin, os.environ)
         assert self.writer.stdin is not None
         self.writer.stdin.close()
 
@@ -161,18 +158,17 @@ class StepWorkers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.srun.wait(END_SECONDS)
         if self.srun.poll() is None:
-            with contextlib.suppress(OSError, subprocess.SubprocessError):
+            with contextlib.suppress(SlurmError):
                 self._cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.srun.pid, signal.SIGKILL)
 
     def _cancel(self) -> None:
         """By the step's number, which Slurm alone knows."""
-        listed = ["squeue", "--steps", "--noheader", f"--jobs={self.job.number}", "--format=%i %j"]
-        steps = subprocess.run(listed, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+        steps = slurm("squeue", "--steps", "--noheader", f"--jobs={self.job.number}", "--format=%i %j")
         for number, name in (line.split(maxsplit=1) for line in steps.splitlines() if " " in line):
             if name == self.name:
-                subprocess.run(["scancel", "--signal=KILL", number], capture_output=True, timeout=SECONDS, check=False)
+                slurm("scancel", "--signal=KILL", number)
 
     def close(self) -> None:
         self.srun.wait()

@@ -92,8 +92,9 @@ def _stopped(stopper: Stopper) -> Finish | Requeue:
 
 
 def _restarted(plan: Plan, decision: Restart, run: RunDir, console: Console) -> Plan:
-    first = decision.reason.splitlines()[0]
-    console.print(f"restarting from the newest checkpoint: {first}", highlight=False, markup=False, soft_wrap=True)
+    first, saved = decision.reason.splitlines()[0], bool(run.complete_checkpoints())
+    text = f"restarting from {'the newest checkpoint' if saved else 'the beginning, nothing was saved yet'}: {first}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
     if decision.spec is None:
         event(run.events, "restarted", reason=decision.reason)
         return plan

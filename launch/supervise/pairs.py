@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from launch.allocation import Allocation
-from launch.local import environment
 from launch.preflight.probe import FIRST_PORT, PORTS
-from launch.processes import die_with_parent
-from launch.supervise.srun import step_argv
+from launch.supervise.srun import start_step, step_argv
 
 ROUNDS = 3
 # A node whose best pair is this much slower than the pairs without it slows down everybody.
@@ -82,10 +80,7 @@ class Exchange:
             job, in_order, "muster-exchange", "training.exchange", in_order[0], port, device, devices, seconds
         )
         self.deadline = time.monotonic() + seconds + _START_SECONDS
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment(os.environ), start_new_session=True, preexec_fn=die_with_parent,
-        )  # fmt: skip
+        self.process = start_step(argv, subprocess.PIPE, subprocess.PIPE, os.environ)
 
     def answer(self) -> tuple[float, float] | None:
         """(seconds of an all-reduce, bus bandwidth in GB/s); None where it was not made in time."""
@@ -95,7 +90,7 @@ class Exchange:
             self.process.kill()
             self.process.communicate()
             return None
-        for line in told.splitlines():
+        for line in told.decode(errors="replace").splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 made = json.loads(line)
                 return float(made["seconds"]), float(made["gbps"])

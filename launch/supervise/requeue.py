@@ -2,9 +2,8 @@
 
 import re
 import signal
-import subprocess
 
-from launch.allocation import SECONDS
+from launch.cluster.commands import SlurmError, slurm
 from launch.errors import Stopped
 from launch.journal import event
 from launch.rundir import RunDir
@@ -42,7 +41,6 @@ def _excluded(job: str) -> list[str]:
 def _scontrol(*words: str) -> tuple[str, str]:
     """What scontrol prints, and what it objects; the latter is empty where it does as it is told."""
     try:
-        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return "", str(getattr(error, "stderr", "") or error).strip()
-    return done.stdout, ""
+        return slurm("scontrol", *words), ""
+    except SlurmError as error:
+        return "", error.told

@@ -1,10 +1,14 @@
-"""Command lines of srun. Pure but for the interpreter's path."""
+"""Steps of a job: the command line of srun, and its start."""
 
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from launch.allocation import Allocation
+from launch.local import environment
+from launch.processes import die_with_parent
 
 
 def step_argv(
@@ -21,3 +25,13 @@ def step_argv(
         f"--nodelist={','.join(nodes)}", f"--job-name={name}", *cpus, "--overlap", "--no-kill", "--kill-on-bad-exit=0",
         "--wait=0", f"--input={read or 'none'}", "--quiet", sys.executable, "-m", module, *map(str, arguments),
     ]  # fmt: skip
+
+
+def start_step(
+    argv: Sequence[str], out: int | IO[bytes] | None, err: int | IO[bytes] | None, environ: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """srun, which ends with us and hears no Ctrl-C of its own."""
+    return subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(environ), start_new_session=True,
+        preexec_fn=die_with_parent,
+    )  # fmt: skip

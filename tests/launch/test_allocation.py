@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.allocation import allocation, job_name, node_name, step
+from launch.allocation import allocated_nodes, allocation, job_name, node_name, step
 from launch.errors import UsageError
 
 
@@ -13,7 +13,10 @@ def test_outside_of_a_job() -> None:
 
 def test_slurm_that_does_not_tell_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UsageError, match="this is a Slurm job of n\\[0-1\\], but scontrol does not say its nodes"):
+    with pytest.raises(
+        UsageError,
+        match="this is a Slurm job of n\\[0-1\\], but its nodes cannot be told: scontrol is not on this machine",
+    ):
         allocation({"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[0-1]"})
 
 
@@ -32,3 +35,16 @@ def test_a_rank_is_srun_s_or_an_error() -> None:
 def test_a_node_is_called_as_slurm_calls_it() -> None:
     assert node_name({"SLURMD_NODENAME": "n1"}) == "n1"
     assert node_name({})
+
+
+@pytest.mark.parametrize(
+    ("environment", "nodes"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3"}, 3),
+        ({"SLURM_JOB_NUM_NODES": "3"}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": ""}, None),
+        ({}, None),
+    ],
+)
+def test_the_nodes_of_an_allocation(environment: dict[str, str], nodes: int | None) -> None:
+    assert allocated_nodes(environment) == nodes

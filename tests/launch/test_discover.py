@@ -263,16 +263,3 @@ def test_the_rates_of_an_rtx_a6000(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "gib"), [("NVIDIA GeForce GTX 1080", 8), ("NVIDIA H100 NVL", 94)])
 def test_a_gpu_that_is_not_in_the_catalogue_has_no_rates(name: str, gib: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates(monkeypatch, name, gib * GIB) is None
-
-
-@pytest.mark.parametrize(
-    ("environment", "nodes"),
-    [
-        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3"}, 3),
-        ({"SLURM_JOB_NUM_NODES": "3"}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": ""}, None),
-        ({}, None),
-    ],
-)
-def test_the_nodes_of_an_allocation(environment: dict[str, str], nodes: int | None) -> None:
-    assert discover.allocated_nodes(environment) == nodes

@@ -66,8 +66,10 @@ def test_what_a_restart_cannot_mend_ends_the_run(code: ExitCode) -> None:
 
 
 def test_a_network_that_is_too_slow_is_looked_into() -> None:
-    slow = Ended(ExitCode.PREFLIGHT, "fleet-answers: 0.1 GB/s, 10 GB/s asked for", 0)
+    slow = Ended(ExitCode.PREFLIGHT, "0.1 GB/s, 10 GB/s asked for", 0, checks=("fleet-answers",))
     assert isinstance(after(slow), Restart)
+    more = Ended(ExitCode.PREFLIGHT, "and a node differs", 0, checks=("fleet-answers", "fleet-alike"))
+    assert isinstance(after(more), Finish), "which a restart does not mend"
 
 
 def test_a_stop() -> None:

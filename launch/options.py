@@ -1,0 +1,31 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "-s",
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one value of the spec, such as -s training.epochs=1.",
+        show_default=False,
+    ),
+]
+RunDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir", metavar="DIR", help="Place of the run directory.  [default: runs/NAME]", show_default=False
+    ),
+]
+Accept = Annotated[
+    list[str],
+    typer.Option(
+        "--accept", metavar="CHECK", help="Go on although this check fails; may be given again.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
