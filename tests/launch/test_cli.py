@@ -492,6 +492,15 @@ def test_a_resume_that_is_neither_a_word_nor_a_directory(tiny: Path, capsys: pyt
     assert call(capsys, "run", "tiny.yaml", "--dry-run", "--resume", "nevr").code == 2
 
 
+def test_the_supervisor_of_a_job_outside_of_one(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "run", "--in-job", "tiny.yaml")
+    assert (done.code, done.out) == (3, "")
+    assert done.err == (
+        "error: launch.supervisor is what a batch job starts, and this is no Slurm job: use muster run, or muster"
+        " submit\n"
+    )
+
+
 def test_run_trains_on_this_machine_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "run", "tiny.yaml", "-s", "cluster.nodes=2")
     assert (done.code, done.out) == (3, "")
