@@ -139,7 +139,7 @@ def test_the_same_error_twice_is_not_tried_again(workspace: Workspace) -> None:
     done = started(workspace, run, 'if step == 3:\n    raise KeyError("weights")')
     assert done.code == 10
     assert [kind for kind, _ in outcomes(run)] == ["worker", "worker"]
-    assert "restarting from the beginning, nothing was saved yet: rank 0: KeyError" in done.err
+    assert re.search("restarting from the beginning, nothing was saved yet: rank [01]: KeyError", done.err)
     assert "same error at the same step as before: a restart mends nothing" in done.err
 
 

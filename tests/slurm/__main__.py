@@ -20,6 +20,8 @@ def main() -> None:
     if reason := missing():
         sys.exit(reason)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell starts what it puts into the background with SIGINT ignored, and Python leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Cluster(chosen.nodes, gpus_per_node=chosen.gpus_per_node, cpus=chosen.cpus) as cluster:
         print(f"export SLURM_CONF={cluster.directory}/slurm.conf", flush=True)
         for name in ["login", *cluster.names]:
