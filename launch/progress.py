@@ -91,7 +91,9 @@ class Follower:
         if "eval_loss" in row:
             self.console.print(f"step {row['step']}: eval_loss {row['eval_loss']:.4f}")
             return
-        numbers = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s"
+        # Where every step was left out there is no loss.
+        loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
+        numbers = f"loss {loss}  {row['tokens_per_second']:,.0f} tokens/s"
         self.bar.update(self.task, numbers=numbers)
         if not self.console.is_terminal:
             self.console.print(f"step {row['step']}/{self.total}: {numbers}")

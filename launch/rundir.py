@@ -77,15 +77,23 @@ class RunDir:
     def events(self) -> Path:
         """{event, time, ...}: a row for each thing that happened.
 
-        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped,
-        finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued, grace_short.
+        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, skipped,
+        rolled_back, learning_rate_lowered, warning, stopped, finished, failed; of whoever supervises the run: oom,
+        restarted, node_excluded, paired, requeued, grace_short.
         """
         return self.root / "events.jsonl"
 
     @property
     def samples(self) -> Path:
-        """{step, epoch, ids}: the samples each optimizer step trained on, all ranks together."""
+        """{step, epoch, ids}: the samples each optimizer step trained on, all ranks together. A step whose update the
+        stability guard left out has no ids but left_out, those of its global batch."""
         return self.root / "samples.jsonl"
+
+    @property
+    def stability(self) -> Path:
+        """What the stability guard has learnt: batches that are left out, and smaller learning rates. Only where there
+        was trouble."""
+        return self.root / "stability.json"
 
     @property
     def attempts(self) -> Path:

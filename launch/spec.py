@@ -13,6 +13,8 @@ from launch.secrets import SECRET
 from launch.section import PositiveInt, Section, Text
 from launch.slurm_spec import SlurmSpec
 from launch.slurm_spec import conflicts as slurm_conflicts
+from launch.stability_spec import StabilitySpec
+from launch.stability_spec import conflicts as stability_conflicts
 
 Strategy = Literal["single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2"]
 # Those that split the frozen base over the ranks, and those that keep optimizer states in host memory.
@@ -221,6 +223,7 @@ class RunSpec(Section):
     slurm: SlurmSpec = SlurmSpec()
     preflight: PreflightSpec = PreflightSpec()
     recovery: RecoverySpec = RecoverySpec()
+    stability: StabilitySpec = StabilitySpec()
 
 
 # The keys that lead to a value: ("training", "epochs").
@@ -234,6 +237,7 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
         *batch_contradictions(spec.training),
         *extra_conflicts(spec.training.extra, spec.training.lr_scheduler, spec.data.eval is not None),
         *slurm_conflicts(spec.slurm),
+        *stability_conflicts(spec.stability),
         *_secrets(spec),
     ]
 

@@ -1,10 +1,11 @@
-"""What all ranks agree on once an optimizer step: whether to stop, the samples trained on, the highest memory peak.
+"""What all ranks agree on once an optimizer step, before its update: its loss, whether to stop, the samples of it.
 
 The exchange runs over a gloo group of its own, on the CPU: reading its result never waits for a GPU.
 """
 
+import math
 import signal
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,11 +17,42 @@ from training.pulse import Pulse
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes of a rank, or the most of any: torch's on the GPU, and the process's resident memory."""
+
+    peak: int = 0
+    allocated: int = 0
+    reserved: int = 0
+    process: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a rank tells the others of its step."""
+
+    indices: list[int]
+    """Sequences that it has taken; at most as many as every rank reserves places for."""
+    loss: float = 0.0
+    """Summed over its micro-batches, each divided by the labels of the whole global batch times the ranks."""
+    grad_norm: float = 0.0
+    own_seconds: float = 0.0
+    """Spent on reading data and on the forward pass, in which it waits for no other rank unless the base is sharded."""
+    memory: Memory = Memory()
+
+
+@dataclass(frozen=True)
 class Agreement:
     stop: bool
     indices: list[int]
     """Sequences of this step, all ranks together; without the empty places of a short last batch."""
-    peak_bytes: int
+    loss: float
+    """Mean over the global batch; not finite where it is not on any rank."""
+    grad_norm: float
+    """Of the rank with the largest; not finite where it is not on any rank."""
+    own_seconds: list[float]
+    """By rank."""
+    memory: Memory
+    """The most of any rank."""
 
 
 class Control:
@@ -40,20 +72,21 @@ class Control:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self.signalled = True
 
-    def agree(self, indices: list[int], places: int, peak_bytes: int) -> Agreement:
-        """One exchange. `places` is the number of sequences that every rank reserves; `indices` may be fewer."""
+    def agree(self, report: Report, places: int) -> Agreement:
+        """One exchange. `places` is the number of sequences that every rank reserves."""
         stop = self.signalled or (self.rank == 0 and self.stop_file.exists())
-        padded = indices + [-1] * (places - len(indices))
-        mine = torch.tensor([int(stop), peak_bytes, *padded], dtype=torch.int64)
-        rows = mine.unsqueeze(0)
-        if self.group is not None:
-            gathered = [torch.empty_like(mine) for _ in range(self.world_size)]
-            dist.all_gather(gathered, mine, group=self.group)
-            rows = torch.stack(gathered)
+        padded = report.indices + [-1] * (places - len(report.indices))
+        told = [float(stop), report.loss, report.grad_norm, report.own_seconds, *astuple(report.memory), *padded]
+        # Whole numbers up to 2^53 are exact in float64: bytes and indices are.
+        rows = torch.stack(self.gather(torch.tensor(told, dtype=torch.float64)))
+        norms = rows[:, 2].tolist()
         return Agreement(
             stop=bool(rows[:, 0].any()),
-            indices=[index for index in rows[:, 2:].flatten().tolist() if index >= 0],
-            peak_bytes=int(rows[:, 1].max()),
+            indices=[int(index) for index in rows[:, 8:].flatten().tolist() if index >= 0],
+            loss=float(rows[:, 1].mean()),
+            grad_norm=max(norms) if all(map(math.isfinite, norms)) else math.nan,
+            own_seconds=rows[:, 3].tolist(),
+            memory=Memory(*(int(most) for most in rows[:, 4:8].max(0).values)),
         )
 
     def share(self, value: Any) -> Any:

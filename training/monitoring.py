@@ -10,38 +10,48 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
-import torch
 from transformers import TrainerCallback
 
 from launch.discover import gpus
-from launch.errors import NumericalError
 from launch.journal import append, event, keep_rows, write_text
 from launch.memory import Measured, adapter_of
 from launch.memory.measured import TOLERANCE
 from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.throughput import flops_per_token
-from training.control import Control
+from training.control import Control, Memory
 from training.data.tokens import Sequences
+from training.drift import Drift, Drifting
+from training.gate import LEFT_OUT, Gate, Outcome
+from training.rollback import Unsound
+from training.stopwatch import StepSeconds
 
 
 class Recorder(TrainerCallback):
     """Writes metrics.jsonl, samples.jsonl and events.jsonl on rank 0, and carries out a stop that
     the ranks agree on."""
 
-    def __init__(self, plan: Plan, run: RunDir, control: Control, train: Sequences, steps_per_epoch: int):
-        self.plan, self.run, self.ranks, self.train = plan, run, control, train
+    def __init__(self, plan: Plan, run: RunDir, control: Control, train: Sequences, steps_per_epoch: int, gate: Gate):
+        self.plan, self.run, self.ranks, self.train, self.gate = plan, run, control, train, gate
         self.steps_per_epoch = steps_per_epoch
         self.writes = control.rank == 0
         self.mean_length = train.statistics.tokens / train.statistics.samples
-        self.indices: list[int] = []
         self.tokens = 0
         self.stopped = False
         self.last_evaluation: int | None = None
         self.best_step: int | None = None
         """Once early stopping has gone back to an earlier adapter, its step: what is evaluated then is that one."""
-        self.peak_bytes = 0
-        self.tokens_at_log, self.step_at_log, self.clock, self.paused = 0, 0, time.monotonic(), 0.0
+        self.memory = Memory()
+        self.save_owed = False
+        self.drift = Drift(plan)
+        self._begin(0)
+
+    def _begin(self, step: int) -> None:
+        """What is counted from one row of metrics to the next."""
+        self.step_at_log, self.tokens_at_log = step, self.tokens
+        self.losses: list[float] = []
+        self.seconds = StepSeconds()
+        self.clock, self.paused = time.monotonic(), 0.0
 
     def event(self, name: str, **data: Any) -> None:
         if self.writes:
@@ -75,57 +85,84 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # A resumed TrainerState carries the intervals of the attempt that wrote it; this attempt's own count.
         state.compute_steps(args, state.max_steps)
-        self.step_at_log, self.tokens_at_log = state.global_step, self.tokens
-        self.clock, self.paused = time.monotonic(), 0.0
+        self.save_owed = False
+        self._begin(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        places = self.plan.micro_batch_size * self.plan.gradient_accumulation_steps
+    def on_step_end(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any) -> None:
         self.ranks.pulse.mark("training", state.global_step)
-        agreed = self.ranks.agree(self.indices, places, peak)
-        self.indices = []
-        self.peak_bytes = agreed.peak_bytes
-        self.tokens += sum(self.train.tokens(index) for index in agreed.indices)
-        if self.writes:
-            ids = [name for index in agreed.indices for name in self.train.names(index)]
-            epoch = (state.global_step - 1) // self.steps_per_epoch
-            append(self.run.samples, {"step": state.global_step, "epoch": epoch, "ids": ids})
-        if state.global_step == state.max_steps:
+        ended = self.gate.end(lr_scheduler)
+        agreed = ended.agreed
+        self.memory = agreed.memory
+        self.seconds.add(ended.seconds)
+        self._ledger(state.global_step, ended)
+        if ended.trained:
+            self.losses.append(agreed.loss)
+            self.tokens += sum(self.train.tokens(index) for index in agreed.indices)
+        elif ended.verdict.what != "skip":
+            raise Unsound(ended.verdict)
+        last = state.global_step == state.max_steps
+        self._warn(state.global_step, self.drift.after_step(ended, state.global_step, self.gate.learning_rate, last))
+        if last:
             control.should_log = True  # a run that is shorter than log_steps tells its loss too
-        if agreed.stop and state.global_step < state.max_steps:
+        if not ended.trained:  # what is saved amid trouble could be what training has to be sent back from
+            self.save_owed = self.save_owed or control.should_save
+            control.should_save = False
+            return
+        control.should_save = control.should_save or self.save_owed
+        self.save_owed = False
+        if agreed.stop and not last:
             self.stopped = control.should_save = control.should_training_stop = True
+
+    def _ledger(self, step: int, ended: Outcome) -> None:
+        if not self.writes:
+            return
+        ids = [name for index in ended.agreed.indices for name in self.train.names(index)]
+        row = {"ids": ids} if ended.trained else {"ids": [], "left_out": ids}
+        append(self.run.samples, {"step": step, "epoch": (step - 1) // self.steps_per_epoch, **row})
+        if not ended.trained and ended.verdict is not LEFT_OUT:
+            verdict = ended.verdict
+            self.event(
+                "skipped", step=step, reason=verdict.reason, loss=ended.agreed.loss, grad_norm=ended.agreed.grad_norm,
+                threshold=verdict.threshold, ids=ids,
+            )  # fmt: skip
+
+    def _warn(self, step: int, found: list[Drifting]) -> None:
+        for each in found:
+            self.event("warning", kind=each.kind, step=step, message=each.message, advice=each.advice)
+
+    def mean_loss(self) -> float:
+        """Of the steps that were trained since the last row; not a number where none was."""
+        return sum(self.losses) / len(self.losses) if self.losses else math.nan
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise NumericalError(
-                f"the loss of step {state.global_step} is {logs['loss']}; the last checkpoint is from before it."
-                " Its samples are in samples.jsonl. Lower training.learning_rate ("
-                f"{self.plan.spec.training.learning_rate:g}) or leave those rows out"
-            )
         seconds = time.monotonic() - self.clock - self.paused
         steps = state.global_step - self.step_at_log
         tokens_per_second = (self.tokens - self.tokens_at_log) / seconds
+        memory = self.memory
+        row = {
+            "step": state.global_step,
+            "epoch": round(state.epoch, 4),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": self.tokens,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "step_seconds": round(seconds / steps, 4),
+            **self.seconds.means(steps, self.plan),
+            "mfu": self._mfu(tokens_per_second),
+            "gpu_memory_peak_bytes": memory.peak or None,
+            "gpu_memory_allocated_bytes": memory.allocated or None,
+            "gpu_memory_reserved_bytes": memory.reserved or None,
+            "process_memory_bytes": memory.process,
+            "skipped_steps": self.gate.guard.skipped,
+            "time": round(time.time(), 3),
+        }
         if self.writes:
-            append(
-                self.run.metrics,
-                {
-                    "step": state.global_step,
-                    "epoch": round(state.epoch, 4),
-                    "loss": logs["loss"],
-                    "learning_rate": logs["learning_rate"],
-                    "grad_norm": logs.get("grad_norm"),
-                    "tokens": self.tokens,
-                    "tokens_per_second": round(tokens_per_second, 1),
-                    "step_seconds": round(seconds / steps, 4),
-                    "mfu": self._mfu(tokens_per_second),
-                    "gpu_memory_peak_bytes": self.peak_bytes or None,
-                    "time": round(time.time(), 3),
-                },
-            )
-        self.step_at_log, self.tokens_at_log = state.global_step, self.tokens
-        self.clock, self.paused = time.monotonic(), 0.0
+            append(self.run.metrics, row)
+        self._warn(state.global_step, self.drift.after_log(row))
+        self._begin(state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         self.last_evaluation = state.global_step

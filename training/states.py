@@ -75,7 +75,7 @@ def _link_states(optimizer: Any) -> None:
 
     DeepSpeed does so once, after the step of its first parameter group, when the others have none yet.
     """
-    zero = _zero_optimizer(optimizer)
+    zero = zero_optimizer(optimizer)
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
@@ -102,7 +102,7 @@ def _stepped(optimizer: Any, inner: Any) -> list[tuple[int, int, torch.Tensor]]:
 
     ZeRO-3 keeps its partitions out of the groups and lends them to the optimizer for the moment of a step.
     """
-    zero = _zero_optimizer(optimizer)
+    zero = zero_optimizer(optimizer)
     if zero is not None and hasattr(zero, "fp32_partitioned_groups_flat"):
         flat = zero.fp32_partitioned_groups_flat
         return [(zero.sub_group_to_group_id[number], number, tensor) for number, tensor in enumerate(flat)]
@@ -115,7 +115,7 @@ def _master(parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter._z3_optimizer.get_full_hp_param(parameter)  # type: ignore[attr-defined,no-any-return]
     if hasattr(parameter, "_hp_mapping"):
         return parameter.get_full_hp_param()  # type: ignore[attr-defined,no-any-return]
-    return _whole(parameter.detach())
+    return whole(parameter.detach())
 
 
 def _moment(inner: Any, parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
@@ -124,7 +124,7 @@ def _moment(inner: Any, parameter: torch.nn.Parameter, key: str) -> torch.Tensor
     if hasattr(parameter, "_hp_mapping"):
         return parameter.get_full_hp_param(key)  # type: ignore[attr-defined,no-any-return]
     state = inner.state.get(parameter)
-    return _whole(state[key]) if state else torch.zeros(parameter.shape)
+    return whole(state[key]) if state else torch.zeros(parameter.shape)
 
 
 def _set_zero3(parameter: torch.nn.Parameter, value: torch.Tensor, key: str | None) -> None:
@@ -154,7 +154,7 @@ _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 def read_loss_scale(optimizer: Any, scaler: Any) -> dict[str, Any] | None:
     """State of fp16's dynamic loss scale, of ZeRO's or of torch's GradScaler; None where nothing is scaled."""
-    zero = getattr(_zero_optimizer(optimizer), "loss_scaler", None)
+    zero = getattr(zero_optimizer(optimizer), "loss_scaler", None)
     if zero is not None and zero.dynamic:
         return {name: getattr(zero, name) for name in _LOSS_SCALE}
     return scaler.state_dict() if scaler else None
@@ -165,7 +165,7 @@ def write_loss_scale(optimizer: Any, scaler: Any, saved: dict[str, Any] | None) 
     if not saved:
         return
     scale = float(saved.get("cur_scale", saved.get("scale", 0)))
-    zero = getattr(_zero_optimizer(optimizer), "loss_scaler", None)
+    zero = getattr(zero_optimizer(optimizer), "loss_scaler", None)
     if zero is not None and zero.dynamic:
         for name in _LOSS_SCALE:
             setattr(zero, name, saved.get(name, getattr(zero, name)))
@@ -186,7 +186,8 @@ def _like(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A DTensor put together; every rank calls this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -201,7 +202,7 @@ def innermost(optimizer: Any) -> Any:
     return optimizer
 
 
-def _zero_optimizer(optimizer: Any) -> Any:
+def zero_optimizer(optimizer: Any) -> Any:
     found = None
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

@@ -21,12 +21,13 @@ from training.data.template import ChatFiles, load_tokenizer
 from training.data.tokens import Prepared, Sequences, prepare
 from training.evaluation.questions import Question
 from training.evaluation.while_training import questions_to_ask
+from training.generators import seed_rank
 from training.manifest import sha256
 from training.model import load, loadable
 from training.monitoring import sampling
 from training.soundness import check_tokens
 from training.states import gather_adapter, scatter_adapter
-from training.trainer import AdapterTrainer, seed_rank
+from training.trainer import AdapterTrainer
 
 
 @dataclass(frozen=True)

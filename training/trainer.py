@@ -1,6 +1,7 @@
 """transformers.Trainer with muster's order of samples, evaluation and checkpoints. The loop itself is transformers'."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -27,10 +28,13 @@ from training.engine import verify
 from training.evaluation.loss import summed_loss
 from training.evaluation.questions import Question
 from training.evaluation.while_training import ask
+from training.gate import Gate
+from training.generators import local_generators, seed_rank, set_generators
 from training.initial import leaves_base_unchanged
 from training.model import DTYPES
 from training.monitoring import Recorder
 from training.rehearsal import rehearse
+from training.rollback import START, Beginning, Unsound, go_back, lower_learning_rates, set_schedule
 from training.soundness import check_model, evaluating
 from training.states import (
     MOMENTS,
@@ -65,7 +69,9 @@ class AdapterTrainer(Trainer):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
         self.tokenizer, self.questions = tokenizer, list(questions)
-        self.recorder = Recorder(plan, run, control, train, per_epoch)
+        self.gate = Gate(plan, run, control, args.device)
+        self.recorder = Recorder(plan, run, control, train, per_epoch, self.gate)
+        self.beginning: Beginning | None = None
         self.batches = MicroBatches(
             len(train),
             args.seed,
@@ -100,17 +106,68 @@ class AdapterTrainer(Trainer):
         pin = self.args.device.type == "cuda"
         return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pin)
 
-    def _run_epoch(self, *positional: Any, **named: Any) -> Any:
-        if self.state.global_step >= self.state.max_steps:  # resumed after the last step: nothing is left to train
-            return None
-        self.batches.set_epoch(named["epoch"])
-        return super()._run_epoch(*positional, **named)
+    def _run_epoch(self, **named: Any) -> Any:
+        """One epoch, and what comes before its end once more where the gate sends training back."""
+        if self.beginning is not None:
+            self.beginning.generators = self.beginning.generators or local_generators(self.args.device)
+        asked = named["epoch"]
+        while self.state.global_step < self.state.max_steps:  # else resumed after the last step
+            self.batches.set_epoch(named["epoch"])
+            try:
+                super()._run_epoch(**named)
+            except Unsound as unsound:
+                named |= go_back(self, unsound.verdict)
+            else:
+                control: Any = self.__dict__["control"]
+                if named["epoch"] == asked or control.should_training_stop:
+                    return
+                named["epoch"] += 1
+            self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.__dict__["control"])
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of an optimizer step, with which it begins."""
+        with self.gate.watch.part("data"):
+            batches = list(itertools.islice(epoch_iterator, num_batches))
+        labels = self._get_num_items_in_batch(batches, device)
+        self.gate.begin(self.state.global_step + 1, labels, self.lr_scheduler)
+        return batches, labels
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         self.ranks.pulse.mark("training", self.state.global_step)
-        self.recorder.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.gate.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
+        if self.gate.left_out:
+            return torch.zeros((), device=self.args.device)
+        with self.gate.watch.part("pass"):
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
+
+    def compute_loss(self, *positional: Any, **named: Any) -> Any:
+        with self.gate.watch.part("forward"):
+            loss = super().compute_loss(*positional, **named)
+        self.gate.losses.append(loss.detach())
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.gate.left_out:
+            return torch.zeros(())
+        with self.gate.watch.part("optimizer"):
+            return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm before clipping. Without ZeRO this is where the gate is: an optimizer passes over what has no
+        gradient."""
+        if self.gate.left_out:
+            return None
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.gate.zero is None and not self.gate.judge(norm):
+            model.zero_grad(set_to_none=True)
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The loss of the steps that were trained, where transformers counts all."""
+        if "loss" in logs:
+            logs["loss"] = self.recorder.mean_loss()
+        super().log(logs, start_time)
 
     def rehearsed_step(self, inputs: dict[str, Any], num_items_in_batch: torch.Tensor) -> None:
         """Forward and backward as in `training_step`, of samples that no ledger counts."""
@@ -192,6 +249,7 @@ class AdapterTrainer(Trainer):
                 "tokens": self.recorder.tokens,
                 "scheduler_epoch": self.lr_scheduler.last_epoch,
                 "scaler": read_loss_scale(self.optimizer, self.accelerator.scaler),
+                "stability": self.gate.guard.state(),
                 "strategy": self.plan.strategy,
                 "world_size": self.plan.world_size,
                 "optimizer": self.plan.optimizer,
@@ -202,6 +260,8 @@ class AdapterTrainer(Trainer):
             size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
             self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
             checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, self.best_checkpoint())
+        if self.gate.guard.trouble is None:  # else it may be the only place that is good enough to go back to
+            self.beginning = None
         # No rank may run ahead of a save that failed: it would train steps that no checkpoint will ever hold.
         self.ranks.share(None)
         self.recorder.paused += time.monotonic() - began
@@ -226,34 +286,37 @@ class AdapterTrainer(Trainer):
         fresh = gather_adapter(self.trainable_parameters())
         scale = read_loss_scale(self.optimizer, self.accelerator.scaler)
         self.recorder.rehearsed(rehearse(self))
+        self.gate.install(self)
+        lower_learning_rates(self.lr_scheduler, self.gate)
         if resume_from_checkpoint is None:
-            self._put_back(fresh, scale)
+            self.beginning = Beginning(fresh, scale)
+            self.put_back(self.beginning)
         else:
-            self._restore(Path(resume_from_checkpoint))
+            self.restore(Path(resume_from_checkpoint))
         unchanged = resume_from_checkpoint is None and leaves_base_unchanged(self.plan.spec.lora)
         precision = DTYPES[self.plan.precision]
         check_model(self.model_wrapped, self.peft_model, self.args.device, precision, unchanged)
         return prepared
 
-    def _put_back(self, adapter: dict[str, torch.Tensor], scale: dict[str, Any] | None) -> None:
+    def put_back(self, beginning: Beginning) -> None:
         """The run as it was before anything was rehearsed: the adapter, and an optimizer without a past."""
         parameters = self.trainable_parameters()
-        scatter_adapter(parameters, adapter)
-        nothing = {f"{name}.{moment}": torch.zeros_like(value) for name, value in adapter.items() for moment in MOMENTS}
+        scatter_adapter(parameters, beginning.adapter)
+        zeros = {name: torch.zeros_like(value) for name, value in beginning.adapter.items()}
+        nothing = {f"{name}.{moment}": value for name, value in zeros.items() for moment in MOMENTS}
         scatter_optimizer(self.optimizer, parameters, nothing, updates=0)
-        write_loss_scale(self.optimizer, self.accelerator.scaler, scale)
+        write_loss_scale(self.optimizer, self.accelerator.scaler, beginning.scale)
 
-    def _restore(self, directory: Path) -> None:
+    def restore(self, directory: Path) -> None:
         parameters = self.trainable_parameters()
         scatter_adapter(parameters, read_adapter(directory, self.peft_model, parameters))
         progress = checkpoint.read_progress(directory)
         scatter_optimizer(
             self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"]
         )
-        # LambdaLR recomputes its factor from the position, so the position is all there is to restore.
-        self.lr_scheduler.last_epoch = progress["scheduler_epoch"] - 1
-        self.lr_scheduler.step()
+        set_schedule(self.lr_scheduler, progress["scheduler_epoch"])
         write_loss_scale(self.optimizer, self.accelerator.scaler, progress["scaler"])
+        self.gate.guard.restore(progress.get("stability", {}))
         self.recorder.tokens = progress["tokens"]
         self.recorder.forget_after(progress["step"])
 
@@ -262,12 +325,9 @@ class AdapterTrainer(Trainer):
 
     def _generators(self) -> dict[str, torch.Tensor]:
         """Every rank's random generators, which decide dropout."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.args.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.args.device)
         return {
             f"{kind}-{rank}": state
-            for kind, mine in states.items()
+            for kind, mine in local_generators(self.args.device).items()
             for rank, state in enumerate(self.ranks.gather(mine))
         }
 
@@ -275,15 +335,15 @@ class AdapterTrainer(Trainer):
         """This rank's generators; on another world size a seed that depends on rank and step."""
         if checkpoint is None:
             return
+        if checkpoint == START:
+            assert self.beginning is not None
+            set_generators(self.beginning.generators, self.args.device)
+            return
         saved = load_file(Path(checkpoint) / "generators.safetensors")
         if len([name for name in saved if name.startswith("cpu-")]) != self.plan.world_size:
             seed_rank(self.plan.spec.training.seed, self.ranks.rank, self.state.global_step)
             return
-        torch.set_rng_state(saved[f"cpu-{self.ranks.rank}"])
-        if self.args.device.type == "cuda" and f"cuda-{self.ranks.rank}" in saved:
-            torch.cuda.set_rng_state(saved[f"cuda-{self.ranks.rank}"], self.args.device)
-
-
-def seed_rank(seed: int, rank: int, step: int) -> None:
-    """Ranks draw different dropout masks, and always the same ones for a seed."""
-    torch.manual_seed((seed * 1_000_003 + rank) * 1_000_003 + step)
+        mine = f"-{self.ranks.rank}"
+        set_generators(
+            {name.removesuffix(mine): saved[name] for name in saved if name.endswith(mine)}, self.args.device
+        )
