@@ -70,7 +70,9 @@ def test_a_gradient_of_one_rank_that_is_not_a_number_costs_one_step(
     assert len(skipped["ids"]) == 4
     assert [row["skipped_steps"] for row in logged(run)] == [0] * 5 + [1] * 6
     assert [row["learning_rate"] for row in logged(run)] == [0.0] + [5e-3] * 10
-    assert all(bool(tensor.isfinite().all()) for tensor in load_file(run / "adapter/adapter_model.safetensors").values())
+    assert all(
+        bool(tensor.isfinite().all()) for tensor in load_file(run / "adapter/adapter_model.safetensors").values()
+    )
     assert not events(run, "rolled_back")
 
 
@@ -137,7 +139,7 @@ def test_going_back_is_as_if_the_batches_had_never_been(
     assert saved == ([4, 10, 12, 16, 20, 22] if save_steps == 4 else [22]), "once each: nothing amid trouble"
 
     # The same, told beforehand what to leave out.
-    known = "if step == 1:\n    from training.lessons import Lessons\n    trainer.gate.lessons = Lessons(left_out=[7, 8, 9])"
+    known = "from training.lessons import Lessons\ntrainer.gate.lessons = Lessons(left_out=[7, 8, 9])"
     told, done = trained(workspace, "told", known, cluster=TWO_RANKS, training=recipe, **DROPOUT)
     assert done.code == 0, done.err
     assert not events(told, "skipped")

@@ -1,0 +1,118 @@
+"""Slow drifts, each from the numbers that show it."""
+
+import math
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from launch.spec import Strategy
+from tests.launch.conftest import plan_of
+from training.control import Agreement, Memory
+from training.drift import Drift, Drifting
+from training.gate import Outcome
+from training.stability import Step, Verdict
+
+PLAN = plan_of("2xA100-80GB")
+
+
+def drift(strategy: Strategy = "ddp") -> Drift:
+    return Drift(PLAN.model_copy(update={"strategy": strategy}))
+
+
+def ended(
+    number: int, loss: float = 2.0, norm: float = 1.0, own: tuple[float, ...] = (1.0, 1.0), labels: int = 9
+) -> Outcome:
+    agreed = Agreement(False, [], loss, norm, list(own), Memory())
+    what = Verdict("go_on" if labels else "skip")
+    return Outcome(agreed, Step(number, loss, norm, labels), what, {})
+
+
+def told(one: Drift, outcomes: Iterable[Outcome], learning_rate: float = 1e-4) -> list[tuple[int, Drifting]]:
+    """(step, warning) of each."""
+    return [
+        (number, each)
+        for number, outcome in enumerate(outcomes, 1)
+        for each in one.after_step(outcome, number, learning_rate, last=False)
+    ]
+
+
+def falling(number: int) -> float:
+    return 1.0 + math.exp(-number / 50)
+
+
+def test_gradients_that_grow_tenfold_are_told_once() -> None:
+    ((step, warning),) = told(drift(), (ended(n, falling(n), 0.5 * 1.05**n) for n in range(1, 400)))
+    assert (warning.kind, step) == ("gradients_grow", 129)
+    assert warning.message == "the gradients' norm grows: 18.1 -> 188 in 64 steps"
+    assert warning.advice.startswith("lower training.learning_rate")
+
+
+@pytest.mark.parametrize("factor", [0.05, 30.0])
+def test_gradients_that_jump_once_are_no_growth(factor: float) -> None:
+    norms = (factor if n > 200 else 1.0 for n in range(1, 400))
+    assert not told(drift(), (ended(n, falling(n), norm) for n, norm in enumerate(norms, 1)))
+
+
+def test_a_loss_that_stays_where_it_began_is_told_after_64_steps() -> None:
+    chance = random.Random(0)
+    ((step, warning),) = told(drift(), (ended(n, 2 + chance.gauss(0, 0.1)) for n in range(1, 200)))
+    assert (warning.kind, step) == ("loss_flat", 64)
+    assert "after 64 steps the loss is where it began: " in warning.message
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_loss_that_falls_is_not_flat(seed: int) -> None:
+    chance = random.Random(seed)
+    assert not told(drift(), (ended(n, falling(n) * (1 + chance.gauss(0, 0.1))) for n in range(1, 400)))
+
+
+def test_a_learning_rate_of_zero_is_told_at_the_second_step() -> None:
+    one = drift()
+    ((step, warning),) = told(one, (ended(n, falling(n)) for n in range(1, 20)), learning_rate=0.0)
+    assert (step, warning.kind) == (2, "learning_rate_zero")
+
+
+def test_a_warm_up_begins_and_a_schedule_ends_with_zero() -> None:
+    one = drift()
+    rates = [0.0, 1e-4, 1e-4, 0.0]
+    assert not [w for n, rate in enumerate(rates, 1) for w in one.after_step(ended(n), n, rate, last=n == 4)]
+
+
+def test_a_batch_without_labels_is_told_once() -> None:
+    ((step, warning),) = told(drift(), (ended(n, labels=0 if n in (3, 5) else 9) for n in range(1, 10)))
+    assert (step, warning.kind) == (3, "labels_masked")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "what"),
+    [("ddp", "it reads its data and makes its forward passes in 1.3 s a step, the others in 1 s"),
+     ("zero3", "it reads its data in 1.3 s a step, the others in 1 s")],
+)  # fmt: skip
+def test_a_rank_that_is_always_last_is_named(strategy: Strategy, what: str) -> None:
+    times = [(1.0, 1.3) if n % 20 else (1.0, 1.0) for n in range(1, 100)]
+    ((step, warning),) = told(drift(strategy), (ended(n, falling(n), own=own) for n, own in enumerate(times, 1)))
+    assert (step, warning.kind) == (64, "rank_last")
+    assert warning.message == f"rank 1 is always last: {what}"
+
+
+def test_ranks_that_take_turns_are_fine() -> None:
+    chance = random.Random(0)
+    times = [tuple(1 + chance.random() for _ in range(2)) for _ in range(300)]
+    assert not told(drift(), (ended(n, falling(n), own=own) for n, own in enumerate(times, 1)))
+
+
+def rows(*rates: float) -> list[Drifting]:
+    one = drift()
+    return [warning for rate in rates for warning in one.after_log({"tokens_per_second": rate})]
+
+
+def test_tokens_a_second_that_fall_by_a_third_and_stay_there() -> None:
+    (warning,) = rows(*[1000.0] * 8, 600, 610, 620)
+    assert warning.kind == "slower"
+    assert warning.message == "tokens/s have fallen by 38%: 1,000 -> 620"
+
+
+def test_one_slow_row_and_rows_of_steps_that_were_left_out_are_no_fall() -> None:
+    assert not rows(*[1000.0] * 8, 600, 610, 900, 600, 1000)
+    assert not rows(*[1000.0] * 8, 0, 0, 0, 0)
