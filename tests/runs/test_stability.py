@@ -231,3 +231,17 @@ def undisturbed(workspace: Workspace) -> Path:
     run, done = trained(workspace, "undisturbed", BROKEN, training={"epochs": 2.0, "save_steps": 4}, **DROPOUT)
     assert done.code == 0, done.err
     return run
+
+
+def test_drifts_of_a_real_run_are_warnings_with_advice(workspace: Workspace) -> None:
+    """Rank 1's forward passes are slow, and the learning rate is so small that nothing is learnt."""
+    slow = "if rank == 1 and not hasattr(trainer, 'slowed'):\n    import time\n    trainer.slowed = True\n"
+    slow += "    trainer.peft_model.register_forward_pre_hook(lambda *_: time.sleep(0.05))"
+    recipe = {"epochs": 7.0, "save_steps": 100, "learning_rate": 1e-9, "log_steps": 20}
+    run, done = trained(workspace, "drift", slow, training=recipe, cluster=TWO_RANKS, data={"eval": None})
+    assert done.code == 0, done.err
+    warnings = {row["kind"]: row for row in events(run, "warning")}
+    assert warnings.keys() == {"loss_flat", "rank_last"}
+    assert warnings["rank_last"]["message"].startswith("rank 1 is always last: it reads its data and makes its forward")
+    assert warnings["loss_flat"]["advice"].startswith("is training.learning_rate too small")
+    assert not events(run, "skipped")
