@@ -1,7 +1,9 @@
 """Reads a run directory for its report. Whatever is missing, cut off or of another kind is left out."""
 
+import bisect
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from launch.rundir import Evaluation, RunDir
 
 # Beyond it a number is a mistake, and no browser draws it.
 LARGEST = 1e300
+# After early stopping an earlier adapter is evaluated again: its values are a curve of their own, at its step.
+OF_BEST = " of the best adapter"
 
 
 @dataclass
@@ -83,10 +87,11 @@ def read(place: RunDir, ask: Asker) -> Reading:
     curves = _curves(rows(place.metrics))
     gpus, lost = _gpus(rows(place.resources))
     scores, examples, examples_from = _answers(place)
-    latest = max([points.times[-1] for points in curves.values()] + [row["time"] for row in events], default=0.0)
+    written = [points.times for own in (curves, *gpus.values()) for points in own.values()]
+    seen = sorted({time for times in written for time in times} | {row["time"] for row in events})
     return Reading(
         place=place, status=status(place, ask), diagnosis=found, plan=_plan(place), spec=_text(place.spec),
-        curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(found, events, latest), scores=scores,
+        curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(found, events, seen), scores=scores,
         examples=examples, examples_from=examples_from, checks=document(place.preflight),
     )  # fmt: skip
 
@@ -126,18 +131,18 @@ def _curves(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
         step, time = number(row.get("step")), number(row.get("time"))
         if step is None or time is None:
             continue
-        # After early stopping, what is evaluated is the adapter of an earlier step.
-        step = number(row.get("best_step")) or step
+        best = number(row.get("best_step"))
         for key, value in row.items():
             # A hundred thousand rows have a million values: most are floats, and a comparison tells NaN.
             if type(value) is not float or not -LARGEST < value < LARGEST:
                 value = number(value)
             if value is None or key in ("step", "time", "best_step"):
                 continue
-            points = curves.get(key)
+            name = key if best is None else key + OF_BEST
+            points = curves.get(name)
             if points is None:
-                points = curves[key] = Points()
-            points.steps.append(int(step))
+                points = curves[name] = Points()
+            points.steps.append(int(step if best is None else best))
             points.times.append(time)
             points.values.append(value)
     return curves
@@ -170,18 +175,17 @@ def _in_order(item: tuple[tuple[str, str], Any]) -> tuple[str, int, str]:
     return node, int(gpu) if gpu.isdecimal() else -1, gpu
 
 
-def _begun(found: Diagnosis, events: Iterable[Mapping[str, Any]], latest: float) -> tuple[Begun, ...]:
-    """By the events: a copied directory has other times on its files."""
+def _begun(found: Diagnosis, events: Iterable[Mapping[str, Any]], seen: Sequence[float]) -> tuple[Begun, ...]:
+    """By what was written: a copied directory has other times on its files. `seen` are all its times, sorted."""
     starts: dict[int, float] = {}
     for row in events:
         if row["event"] == "started" and isinstance(row.get("attempt"), int):
             starts.setdefault(row["attempt"], row["time"])
-    seconds = {one.number: one.seconds for one in found.tried}
     begun = []
     for attempt, start in sorted(starts.items()):
-        after = min((other for other in starts.values() if other > start), default=latest)
-        own = seconds.get(attempt)
-        begun.append(Begun(attempt, start, max(start, min(start + own, after) if own else after)))
+        after = min((other for other in starts.values() if other > start), default=math.inf)
+        # The last sign of it: one that was killed has no outcome, and one that waits to be requeued is over.
+        begun.append(Begun(attempt, start, seen[bisect.bisect_left(seen, after) - 1]))
     return tuple(begun)
 
 
