@@ -1,0 +1,192 @@
+"use strict";
+// Draws the charts of a report. All it draws is in #drawn, and Plotly, packed, in #library.
+
+const drawn = JSON.parse(document.getElementById("drawn").textContent);
+const coarse = matchMedia("(pointer: coarse)");
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const LONGEST_LINE = 60;
+let printing = false;
+
+// Plotly reads tags and entities in every text: what a run wrote is text alone.
+const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const byTime = (chart) =>
+  chart.axis === "time" || document.querySelector("input[name=axis]:checked")?.value === "time";
+
+function wrapped(text) {
+  const lines = [""];
+  for (const word of text.match(new RegExp(`\\S{1,${LONGEST_LINE}}`, "g")) ?? []) {
+    if (lines.at(-1).length + word.length >= LONGEST_LINE) lines.push("");
+    lines[lines.length - 1] += (lines.at(-1) ? " " : "") + word;
+  }
+  return lines.map(plain).join("<br>");
+}
+
+function along(chart) {
+  const [unit, length] = drawn.clock;
+  if (!byTime(chart)) return { title: "step", of: (own) => own.steps };
+  return { title: `${unit} since the start`, of: (own) => own.seconds.map((second) => second / length) };
+}
+
+function curveOf(chart, own, index, x) {
+  const tone = color(`curve-${index % 8}`);
+  return {
+    x: x.of(own), y: own.values, name: plain(own.name), type: "scatter",
+    mode: own.marked || own.values.length === 1 ? "lines+markers" : "lines",
+    line: { color: tone, width: 1.6, dash: DASHES[Math.floor(index / 8) % 4] }, marker: { color: tone, size: 7 },
+    hovertemplate: `%{y}${chart.suffix}<extra>${plain(own.name)}</extra>`,
+  };
+}
+
+function levelOf(chart, level, index, range) {
+  const tone = color(index ? "dim" : "warn");
+  return {
+    x: range, y: [level.value, level.value], name: plain(level.name), type: "scatter", mode: "lines",
+    line: { color: tone, width: 1.6, dash: index ? "dot" : "dash" },
+    hovertemplate: `%{y}${chart.suffix}<extra>${plain(level.name)}</extra>`,
+  };
+}
+
+// A dotted line over the whole height, and a mark at its foot that tells.
+function marksOf(chart) {
+  const length = drawn.clock[1], time = byTime(chart);
+  return drawn.tones.flatMap((tone) => {
+    const own = drawn.marks.filter((mark) => mark.tone === tone && (time || mark.step !== null));
+    if (!own.length) return [];
+    const at = own.map((mark) => (time ? mark.seconds / length : mark.step));
+    const common = { yaxis: "y2", type: "scatter", showlegend: false };
+    return [
+      { ...common, x: at.flatMap((x) => [x, x, null]), y: at.flatMap(() => [0, 1, null]), mode: "lines",
+        hoverinfo: "skip", line: { color: color(tone), width: 1, dash: "dot" }, opacity: 0.6 },
+      { ...common, x: at, y: at.map(() => 0), mode: "markers", cliponaxis: false,
+        marker: { color: color(tone), size: 9, symbol: "triangle-up" },
+        text: own.map((mark) => `<b>${plain(mark.kind)}</b><br>${wrapped(`${mark.text} (${mark.clock})`)}`),
+        hovertemplate: "%{text}<extra></extra>" },
+    ];
+  });
+}
+
+function figure(chart) {
+  const x = along(chart);
+  const curves = chart.curves.map((own, index) => curveOf(chart, own, index, x));
+  let low = Infinity, high = -Infinity;
+  for (const own of curves) for (const value of own.x) {
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  }
+  const levels = chart.levels.map((level, index) => levelOf(chart, level, index, [low, high]));
+  const grid = { gridcolor: color("line"), linecolor: color("line"), zeroline: false, automargin: true };
+  const logarithmic = document.querySelector(`input[data-log="${chart.name}"]`)?.checked;
+  return {
+    traces: [...curves, ...levels, ...marksOf(chart)],
+    layout: {
+      autosize: true, uirevision: x.title, dragmode: coarse.matches ? false : "zoom",
+      hovermode: curves.length > 8 ? "closest" : "x unified", showlegend: curves.length + levels.length > 1,
+      margin: { l: 56, r: 14, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: 12, color: color("text") },
+      hoverlabel: { bgcolor: color("panel"), bordercolor: color("line"), font: { color: color("text") } },
+      legend: { orientation: "h", yanchor: "top", y: -0.2, x: 0 },
+      xaxis: { ...grid, title: { text: x.title, standoff: 6 }, hoverformat: byTime(chart) ? ".4~g" : ",d" },
+      yaxis: { ...grid, type: logarithmic ? "log" : "linear", ticksuffix: chart.suffix, tickformat: chart.format,
+               hoverformat: chart.format || ".6~g" },
+      yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false },
+    },
+  };
+}
+
+const config = () => ({
+  displaylogo: false, responsive: true, displayModeBar: coarse.matches || printing ? false : "hover",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+});
+
+async function drawAll() {
+  for (const chart of drawn.charts) {
+    const { traces, layout } = figure(chart);
+    await Plotly.react(`chart-${chart.name}`, traces, layout, config());
+  }
+}
+
+// Everything at once, for the printer does not wait.
+function forPrinter(now) {
+  printing = now;
+  for (const chart of drawn.charts) {
+    const place = document.getElementById(`chart-${chart.name}`);
+    const { traces, layout } = figure(chart);
+    const size = now ? { autosize: false, width: 680, height: 264 } : { width: undefined, height: undefined };
+    Plotly.react(place, traces, { ...layout, ...size }, config());
+  }
+}
+
+// The keyboard: one point of one curve at a time, told as well as shown.
+function keys(chart) {
+  const place = document.getElementById(`chart-${chart.name}`), said = document.getElementById(`said-${chart.name}`);
+  const at = { curve: 0, point: -1 };
+  const own = () => place.data[at.curve];
+
+  function tell() {
+    const curve = chart.curves[at.curve], x = own().x[at.point], y = own().y[at.point];
+    Plotly.Fx.hover(place, [{ curveNumber: at.curve, pointNumber: at.point }]);
+    const where = byTime(chart) ? `${x.toPrecision(4)} ${drawn.clock[0]}` : `step ${x}`;
+    said.textContent = `${curve.name}, ${where}: ${Number(y.toPrecision(6))}${chart.suffix}`;
+  }
+
+  function zoom(factor) {
+    const [low, high] = place.layout.xaxis.range, middle = at.point < 0 ? (low + high) / 2 : own().x[at.point];
+    const half = ((high - low) * factor) / 2;
+    Plotly.relayout(place, { "xaxis.range": [middle - half, middle + half] });
+  }
+
+  const actions = {
+    ArrowRight: () => { at.point = Math.min(at.point + 1, own().x.length - 1); tell(); },
+    ArrowLeft: () => { at.point = Math.max(at.point - 1, 0); tell(); },
+    Home: () => { at.point = 0; tell(); },
+    End: () => { at.point = own().x.length - 1; tell(); },
+    ArrowDown: () => step(1), ArrowUp: () => step(-1),
+    "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2),
+    "0": () => Plotly.relayout(place, { "xaxis.autorange": true, "yaxis.autorange": true }),
+    Escape: () => Plotly.Fx.unhover(place),
+  };
+
+  function step(by) {
+    const x = at.point < 0 ? null : own().x[at.point];
+    at.curve = (at.curve + by + chart.curves.length) % chart.curves.length;
+    const near = x === null ? 0 : own().x.findIndex((other) => other >= x);
+    at.point = near < 0 ? own().x.length - 1 : near;
+    tell();
+  }
+
+  place.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in actions)) return;
+    event.preventDefault();
+    actions[event.key]();
+  });
+}
+
+async function library() {
+  const packed = Uint8Array.from(atob(document.getElementById("library").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
+async function start() {
+  await library();
+  await drawAll();
+  drawn.charts.forEach(keys);
+  document.querySelectorAll("input[name=axis], input[data-log]").forEach((box) => {
+    box.addEventListener("change", drawAll);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!printing) drawAll(); });
+  addEventListener("beforeprint", () => forPrinter(true));
+  addEventListener("afterprint", () => forPrinter(false));
+  document.body.dataset.drawn = drawn.charts.length;
+}
+
+start().catch((error) => {
+  for (const place of document.querySelectorAll(".chart")) {
+    place.classList.add("empty");
+    place.textContent = `This browser draws no charts (${error.message}); the values are in the tables below them.`;
+  }
+  throw error;
+});
