@@ -17,14 +17,14 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="A run directory, or a run's name in runs/; several are compared.", show_default=False
+            metavar="RUN...",
+            help="A run directory, or a run's name in runs/; several are compared.",
+            show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Where to write the page.  [default: RUN/report.html]", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Where to write the page.  [default: RUN/report.html]", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,12 +40,13 @@ def report(
     places = [place for name in runs for place in named(name)]
     target = out or _own(places)
     if target.is_dir():
-        raise UsageError(f"--out {target}: is a folder; give the name of a file in it, such as {target / 'report.html'}")
+        raise UsageError(
+            f"--out {target}: is a folder; give the name of a file in it, such as {target / 'report.html'}"
+        )
     ask = Asker()
     read_runs = [read(place, ask) for place in places]
-    found = [
-        Run(name, reading, numbers(reading)) for name, reading in zip(_names(places), read_runs, strict=True)
-    ]
+    names = [read_runs[0].status.name] if len(places) == 1 else _names(places)
+    found = [Run(name, reading, numbers(reading)) for name, reading in zip(names, read_runs, strict=True)]
     write_text(target, page(found))
     if ask.silence is not None:
         say(f"warning: {ask.silence}; told from the run directories alone")
@@ -58,7 +59,9 @@ def report(
 
 def _own(places: list["RunDir"]) -> Path:
     if len(places) > 1:
-        raise UsageError("--out: a comparison of several runs belongs to none of them; say where, such as --out runs.html")
+        raise UsageError(
+            "--out: a comparison of several runs belongs to none of them; say where, such as --out runs.html"
+        )
     return places[0].report
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from launch.report.downsample import kept
 from launch.report.kinds import GPUS, HOSTS, STEPS, Kind
@@ -12,6 +12,8 @@ from launch.report.values import Unit, shown
 # Points of a chart, all its curves together: two for each pixel of a wide screen, and no page of many GPUs too large.
 MOST_POINTS, FEWEST_POINTS = 6000, 60
 MOST_OF_ONE = 2000
+# Of page.css and page.js: beyond so many, curves are told apart by their dashes.
+COLOURS, DASHES = 8, 4
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,20 @@ class Curve:
     mean: float
     start: float
     """Seconds since 1970 that its times are told from."""
-    marked: bool = False
+    marked: bool
     """Few points, each of them an event by itself: an evaluation."""
+    look: tuple[int, int]
+    """Its colour and its dash, of COLOURS and DASHES: of several runs, a run has a colour."""
+
+
+class Found(NamedTuple):
+    """A curve as it was written."""
+
+    name: str
+    points: Points
+    start: float
+    marked: bool
+    look: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -74,19 +88,28 @@ def charts(readings: Sequence[tuple[str, Reading]]) -> tuple[Chart, ...]:
 
 
 def _of_steps(kind: Kind, readings: Sequence[tuple[str, Reading]]) -> Chart | None:
-    found = []
-    for run, reading in readings:
-        for key, name in _keys(kind, reading.curves):
-            label = name if len(readings) == 1 else run if len(kind.keys) == 1 else f"{run}: {name}"
-            found.append((label, reading.curves[key], reading.start, key.startswith("eval_")))
-    if not found:
+    named = [
+        (place, run, reading, key, name) for place, (run, reading) in enumerate(readings)
+        for key, name in _keys(kind, reading.curves)
+    ]  # fmt: skip
+    if not named:
         return None
+    names = list(dict.fromkeys(name for *_, name in named))
+    found: list[Found] = []
+    for place, run, reading, key, name in named:
+        label = name if len(readings) == 1 else run if len(names) == 1 else f"{run}: {name}"
+        look = _look(len(found)) if len(readings) == 1 else (place % COLOURS, names.index(name) % DASHES)
+        found.append(Found(label, reading.curves[key], reading.start, key.startswith("eval_"), look))
     levels = kind.levels(readings[0][1]) if len(readings) == 1 else ()
-    found_curves = _curves(found)
+    curves = _curves(found)
     return Chart(
-        kind.name, kind.title, kind.unit, "step", kind.about, found_curves, tuple(Level(*level) for level in levels),
-        kind.logarithmic and all(curve.lowest[1] > 0 for curve in found_curves),
+        kind.name, kind.title, kind.unit, "step", kind.about, curves, tuple(Level(*level) for level in levels),
+        kind.logarithmic and all(curve.lowest[1] > 0 for curve in curves),
     )  # fmt: skip
+
+
+def _look(place: int) -> tuple[int, int]:
+    return place % COLOURS, place // COLOURS % DASHES
 
 
 def _keys(kind: Kind, curves: Mapping[str, Points]) -> Iterable[tuple[str, str]]:
@@ -103,7 +126,7 @@ def _keys(kind: Kind, curves: Mapping[str, Points]) -> Iterable[tuple[str, str]]
 
 
 def _of_time(kind: Kind, reading: Reading, hosts: bool) -> Chart | None:
-    found, seen = [], set[str]()
+    found, seen = list[Found](), set[str]()
     nodes = {node for node, _ in reading.gpus}
     for (node, gpu), own in reading.gpus.items():
         if (hosts and node in seen) or (not hosts and not gpu):
@@ -113,21 +136,21 @@ def _of_time(kind: Kind, reading: Reading, hosts: bool) -> Chart | None:
             if key not in own:
                 continue
             where = node if hosts else f"GPU {gpu}" if len(nodes) == 1 else f"{node} GPU {gpu}"
-            found.append((f"{where} {name}".strip(), own[key], reading.start, False))
+            found.append(Found(f"{where} {name}".strip(), own[key], reading.start, False, _look(len(found))))
     if not found:
         return None
     levels = tuple(Level(*level) for level in kind.levels(reading))
     return Chart(kind.name, kind.title, kind.unit, "time", kind.about, _curves(found), levels)
 
 
-def _curves(found: Sequence[tuple[str, Points, float, bool]]) -> tuple[Curve, ...]:
+def _curves(found: Sequence[Found]) -> tuple[Curve, ...]:
     most = max(FEWEST_POINTS, min(MOST_OF_ONE, MOST_POINTS // len(found)))
-    return tuple(_curve(name, points, start, marked, most) for name, points, start, marked in found)
+    return tuple(_curve(one, most) for one in found)
 
 
-def _curve(name: str, points: Points, start: float, marked: bool, most: int) -> Curve:
-    values = points.values
-    along: Sequence[float] = points.steps or [time - start for time in points.times]
+def _curve(one: Found, most: int) -> Curve:
+    points, values = one.points, one.points.values
+    along: Sequence[float] = points.steps or [time - one.start for time in points.times]
     low, high = (pick(range(len(values)), key=values.__getitem__) for pick in (min, max))
     places = kept(values, most)
     fewer = Points(
@@ -136,8 +159,8 @@ def _curve(name: str, points: Points, start: float, marked: bool, most: int) -> 
         [values[place] for place in places],
     )
     return Curve(
-        name, fewer, len(values), (along[low], values[low]), (along[high], values[high]), sum(values) / len(values),
-        start, marked and len(values) <= most,
+        one.name, fewer, len(values), (along[low], values[low]), (along[high], values[high]),
+        sum(values) / len(values), one.start, one.marked and len(values) <= most, one.look,
     )  # fmt: skip
 
 
@@ -154,11 +177,12 @@ def drawn(chart: Chart) -> dict[str, Any]:
     by = chart.unit.per
     return {
         "name": chart.name, "title": chart.title, "axis": chart.axis, "suffix": chart.unit.suffix,
-        "format": chart.unit.ticks, "logarithmic": chart.logarithmic,
+        "format": chart.unit.ticks, "zero": chart.unit.zero,
         "levels": [{"name": level.name, "value": level.value / by} for level in chart.levels],
         "curves": [
             {
                 "name": curve.name, "steps": curve.points.steps, "marked": curve.marked,
+                "tone": curve.look[0], "dash": curve.look[1],
                 "seconds": [round(time - curve.start, 3) for time in curve.points.times],
                 "values": curve.points.values if by == 1 else [value / by for value in curve.points.values],
             }

@@ -1,6 +1,7 @@
 """Fewer points of a curve, with every spike that was in it. Pure."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def kept(values: Sequence[float], most: int) -> list[int]:
@@ -16,7 +17,7 @@ def kept(values: Sequence[float], most: int) -> list[int]:
     stretches = max(1, (most - 2) // 2)
     edges = [1 + place * (count - 2) // stretches for place in range(stretches + 1)]
     places = {0, count - 1}
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         stretch = range(begin, end)
         if stretch:
             places.update((min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)))

@@ -29,7 +29,7 @@ class Kind:
     keys: Mapping[str, str]
     """Key to curve; a key that ends in * stands for all others that begin so."""
     about: str
-    levels: Callable[[Reading], Levels] = lambda reading: ()
+    levels: Callable[[Reading], Levels] = lambda _: ()
     logarithmic: bool = False
     """Whether a logarithmic axis is offered: where a spike flattens all the rest."""
     alone: bool = False

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from launch.report.reading import Points, Reading, number
 from launch.report.values import clock, plain
-from launch.wording import printable
+from launch.wording import amount, printable
 
 Tone = Literal["bad", "warn", "calm"]
 TONES: Mapping[str, Tone] = {
@@ -19,7 +19,7 @@ ORDER: tuple[Tone, ...] = ("bad", "warn", "calm")
 # So many lines can be told apart in a chart, and so many rows read.
 MOST_MARKS, MOST_ROWS, MOST_TEXT = 200, 400, 600
 # Told by a mark's place and kind, or by tables of their own.
-UNTOLD = ("event", "time", "attempt", "job", "job_id")
+UNTOLD = ("event", "time", "step", "attempt", "job", "job_id")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def _part(key: str, value: Any) -> str:
     name = key.replace("_", " ")
     if isinstance(value, bool):
         return f"{name}: {'yes' if value else 'no'}"
-    if (told := number(value)) is not None:
+    if (told := number(value)) is not None and key.split("_")[-1] == "bytes":
+        return f"{name.removesuffix('bytes')}{amount(round(told))}".strip()
+    if told is not None:
         return f"{name} {plain(told)}"
     if isinstance(value, str):
         return " ".join(value.split()) if key in ("message", "reason", "advice") else f"{name} {value}"

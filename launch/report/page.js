@@ -4,7 +4,8 @@
 const drawn = JSON.parse(document.getElementById("drawn").textContent);
 const coarse = matchMedia("(pointer: coarse)");
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const LONGEST_LINE = 60;
+const LONGEST_LINE = 60, MOST_NAMED = 16;
+const PRINTED = { width: 680, height: 234 }; // of an A4 page, in CSS pixels
 let printing = false;
 
 // Plotly reads tags and entities in every text: what a run wrote is text alone.
@@ -24,16 +25,17 @@ function wrapped(text) {
 
 function along(chart) {
   const [unit, length] = drawn.clock;
-  if (!byTime(chart)) return { title: "step", of: (own) => own.steps };
-  return { title: `${unit} since the start`, of: (own) => own.seconds.map((second) => second / length) };
+  if (!byTime(chart)) return { title: "step", hover: "step %{x}", of: (own) => own.steps };
+  const title = `${unit} since the start`;
+  return { title, hover: `%{x} ${title}`, of: (own) => own.seconds.map((second) => second / length) };
 }
 
-function curveOf(chart, own, index, x) {
-  const tone = color(`curve-${index % 8}`);
+function curveOf(chart, own, x) {
+  const tone = color(`curve-${own.tone}`);
   return {
     x: x.of(own), y: own.values, name: plain(own.name), type: "scatter",
     mode: own.marked || own.values.length === 1 ? "lines+markers" : "lines",
-    line: { color: tone, width: 1.6, dash: DASHES[Math.floor(index / 8) % 4] }, marker: { color: tone, size: 7 },
+    line: { color: tone, width: 1.6, dash: DASHES[own.dash] }, marker: { color: tone, size: 7 },
     hovertemplate: `%{y}${chart.suffix}<extra>${plain(own.name)}</extra>`,
   };
 }
@@ -47,7 +49,7 @@ function levelOf(chart, level, index, range) {
   };
 }
 
-// A dotted line over the whole height, and a mark at its foot that tells.
+// A mark at the foot that tells; a dotted line over the whole height of what needs attention.
 function marksOf(chart) {
   const length = drawn.clock[1], time = byTime(chart);
   return drawn.tones.flatMap((tone) => {
@@ -55,20 +57,30 @@ function marksOf(chart) {
     if (!own.length) return [];
     const at = own.map((mark) => (time ? mark.seconds / length : mark.step));
     const common = { yaxis: "y2", type: "scatter", showlegend: false };
+    const lines = {
+      ...common, x: at.flatMap((x) => [x, x, null]), y: at.flatMap(() => [0, 1, null]), mode: "lines",
+      hoverinfo: "skip", line: { color: color(tone), width: 1, dash: "dot" }, opacity: 0.7,
+    };
     return [
-      { ...common, x: at.flatMap((x) => [x, x, null]), y: at.flatMap(() => [0, 1, null]), mode: "lines",
-        hoverinfo: "skip", line: { color: color(tone), width: 1, dash: "dot" }, opacity: 0.6 },
+      ...(tone === "calm" ? [] : [lines]),
       { ...common, x: at, y: at.map(() => 0), mode: "markers", cliponaxis: false,
-        marker: { color: color(tone), size: 9, symbol: "triangle-up" },
+        marker: { color: color(tone), size: tone === "calm" ? 7 : 10, symbol: "triangle-up" },
         text: own.map((mark) => `<b>${plain(mark.kind)}</b><br>${wrapped(`${mark.text} (${mark.clock})`)}`),
         hovertemplate: "%{text}<extra></extra>" },
     ];
   });
 }
 
+// Plotly does not make room for a legend that is placed from the figure's foot.
+function legendHeight(chart, names) {
+  const width = (printing ? PRINTED.width : document.getElementById(`chart-${chart.name}`).clientWidth) - 70;
+  const longest = Math.max(...names.map((name) => name.length)) * 6.5 + 42;
+  return 20 * Math.ceil(names.length / Math.max(1, Math.floor(width / longest)));
+}
+
 function figure(chart) {
   const x = along(chart);
-  const curves = chart.curves.map((own, index) => curveOf(chart, own, index, x));
+  const curves = chart.curves.map((own) => curveOf(chart, own, x));
   let low = Infinity, high = -Infinity;
   for (const own of curves) for (const value of own.x) {
     low = Math.min(low, value);
@@ -76,18 +88,24 @@ function figure(chart) {
   }
   const levels = chart.levels.map((level, index) => levelOf(chart, level, index, [low, high]));
   const grid = { gridcolor: color("line"), linecolor: color("line"), zeroline: false, automargin: true };
+  const named = [...curves, ...levels], legend = named.length > 1 && named.length <= MOST_NAMED;
+  const foot = legend ? legendHeight(chart, named.map((trace) => trace.name)) : 0;
   const logarithmic = document.querySelector(`input[data-log="${chart.name}"]`)?.checked;
   return {
+    foot,
     traces: [...curves, ...levels, ...marksOf(chart)],
     layout: {
       autosize: true, uirevision: x.title, dragmode: coarse.matches ? false : "zoom",
-      hovermode: curves.length > 8 ? "closest" : "x unified", showlegend: curves.length + levels.length > 1,
-      margin: { l: 56, r: 14, t: 10, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      hovermode: curves.length > 8 ? "closest" : "x unified", showlegend: legend,
+      margin: { l: 56, r: 14, t: coarse.matches || printing ? 10 : 28, b: 46 + foot }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: color("text") },
       hoverlabel: { bgcolor: color("panel"), bordercolor: color("line"), font: { color: color("text") } },
-      legend: { orientation: "h", yanchor: "top", y: -0.2, x: 0 },
-      xaxis: { ...grid, title: { text: x.title, standoff: 6 }, hoverformat: byTime(chart) ? ".4~g" : ",d" },
-      yaxis: { ...grid, type: logarithmic ? "log" : "linear", ticksuffix: chart.suffix, tickformat: chart.format,
+      legend: { orientation: "h", yref: "container", yanchor: "bottom", y: 0, x: 0 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("dim"), activecolor: color("text") },
+      xaxis: { ...grid, exponentformat: "none", title: { text: x.title, standoff: 6 }, hoverformat: byTime(chart) ? ".4~g" : ",d",
+               unifiedhovertitle: { text: x.hover } },
+      yaxis: { ...grid, type: logarithmic ? "log" : "linear", ticksuffix: chart.suffix, showticksuffix: "last", tickformat: chart.format,
+               exponentformat: "e", showexponent: "all", rangemode: chart.zero && !logarithmic ? "tozero" : "normal",
                hoverformat: chart.format || ".6~g" },
       yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false },
     },
@@ -96,25 +114,25 @@ function figure(chart) {
 
 const config = () => ({
   displaylogo: false, responsive: true, displayModeBar: coarse.matches || printing ? false : "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
 });
 
+function draw(chart) {
+  const place = document.getElementById(`chart-${chart.name}`);
+  const { traces, layout, foot } = figure(chart);
+  place.style.setProperty("--foot", `${foot}px`);
+  const size = printing ? { autosize: false, ...PRINTED, height: PRINTED.height + foot } : {};
+  return Plotly.react(place, traces, { ...layout, ...size }, config());
+}
+
 async function drawAll() {
-  for (const chart of drawn.charts) {
-    const { traces, layout } = figure(chart);
-    await Plotly.react(`chart-${chart.name}`, traces, layout, config());
-  }
+  for (const chart of drawn.charts) await draw(chart);
 }
 
 // Everything at once, for the printer does not wait.
 function forPrinter(now) {
   printing = now;
-  for (const chart of drawn.charts) {
-    const place = document.getElementById(`chart-${chart.name}`);
-    const { traces, layout } = figure(chart);
-    const size = now ? { autosize: false, width: 680, height: 264 } : { width: undefined, height: undefined };
-    Plotly.react(place, traces, { ...layout, ...size }, config());
-  }
+  drawn.charts.forEach(draw);
 }
 
 // The keyboard: one point of one curve at a time, told as well as shown.

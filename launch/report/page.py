@@ -1,31 +1,24 @@
 """Runs as one HTML page that needs nothing else: the library, the values and the script are in it."""
 
-import base64
-import gzip
-import hashlib
 import importlib.metadata
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 from launch.journal import scrub
 from launch.report.curves import MOST_OF_ONE, Chart, Curve, charts, drawn
 from launch.report.facts import against_plan, data_rows, examples, score_rows, verdict, versions
+from launch.report.library import allowed, packed, part, plotly, safe_json
 from launch.report.marks import MOST_MARKS, MOST_ROWS, ORDER, Mark, foremost, marks
 from launch.report.numbers import Numbers, told
 from launch.report.reading import Reading
 from launch.report.together import together
-from launch.report.values import clock, plain, shown
+from launch.report.values import clock, shown
 from launch.screen import plan_rows
-from launch.wording import span
+from launch.wording import plural, span
 
 SAMPLED, SAMPLED_CURVES = 20, 4
 
@@ -41,23 +34,20 @@ class Run:
 
 def page(runs: Sequence[Run]) -> str:
     """What comes from a run is escaped, and a policy forbids every script but those of this page."""
-    source = _plotly()
-    script, style, template = (_part(name) for name in ("page.js", "page.css", "page.html"))
+    library, script = plotly(), part("page.js")
     found = charts([(run.name, run.reading) for run in runs])
     events = [(run.name, run.reading.start, mark) for run in runs for mark in marks(run.reading)]
     listed = _foremost(events, MOST_ROWS)
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.globals.update(summary_of=_summary, samples_of=_samples)
-    text = environment.from_string(template).render(
+    text = environment.from_string(part("page.html")).render(
         **scrub(_words(runs)), compared=together([(run.name, run.reading, run.numbers) for run in runs]),
         marks=[(name, mark) for name, _, mark in listed], more_marks=len(events) - len(listed), charts=found,
         of_steps=[chart for chart in found if chart.axis == "step"],
         of_time=[chart for chart in found if chart.axis == "time"],
         lost=[told for run in runs for told in run.reading.lost], most_points=f"{MOST_OF_ONE:,}",
-        written=clock(time.time()), version=_version(), style=Markup(style), script=Markup(script),
-        hashes=Markup(" ".join(f"'sha256-{_hash(code)}'" for code in (script, source))),
-        library=Markup(base64.b64encode(gzip.compress(source.encode(), 9, mtime=0)).decode()),
-        drawn=Markup(safe_json(scrub(_drawn(found, _foremost(events, MOST_MARKS))))),
+        written=clock(time.time()), version=_version(), style=part("page.css"), script=script, library=packed(library),
+        hashes=allowed(script, library), drawn=safe_json(scrub(_drawn(found, _foremost(events, MOST_MARKS)))),
     )  # fmt: skip
     return text.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON can hold and UTF-8 cannot
 
@@ -80,7 +70,8 @@ def _words(runs: Sequence[Run]) -> dict[str, Any]:
 def _view(run: Run) -> dict[str, Any]:
     reading = run.reading
     scores = reading.scores
-    about = f"{plain(scores['questions'])} questions, {scores.get('data', '')}" if scores.get("questions") else ""
+    asked = scores.get("questions")
+    about = f"{plural(asked, 'question')} of {scores.get('data', '')}" if isinstance(asked, int) else ""
     return {
         "name": run.name, "place": str(reading.place.root), "verdict": vars(verdict(reading, run.numbers)),
         "told": [vars(one) for one in told(reading, run.numbers)], "spec": reading.spec,
@@ -95,7 +86,7 @@ def _again(reading: Reading) -> list[list[str]]:
     plan, rows = reading.plan, list[list[str]]()
     if plan is not None:
         rows += [[name, value] for name, value in plan_rows(plan).items()]
-        rows += [["seed", str(plan.spec.training.seed)], ["strategy", plan.strategy]]
+        rows.append(["seed", str(plan.spec.training.seed)])
     packages = ", ".join(f"{name} {version}" for name, version in versions(reading).items())
     nodes = sorted({node for node, _ in reading.gpus})
     told = {"packages": packages, "nodes": ", ".join(nodes), "checks before it": str(reading.checks.get("verdict", ""))}
@@ -174,27 +165,6 @@ def _sampled(chart: Chart, curve: Curve) -> list[list[str]]:
     places = sorted({place * (count - 1) // max(1, SAMPLED - 1) for place in range(SAMPLED)} if count > 1 else {0})
     at = [f"{step:,}" for step in points.steps] or [f"{moment - curve.start:,.0f}" for moment in points.times]
     return [[at[place], shown(points.values[place], chart.unit)] for place in places]
-
-
-def safe_json(value: Any) -> str:
-    """JSON that ends no script element, whatever its texts hold; JavaScript takes U+2028 for the end of a line."""
-    text = json.dumps(value, separators=(",", ":"))  # ASCII alone: U+2028 is escaped
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _part(name: str) -> str:
-    return (resources.files("launch.report") / name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    """plotly.js as the installed plotly package brings it. Its Python half, which takes a second, is not imported."""
-    found = find_spec("plotly")
-    assert found is not None and found.origin is not None, "plotly is one of muster's dependencies"
-    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-
-
-def _hash(code: str) -> str:
-    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 
 def _version() -> str:

@@ -81,9 +81,10 @@ class Reading:
 def read(place: RunDir, ask: Asker) -> Reading:
     """Raises UsageError where there is no run."""
     found = diagnosed(place)
-    events = tuple(
+    told = [
         row for row in rows(place.events) if isinstance(row.get("event"), str) and number(row.get("time")) is not None
-    )
+    ]
+    events = tuple(sorted(told, key=lambda row: float(row["time"])))  # several processes write it
     curves = _curves(rows(place.metrics))
     gpus, lost = _gpus(rows(place.resources))
     scores, examples, examples_from = _answers(place)
@@ -91,7 +92,7 @@ def read(place: RunDir, ask: Asker) -> Reading:
     seen = sorted({time for times in written for time in times} | {row["time"] for row in events})
     return Reading(
         place=place, status=status(place, ask), diagnosis=found, plan=_plan(place), spec=_text(place.spec),
-        curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(found, events, seen), scores=scores,
+        curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(events, seen), scores=scores,
         examples=examples, examples_from=examples_from, checks=document(place.preflight),
     )  # fmt: skip
 
@@ -175,7 +176,7 @@ def _in_order(item: tuple[tuple[str, str], Any]) -> tuple[str, int, str]:
     return node, int(gpu) if gpu.isdecimal() else -1, gpu
 
 
-def _begun(found: Diagnosis, events: Iterable[Mapping[str, Any]], seen: Sequence[float]) -> tuple[Begun, ...]:
+def _begun(events: Iterable[Mapping[str, Any]], seen: Sequence[float]) -> tuple[Begun, ...]:
     """By what was written: a copied directory has other times on its files. `seen` are all its times, sorted."""
     starts: dict[int, float] = {}
     for row in events:

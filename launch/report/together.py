@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch.report.numbers import KINDS, Numbers
+from launch.report.numbers import KINDS, Kind, Numbers
 from launch.report.reading import Reading
 from launch.report.values import shown
 from launch.wording import span
@@ -35,12 +35,18 @@ def together(runs: Sequence[tuple[str, Reading, Numbers]]) -> Together:
         if all(value is None for value in values):
             continue
         there = [value for value in values if value is not None]
-        best = None if not kind.better or len(set(there)) < 2 else (min if kind.better == "low" else max)(there)
         told = ["" if value is None else span(value) if kind.key == "seconds" else shown(value, kind.unit)
                 for value in values]  # fmt: skip
-        places = tuple(place for place, value in enumerate(values) if best is not None and value == best)
-        rows.append(Compared(kind.name, tuple(told), places))
+        rows.append(Compared(kind.name, tuple(told), _best(kind, there, told)))
     return Together(_sentence(runs), tuple(rows), differences([reading for _, reading, _ in runs]))
+
+
+def _best(kind: Kind, there: Sequence[float], told: Sequence[str]) -> tuple[int, ...]:
+    """By what is shown: a difference that nobody sees makes none of them the best."""
+    if not kind.better or len(set(filter(None, told))) < 2:
+        return ()
+    best = shown((min if kind.better == "low" else max)(there), kind.unit)
+    return tuple(place for place, value in enumerate(told) if value == best)
 
 
 def _sentence(runs: Sequence[tuple[str, Reading, Numbers]]) -> str:

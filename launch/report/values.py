@@ -16,9 +16,11 @@ class Unit:
     suffix: str = ""
     ticks: str = ""
     """d3's format of the axis."""
+    zero: bool = True
+    """Whether the axis begins at 0: where shares of a whole are compared."""
 
 
-PLAIN = Unit("plain")
+PLAIN = Unit("plain", zero=False)
 BYTES = Unit("bytes", GIB, " GiB")
 RATE = Unit("bytes per second", GIB, " GiB/s")
 SECONDS = Unit("seconds", suffix=" s")
@@ -26,8 +28,8 @@ TOKENS = Unit("tokens per second", suffix=" tokens/s", ticks=",~r")
 SHARE = Unit("share", ticks=".1~%")
 PERCENT = Unit("percent", suffix=" %")
 WATTS = Unit("watts", suffix=" W")
-CELSIUS = Unit("celsius", suffix=" °C")
-MEGAHERTZ = Unit("megahertz", suffix=" MHz")
+CELSIUS = Unit("celsius", suffix=" °C", zero=False)
+MEGAHERTZ = Unit("megahertz", suffix=" MHz", zero=False)
 
 
 def shown(value: float, unit: Unit = PLAIN) -> str:

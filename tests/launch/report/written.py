@@ -23,8 +23,10 @@ def spec(name: str = "night", **sections: dict[str, Any]) -> RunSpec:
 def metrics(plan: Plan, step: int) -> dict[str, Any]:
     """A logged step: a loss that falls, and one spike of the gradient norm."""
     return {
-        "step": step, "epoch": round(step / 40, 4), "loss": 2.0 * math.exp(-step / 40) + 0.7 + 0.05 * math.sin(step * 1.7),
-        "learning_rate": 2e-4 * min(1.0, step / 10), "grad_norm": SPIKED if step == SPIKE else 0.4 + 0.1 * math.cos(step),
+        "step": step, "epoch": round(step / 40, 4),
+        "loss": 2.0 * math.exp(-step / 40) + 0.7 + 0.05 * math.sin(step * 1.7),
+        "learning_rate": 2e-4 * min(1.0, step / 10),
+        "grad_norm": SPIKED if step == SPIKE else 0.4 + 0.1 * math.cos(step),
         "tokens": step * 65_000, "tokens_per_second": round(31_000 + 900 * math.sin(step / 3), 1), "step_seconds": 2.1,
         "data_seconds": 0.05, "compute_seconds": 1.9, "optimizer_seconds": 0.1, "communication_seconds": 0.2,
         "mfu": 0.41, "gpu_memory_peak_bytes": 30 * GIB + step, "gpu_memory_allocated_bytes": 28 * GIB,
@@ -121,8 +123,8 @@ def evaluate(place: RunDir, question: str = "Which port does SSH use?", answer: 
     done.root.mkdir(parents=True)
     numbers = {"loss": 2.31, "perplexity": 10.07, "answer_f1": 0.31, "rouge_l": 0.25, "citation_precision": None,
                "citation_recall": 0.5, "invented_citations": 3, "cut_off": 1}  # fmt: skip
-    write_json(done.report, {"questions": 1, "data": "eval.jsonl", "base": numbers,
-                             "adapter": {**numbers, "loss": 1.2, "answer_f1": 0.72, "citation_precision": 0.9}})  # fmt: skip
+    better = {**numbers, "loss": 1.2, "answer_f1": 0.72, "citation_precision": 0.9}
+    write_json(done.report, {"questions": 1, "data": "eval.jsonl", "base": numbers, "adapter": better})
     row = {"id": "e1", "question": question, "reference": answer, "base": {"answer": "It is 80."},
            "adapter": {"answer": answer}}  # fmt: skip
     done.answers.write_text(json.dumps(row) + "\n")
