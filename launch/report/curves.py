@@ -151,7 +151,7 @@ def _curves(found: Sequence[Found]) -> tuple[Curve, ...]:
 def _curve(one: Found, most: int) -> Curve:
     points, values = one.points, one.points.values
     along: Sequence[float] = points.steps or [time - one.start for time in points.times]
-    low, high = (pick(range(len(values)), key=values.__getitem__) for pick in (min, max))
+    low, high = (values.index(pick(values)) for pick in (min, max))
     places = kept(values, most)
     fewer = Points(
         [points.steps[place] for place in places] if points.steps else [],

@@ -18,7 +18,7 @@ def kept(values: Sequence[float], most: int) -> list[int]:
     edges = [1 + place * (count - 2) // stretches for place in range(stretches + 1)]
     places = {0, count - 1}
     for begin, end in pairwise(edges):
-        stretch = range(begin, end)
+        stretch = values[begin:end]
         if stretch:
-            places.update((min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)))
+            places.update((begin + stretch.index(min(stretch)), begin + stretch.index(max(stretch))))
     return sorted(places)

@@ -23,7 +23,7 @@ def plotly() -> str:
 
 
 def packed(source: str) -> str:
-    return base64.b64encode(gzip.compress(source.encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(source.encode(), 6, mtime=0)).decode()
 
 
 def part(name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from launch.report.reading import Points, Reading, number
+from launch.report.reading import Points, Reading, drawable
 from launch.report.values import clock, plain
 from launch.wording import amount, printable
 
@@ -50,10 +50,10 @@ def foremost(found: Sequence[Mark], most: int) -> list[Mark]:
 
 def _mark(event: Mapping[str, Any], logged: Points) -> Mark:
     kind, time = str(event["event"]), event["time"]
-    own = number(event.get("step"))
+    own = event.get("step")
     return Mark(
         printable(kind.replace("_", " ")), TONES.get(kind, "calm"), time,
-        int(own) if own is not None else _before(logged, time), _text(event),
+        int(own) if own is not None and drawable(own) else _before(logged, time), _text(event),
     )  # fmt: skip
 
 
@@ -76,10 +76,9 @@ def _part(key: str, value: Any) -> str:
     name = key.replace("_", " ")
     if isinstance(value, bool):
         return f"{name}: {'yes' if value else 'no'}"
-    if (told := number(value)) is not None and key.split("_")[-1] == "bytes":
-        return f"{name.removesuffix('bytes')}{amount(round(told))}".strip()
-    if told is not None:
-        return f"{name} {plain(told)}"
+    if drawable(value):
+        size = key.split("_")[-1] == "bytes"
+        return f"{name.removesuffix('bytes')}{amount(round(value))}".strip() if size else f"{name} {plain(value)}"
     if isinstance(value, str):
         return " ".join(value.split()) if key in ("message", "reason", "advice") else f"{name} {value}"
     if isinstance(value, list) and value and all(isinstance(one, str | int) for one in value):

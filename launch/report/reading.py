@@ -3,8 +3,9 @@
 import bisect
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from launch.rundir import Evaluation, RunDir
 LARGEST = 1e300
 # After early stopping an earlier adapter is evaluated again: its values are a curve of their own, at its step.
 OF_BEST = " of the best adapter"
+BLOCK = 10_000
+# Where a row's values stand, not values.
+PLACES = ("step", "best_step", "time", "node", "gpu", "error")
+
+Row = Mapping[str, Any]
 
 
 @dataclass
@@ -81,14 +87,12 @@ class Reading:
 def read(place: RunDir, ask: Asker) -> Reading:
     """Raises UsageError where there is no run."""
     found = diagnosed(place)
-    told = [
-        row for row in rows(place.events) if isinstance(row.get("event"), str) and number(row.get("time")) is not None
-    ]
+    told = [row for row in rows(place.events) if isinstance(row.get("event"), str) and drawable(row.get("time"))]
     events = tuple(sorted(told, key=lambda row: float(row["time"])))  # several processes write it
     curves = _curves(rows(place.metrics))
     gpus, lost = _gpus(rows(place.resources))
     scores, examples, examples_from = _answers(place)
-    written = [points.times for own in (curves, *gpus.values()) for points in own.values()]
+    written = [max((points.times for points in own.values()), key=len) for own in (curves, *gpus.values()) if own]
     seen = sorted({time for times in written for time in times} | {row["time"] for row in events})
     return Reading(
         place=place, status=status(place, ask), diagnosis=found, plan=_plan(place), spec=_text(place.spec),
@@ -97,11 +101,9 @@ def read(place: RunDir, ask: Asker) -> Reading:
     )  # fmt: skip
 
 
-def number(value: object) -> float | None:
-    """The value where it is a number that can be drawn. JSON may hold NaN, Infinity and integers of any length."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return value if -LARGEST < value < LARGEST else None
+def drawable(value: Any) -> bool:
+    """Whether it is a number that can be drawn: JSON may hold NaN, Infinity and integers of any length."""
+    return type(value) in (float, int) and -LARGEST < value < LARGEST
 
 
 def document(path: Path) -> Mapping[str, Any]:
@@ -126,49 +128,72 @@ def _plan(place: RunDir) -> Plan | None:
         return None
 
 
-def _curves(found: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
+def _curves(found: Iterable[Row]) -> dict[str, Points]:
     curves: dict[str, Points] = {}
-    for row in found:
-        step, time = number(row.get("step")), number(row.get("time"))
-        if step is None or time is None:
-            continue
-        best = number(row.get("best_step"))
-        for key, value in row.items():
-            # A hundred thousand rows have a million values: most are floats, and a comparison tells NaN.
-            if type(value) is not float or not -LARGEST < value < LARGEST:
-                value = number(value)
-            if value is None or key in ("step", "time", "best_step"):
-                continue
-            name = key if best is None else key + OF_BEST
-            points = curves.get(name)
-            if points is None:
-                points = curves[name] = Points()
-            points.steps.append(int(step if best is None else best))
-            points.times.append(time)
-            points.values.append(value)
+    for block in _blocks(found):
+        for columns in _columns(block):
+            # After early stopping an earlier adapter is evaluated again: at its step, not at the last one.
+            again = "best_step" in columns
+            _add(curves, columns, "best_step" if again else "step", OF_BEST if again else "")
     return curves
 
 
-def _gpus(found: Iterable[Mapping[str, Any]]) -> tuple[dict[tuple[str, str], dict[str, Points]], tuple[str, ...]]:
+def _gpus(found: Iterable[Row]) -> tuple[dict[tuple[str, str], dict[str, Points]], tuple[str, ...]]:
     gpus: dict[tuple[str, str], dict[str, Points]] = {}
     lost: dict[str, None] = {}
-    for row in found:
-        time, gpu = number(row.get("time")), row.get("gpu")
-        if time is None:
-            continue
-        owner = (str(row.get("node", "")), "" if gpu is None else str(gpu))
-        if row.get("error"):
-            lost[f"{owner[0]} GPU {owner[1]}: {row['error']}"] = None
-        own = gpus.setdefault(owner, {})
-        for key, value in row.items():
-            if key in ("time", "gpu") or (value := number(value)) is None:
-                continue
-            points = own.get(key)
-            if points is None:
-                points = own[key] = Points()
-            points.times.append(time)
-            points.values.append(value)
+    for block in _blocks(found):
+        own: dict[tuple[str, str], list[Row]] = {}
+        for row in block:
+            gpu = row.get("gpu")
+            own.setdefault((str(row.get("node", "")), "" if gpu is None else str(gpu)), []).append(row)
+            if row.get("error"):
+                lost[f"{row.get('node', '')} GPU {gpu}: {row['error']}"] = None
+        for owner, some in own.items():
+            for columns in _columns(some):
+                _add(gpus.setdefault(owner, {}), columns, None, "")
     return dict(sorted(gpus.items(), key=_in_order)), tuple(lost)
+
+
+def _blocks(found: Iterable[Row]) -> Iterator[list[Row]]:
+    """All rows at once would take a gigabyte."""
+    rest = iter(found)
+    while block := list(islice(rest, BLOCK)):
+        yield block
+
+
+def _columns(block: Iterable[Row]) -> Iterator[dict[str, Sequence[Any]]]:
+    """The rows of each layout, by key. A column at a time is eight times as fast as a value at a time."""
+    layouts: dict[tuple[str, ...], list[Row]] = {}
+    for row in block:
+        layouts.setdefault(tuple(row), []).append(row)
+    for layout, some in layouts.items():
+        yield dict(zip(layout, zip(*(row.values() for row in some), strict=True), strict=True))
+
+
+def _add(curves: dict[str, Points], columns: Mapping[str, Sequence[Any]], step: str | None, of: str) -> None:
+    """Each column to its curve, by its time and its step; nothing of rows that lack one of these."""
+    at = [columns.get(key) for key in ("time", step) if key]
+    if None in at:
+        return
+    for key, column in columns.items():
+        if key in PLACES:
+            continue
+        own = [column, *filter(None, at)]
+        if not all(map(_all_drawable, own)):
+            own = list(zip(*(row for row in zip(*own, strict=True) if all(map(drawable, row))), strict=True))
+        if own:
+            points = curves.setdefault(key + of, Points())
+            points.values += own[0]
+            points.times += own[1]
+            points.steps += map(int, own[2]) if step else ()
+
+
+def _all_drawable(column: Sequence[Any]) -> bool:
+    """False, too, of some columns of which each value is: those are looked at one by one."""
+    try:
+        return {float, int}.issuperset(map(type, column)) and math.isfinite(sum(column))
+    except OverflowError:
+        return False
 
 
 def _in_order(item: tuple[tuple[str, str], Any]) -> tuple[str, int, str]:
@@ -198,7 +223,7 @@ def _answers(place: RunDir) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any],
         newest = max(done, key=lambda one: int(one.root.name))
         asked = tuple(_asked(row) for row in rows(newest.answers))
         return document(newest.report), asked, f"evaluations/{newest.root.name}"
-    sampled = [row for row in rows(place.answers) if number(row.get("step")) is not None]
+    sampled = [row for row in rows(place.answers) if drawable(row.get("step"))]
     steps = sorted({row["step"] for row in sampled})
     if not steps:
         return {}, (), ""
