@@ -5,16 +5,16 @@ from itertools import pairwise
 
 
 def kept(values: Sequence[float], most: int) -> list[int]:
-    """Places of at most `most` values, in their order: the first, the last, and of each of equal stretches between
-    them the lowest and the highest.
+    """Places of at most `most` values, 4 or more, in their order: the first, the last, and of each of equal stretches
+    between them the lowest and the highest.
 
     What is drawn has the same outline as the whole, one pixel wide stretches given; a spike of one step is the highest
     or the lowest of its stretch. Averages would flatten it, and every n-th step would miss it.
     """
     count = len(values)
-    if count <= max(most, 2):
+    if count <= most:
         return list(range(count))
-    stretches = max(1, (most - 2) // 2)
+    stretches = (most - 2) // 2
     edges = [1 + place * (count - 2) // stretches for place in range(stretches + 1)]
     places = {0, count - 1}
     for begin, end in pairwise(edges):

@@ -229,7 +229,7 @@ def _answers(place: RunDir) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any],
         return {}, (), ""
     base = {str(row.get("id")): row for row in sampled if row["step"] == 0}
     last = {str(row.get("id")): row for row in sampled if row["step"] == steps[-1] and steps[-1] > 0}
-    told = [{**row, "base": base.get(name), "adapter": last.get(name)} for name, row in (base | last).items()]
+    told = [{**row, "base": base.get(name), "adapter": last.get(name)} for name, row in {**base, **last}.items()]
     return {}, tuple(_asked(row) for row in told), f"answers.jsonl, step {steps[-1]}"
 
 
