@@ -11,7 +11,7 @@ from typing import Any
 
 from launch.diagnosis.report import Diagnosis, diagnosed
 from launch.following import Asker, Status, status
-from launch.journal import rows
+from launch.journal import rows, scrub
 from launch.plan import Plan
 from launch.rundir import Evaluation, RunDir
 
@@ -85,19 +85,19 @@ class Reading:
 
 
 def read(place: RunDir, ask: Asker) -> Reading:
-    """Raises UsageError where there is no run."""
+    """Raises UsageError where there is no run. Secrets are taken out of all texts."""
     found = diagnosed(place)
     told = [row for row in rows(place.events) if isinstance(row.get("event"), str) and drawable(row.get("time"))]
-    events = tuple(sorted(told, key=lambda row: float(row["time"])))  # several processes write it
+    events = tuple(scrub(sorted(told, key=lambda row: float(row["time"]))))  # several processes write it
     curves = _curves(rows(place.metrics))
     gpus, lost = _gpus(rows(place.resources))
     scores, examples, examples_from = _answers(place)
     written = [max((points.times for points in own.values()), key=len) for own in (curves, *gpus.values()) if own]
     seen = sorted({time for times in written for time in times} | {row["time"] for row in events})
     return Reading(
-        place=place, status=status(place, ask), diagnosis=found, plan=_plan(place), spec=_text(place.spec),
-        curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(events, seen), scores=scores,
-        examples=examples, examples_from=examples_from, checks=document(place.preflight),
+        place=place, status=status(place, ask), diagnosis=found, plan=_plan(place), spec=scrub(_text(place.spec)),
+        curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(events, seen), scores=scrub(scores),
+        examples=tuple(scrub(examples)), examples_from=examples_from, checks=scrub(document(place.preflight)),
     )  # fmt: skip
 
 
@@ -123,8 +123,8 @@ def _text(path: Path) -> str:
 
 def _plan(place: RunDir) -> Plan | None:
     try:
-        return Plan.model_validate_json(place.plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return Plan.model_validate(scrub(document(place.plan)))
+    except ValueError:
         return None
 
 

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from launch.redact import redact
 from launch.report.facts import against_plan, verdict
 from launch.report.marks import marks
 from launch.report.numbers import told
@@ -28,12 +29,10 @@ def _one(run: Run) -> RenderableType:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("run", Text(printable(run.name)))
-    table.add_row(
-        "verdict", Text(printable(f"{said.word}: {said.sentence}".removesuffix(": ")), style=STYLES.get(said.tone, ""))
-    )
+    table.add_row("run", _text(run.name))
+    table.add_row("verdict", _text(f"{said.word}: {said.sentence}".removesuffix(": "), style=STYLES.get(said.tone, "")))
     if said.fix:
-        table.add_row("fix", Text(printable(" ".join(said.fix.split()))))
+        table.add_row("fix", _text(" ".join(said.fix.split())))
     for one in told(run.reading, run.numbers):
         table.add_row(one.name, Text(f"{one.value} ({one.note})" if one.note else one.value))
     return table
@@ -44,14 +43,14 @@ def _several(runs: Sequence[Run]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     table.add_column("", style="bold")
     for run in runs:
-        table.add_column(Text(printable(run.name)), overflow="fold")
+        table.add_column(_text(run.name), overflow="fold")
     table.add_row("state", *(verdict(run.reading, run.numbers).word for run in runs))
     for row in found.rows:
         marked = (f"{value} *" if place in row.best else value for place, value in enumerate(row.values))
         table.add_row(row.name, *marked)
     for setting, *values in found.differences:
-        table.add_row(setting, *(Text(printable(value)) for value in values))
-    return Group(table, Text(printable(found.sentence)))
+        table.add_row(setting, *(_text(value) for value in values))
+    return Group(table, _text(found.sentence))
 
 
 def document(target: Path, runs: Sequence[Run]) -> dict[str, Any]:
@@ -76,3 +75,7 @@ def _document(run: Run) -> dict[str, Any]:
             for mark in marks(reading) if mark.tone != "calm"
         ],
     }  # fmt: skip
+
+
+def _text(told: str, style: str = "") -> Text:
+    return Text(printable(redact(told)), style=style)
