@@ -1,5 +1,6 @@
 """`muster report`: what it writes, prints and refuses."""
 
+import fcntl
 import json
 import resource
 import subprocess
@@ -121,6 +122,18 @@ def test_a_run_without_what_it_has_not_written_yet(tmp_path: Path, missing: tupl
     assert found["verdict"]["word"] == "interrupted"
     assert found["numbers"]["loss"] is None
     assert "night" in page(run).text
+
+
+def test_a_run_that_trains_now_says_how_far_it_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "night", steps=60, finished=False)
+    run.events.write_text(run.events.read_text().replace('"steps": 60', '"steps": 120'))
+    with open(run.lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = reported(run)["runs"][0]
+    assert found["verdict"]["word"] == "running"
+    assert "step 60 of 120" in found["verdict"]["sentence"]
+    assert "done in about 2.1 min" in found["verdict"]["sentence"]
+    assert "running" in page(run).text
 
 
 def test_a_run_that_is_only_planned(tmp_path: Path) -> None:
