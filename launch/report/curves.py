@@ -1,5 +1,6 @@
 """The charts of a report: which curves they have, with every spike, and what each says in a sentence. Pure."""
 
+import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -41,6 +42,8 @@ class Curve:
     """Few points, each of them an event by itself: an evaluation."""
     look: tuple[int, int]
     """Its colour and its dash, of COLOURS and DASHES: of several runs, a run has a colour."""
+    breaks: tuple[int, ...]
+    """Points before which another attempt began: on the time axis nothing was between it and the one before."""
 
 
 class Found(NamedTuple):
@@ -48,7 +51,7 @@ class Found(NamedTuple):
 
     name: str
     points: Points
-    start: float
+    reading: Reading
     marked: bool
     look: tuple[int, int]
 
@@ -99,7 +102,7 @@ def _of_steps(kind: Kind, readings: Sequence[tuple[str, Reading]]) -> Chart | No
     for place, run, reading, key, name in named:
         label = name if len(readings) == 1 else run if len(names) == 1 else f"{run}: {name}"
         look = _look(len(found)) if len(readings) == 1 else (place % COLOURS, names.index(name) % DASHES)
-        found.append(Found(label, reading.curves[key], reading.start, key.startswith("eval_"), look))
+        found.append(Found(label, reading.curves[key], reading, key.startswith("eval_"), look))
     levels = kind.levels(readings[0][1]) if len(readings) == 1 else ()
     curves = _curves(found)
     return Chart(
@@ -136,7 +139,7 @@ def _of_time(kind: Kind, reading: Reading, hosts: bool) -> Chart | None:
             if key not in own:
                 continue
             where = node if hosts else f"GPU {gpu}" if len(nodes) == 1 else f"{node} GPU {gpu}"
-            found.append(Found(f"{where} {name}".strip(), own[key], reading.start, False, _look(len(found))))
+            found.append(Found(f"{where} {name}".strip(), own[key], reading, False, _look(len(found))))
     if not found:
         return None
     levels = tuple(Level(*level) for level in kind.levels(reading))
@@ -150,7 +153,8 @@ def _curves(found: Sequence[Found]) -> tuple[Curve, ...]:
 
 def _curve(one: Found, most: int) -> Curve:
     points, values = one.points, one.points.values
-    along: Sequence[float] = points.steps or [time - one.start for time in points.times]
+    start = one.reading.start
+    along: Sequence[float] = points.steps or [time - start for time in points.times]
     low, high = (values.index(pick(values)) for pick in (min, max))
     places = kept(values, most)
     fewer = Points(
@@ -160,8 +164,14 @@ def _curve(one: Found, most: int) -> Curve:
     )
     return Curve(
         one.name, fewer, len(values), (along[low], values[low]), (along[high], values[high]),
-        sum(values) / len(values), one.start, one.marked and len(values) <= most, one.look,
+        sum(values) / len(values), start, one.marked and len(values) <= most, one.look,
+        _breaks(fewer.times, one.reading),
     )  # fmt: skip
+
+
+def _breaks(times: Sequence[float], reading: Reading) -> tuple[int, ...]:
+    found = (bisect.bisect_left(times, begun.start) for begun in reading.begun[1:])
+    return tuple(sorted({place for place in found if 0 < place < len(times)}))
 
 
 def _said(chart: Chart, curve: Curve) -> str:
@@ -182,7 +192,7 @@ def drawn(chart: Chart) -> dict[str, Any]:
         "curves": [
             {
                 "name": curve.name, "steps": curve.points.steps, "marked": curve.marked,
-                "tone": curve.look[0], "dash": curve.look[1],
+                "tone": curve.look[0], "dash": curve.look[1], "breaks": curve.breaks,
                 "seconds": [round(time - curve.start, 3) for time in curve.points.times],
                 "values": curve.points.values if by == 1 else [value / by for value in curve.points.values],
             }

@@ -30,10 +30,17 @@ function along(chart) {
   return { title, hover: `%{x} ${title}`, of: (own) => own.seconds.map((second) => second / length) };
 }
 
+// On the time axis no line leads from one attempt to the next.
+function broken(chart, own, values) {
+  if (!byTime(chart)) return values;
+  const edges = [0, ...own.breaks, values.length];
+  return edges.slice(1).flatMap((end, place) => [...(place ? [null] : []), ...values.slice(edges[place], end)]);
+}
+
 function curveOf(chart, own, x) {
   const tone = color(`curve-${own.tone}`);
   return {
-    x: x.of(own), y: own.values, name: plain(own.name), type: "scatter",
+    x: broken(chart, own, x.of(own)), y: broken(chart, own, own.values), name: plain(own.name), type: "scatter",
     mode: own.marked || own.values.length === 1 ? "lines+markers" : "lines",
     line: { color: tone, width: 1.6, dash: DASHES[own.dash] }, marker: { color: tone, size: 7 },
     hovertemplate: `%{y}${chart.suffix}<extra>${plain(own.name)}</extra>`,
@@ -82,7 +89,7 @@ function figure(chart) {
   const x = along(chart);
   const curves = chart.curves.map((own) => curveOf(chart, own, x));
   let low = Infinity, high = -Infinity;
-  for (const own of curves) for (const value of own.x) {
+  for (const own of curves) for (const value of own.x.filter((one) => one !== null)) {
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
@@ -102,7 +109,7 @@ function figure(chart) {
       hoverlabel: { bgcolor: color("panel"), bordercolor: color("line"), font: { color: color("text") } },
       legend: { orientation: "h", yref: "container", yanchor: "bottom", y: 0, x: 0 },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("dim"), activecolor: color("text") },
-      xaxis: { ...grid, exponentformat: "none", title: { text: x.title, standoff: 6 }, hoverformat: byTime(chart) ? ".4~g" : ",d",
+      xaxis: { ...grid, ...(!byTime(chart) && high <= 12 ? { dtick: 1 } : {}), exponentformat: "none", title: { text: x.title, standoff: 6 }, hoverformat: byTime(chart) ? ".4~g" : ",d",
                unifiedhovertitle: { text: x.hover } },
       yaxis: { ...grid, type: logarithmic ? "log" : "linear", ticksuffix: chart.suffix, showticksuffix: "last", tickformat: chart.format,
                exponentformat: "e", showexponent: "all", rangemode: chart.zero && !logarithmic ? "tozero" : "normal",
@@ -155,8 +162,7 @@ function keys(chart) {
   }
 
   const actions = {
-    ArrowRight: () => { at.point = Math.min(at.point + 1, own().x.length - 1); tell(); },
-    ArrowLeft: () => { at.point = Math.max(at.point - 1, 0); tell(); },
+    ArrowRight: () => go(1), ArrowLeft: () => go(-1),
     Home: () => { at.point = 0; tell(); },
     End: () => { at.point = own().x.length - 1; tell(); },
     ArrowDown: () => step(1), ArrowUp: () => step(-1),
@@ -165,10 +171,16 @@ function keys(chart) {
     Escape: () => Plotly.Fx.unhover(place),
   };
 
+  function go(by) {
+    const next = at.point + by;
+    at.point = Math.max(0, Math.min(own().y[next] === null ? next + by : next, own().x.length - 1));
+    tell();
+  }
+
   function step(by) {
     const x = at.point < 0 ? null : own().x[at.point];
     at.curve = (at.curve + by + chart.curves.length) % chart.curves.length;
-    const near = x === null ? 0 : own().x.findIndex((other) => other >= x);
+    const near = x === null ? 0 : own().x.findIndex((other) => other !== null && other >= x);
     at.point = near < 0 ? own().x.length - 1 : near;
     tell();
   }

@@ -15,7 +15,7 @@ from launch.journal import append
 from launch.rundir import RunDir
 from tests.conftest import muster, read_rows
 from tests.launch.report.browser import Browser, needs_browser
-from tests.launch.report.written import SPIKE, SPIKED, evaluate, metric_rows, plan_of, spec, write_run
+from tests.launch.report.written import SPIKE, SPIKED, START, evaluate, metric_rows, metrics, plan_of, spec, write_run
 
 pytestmark = needs_browser
 
@@ -95,6 +95,26 @@ def test_events_are_marked_at_their_step_and_at_their_time(chromium: Browser, ni
     skipped = [trace for trace in chromium.run(marks) if "skipped" in trace["text"][0]]
     assert skipped[0]["x"] == [pytest.approx((event["time"] - start) / 60)]
     assert traces(chromium, "loss")["training"]["x"][0] == pytest.approx((20 + 2.1) / 60)
+
+
+def test_no_line_leads_over_the_time_between_two_attempts(chromium: Browser, tmp_path: Path) -> None:
+    place = write_run(tmp_path / "resumed", steps=60, finished=False)
+    place.attempt(2).root.mkdir()
+    plan = plan_of("2xH100-80GB", spec=spec())
+    append(place.events, {"event": "started", "time": START + 4000, "attempt": 2, "steps": 120})
+    for step in range(61, 81):
+        append(place.metrics, {**metrics(plan, step), "time": START + 4000 + step})
+    assert muster("report", place.root).code == 0
+    opened(chromium, place)
+    assert None not in traces(chromium, "loss")["training"]["y"]
+    chromium.driver.find_element(By.CSS_SELECTOR, "input[value=time]").click()
+    WebDriverWait(chromium.driver, 20).until(lambda _: None in traces(chromium, "skipped")["left out so far"]["y"])
+    drawn = traces(chromium, "loss")["training"]
+    assert drawn["y"].index(None) == drawn["x"].index(None) == 60
+    chart = chromium.driver.find_element(By.ID, "chart-loss")
+    chart.send_keys(Keys.ARROW_RIGHT * 61)
+    said = chromium.driver.find_element(By.ID, "said-loss").get_attribute("textContent")
+    assert said == f"training, {drawn['x'][61]:.2f} minutes: {drawn['y'][61]:.6g}"
 
 
 HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">'\"]]>&lt;\u2028\ud800%{y}"
