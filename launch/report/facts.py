@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from launch.evaluation import MEASURES, MODELS, chosen
 from launch.report.numbers import Numbers
@@ -170,11 +170,18 @@ def _cut(text: str) -> str:
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters)"
 
 
-def versions(reading: Reading) -> Mapping[str, str]:
-    """Of the packages, as the checks before the run found them."""
+# Checks whose evidence says what a run ran on.
+TOLD = ("packages", "driver", "torch-build", "nccl")
+PRINTS = (("base", "fingerprint of the base"), ("data", "fingerprint of the data"))
+
+
+def again(reading: Reading) -> list[list[str]]:
+    """What another run needs to be the same one, beside its plan: packages, driver, nodes, weights and data."""
     checks = reading.checks.get("checks")
-    for check in checks if isinstance(checks, list) else []:
-        values: Any = check.get("values") if isinstance(check, dict) else None
-        if isinstance(values, dict) and isinstance(values.get("versions"), dict):
-            return {str(name): str(version) for name, version in values["versions"].items()}
-    return {}
+    found = [check for check in (checks if isinstance(checks, list) else []) if isinstance(check, dict)]
+    told = {str(check.get("name")): check.get("evidence") for check in found if check.get("status") != "skipped"}
+    values = {name: told.get(name) for name in TOLD}
+    values["nodes"] = ", ".join(sorted({node for node, _ in reading.gpus}))
+    values |= {name: reading.progress.get(key) for key, name in PRINTS}
+    values["checks before it"] = reading.checks.get("verdict")
+    return [[name, str(value)] for name, value in values.items() if value]

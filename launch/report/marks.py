@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from launch.evaluation import chosen
 from launch.report.reading import Points, Reading, drawable
 from launch.report.values import clock, plain
 from launch.wording import amount, printable
@@ -43,8 +44,11 @@ def marks(reading: Reading) -> list[Mark]:
 
 
 def foremost(found: Sequence[Mark], most: int) -> list[Mark]:
-    """At most `most`, in their order: the gravest, then the latest."""
-    places = sorted(range(len(found)), key=lambda place: (ORDER.index(found[place].tone), -place))[:most]
+    """At most `most`, in their order: the gravest first, and where one kind is too many, some spread evenly over it."""
+    places: list[int] = []
+    for tone in ORDER:
+        own = [place for place, mark in enumerate(found) if mark.tone == tone]
+        places += [own[place] for place in chosen(len(own), most - len(places))]
     return [found[place] for place in sorted(places)]
 
 

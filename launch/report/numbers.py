@@ -76,7 +76,7 @@ def told(reading: Reading, found: Numbers) -> list[Told]:
         "eval_loss": _against_base(found["eval_loss"], found["eval_loss_base"]),
         "answer_f1": f"base {shown(found['answer_f1_base'])}" if found["answer_f1_base"] is not None else "",
         "loss": _first(reading), "step": f"of {found['steps']:,.0f}" if found["steps"] else "",
-        "tokens": f"{shown(found['epoch'])} epochs" if found["epoch"] else "",
+        "tokens": f"{shown(found['epoch'])} {'epoch' if found['epoch'] == 1 else 'epochs'}" if found["epoch"] else "",
         "tokens_per_second": f"forecast {shown(rate, TOKENS)}, {_over(rate, found['tokens_per_second'])}"
         if rate and found["tokens_per_second"] else "median",
         "mfu": "median", "seconds": plural(int(found["attempts"] or 0), "attempt"),

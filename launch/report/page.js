@@ -4,7 +4,7 @@
 const drawn = JSON.parse(document.getElementById("drawn").textContent);
 const coarse = matchMedia("(pointer: coarse)");
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const LONGEST_LINE = 60, MOST_NAMED = 16;
+const LONGEST_LINE = 60, MOST_NAMED = 24;
 const PRINTED = { width: 680, height: 234 }; // of an A4 page, in CSS pixels
 let printing = false;
 

@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from launch.journal import scrub
 from launch.report.curves import MOST_OF_ONE, Chart, Curve, charts, drawn
-from launch.report.facts import against_plan, data_rows, examples, score_rows, verdict, versions
+from launch.report.facts import again, against_plan, data_rows, examples, score_rows, verdict
 from launch.report.library import allowed, packed, part, plotly, safe_json
 from launch.report.marks import MOST_MARKS, MOST_ROWS, ORDER, Mark, foremost, marks
 from launch.report.numbers import Numbers, told
@@ -87,10 +87,7 @@ def _again(reading: Reading) -> list[list[str]]:
     if plan is not None:
         rows += [[name, value] for name, value in plan_rows(plan).items()]
         rows.append(["seed", str(plan.spec.training.seed)])
-    packages = ", ".join(f"{name} {version}" for name, version in versions(reading).items())
-    nodes = sorted({node for node, _ in reading.gpus})
-    told = {"packages": packages, "nodes": ", ".join(nodes), "checks before it": str(reading.checks.get("verdict", ""))}
-    rows += [[name, value] for name, value in told.items() if value]
+    rows += again(reading)
     return [*rows, ["command", f"muster run {reading.place.spec}"]]
 
 

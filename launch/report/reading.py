@@ -13,7 +13,7 @@ from launch.diagnosis.report import Diagnosis, diagnosed
 from launch.following import Asker, Status, status
 from launch.journal import rows, scrub
 from launch.plan import Plan
-from launch.rundir import Evaluation, RunDir
+from launch.rundir import PROGRESS, Evaluation, RunDir
 
 # Beyond it a number is a mistake, and no browser draws it.
 LARGEST = 1e300
@@ -71,6 +71,8 @@ class Reading:
     examples_from: str
     checks: Mapping[str, Any]
     """preflight.json."""
+    progress: Mapping[str, Any]
+    """What the newest checkpoint says of the weights and the data that it was trained on."""
 
     @property
     def start(self) -> float:
@@ -98,6 +100,7 @@ def read(place: RunDir, ask: Asker) -> Reading:
         place=place, status=status(place, ask), diagnosis=found, plan=_plan(place), spec=scrub(_text(place.spec)),
         curves=curves, gpus=gpus, lost=lost, events=events, begun=_begun(events, seen), scores=scrub(scores),
         examples=tuple(scrub(examples)), examples_from=examples_from, checks=scrub(document(place.preflight)),
+        progress=next((document(path / PROGRESS) for path in place.complete_checkpoints()), {}),
     )  # fmt: skip
 
 

@@ -85,7 +85,9 @@ def write_run(root: Path, steps: int = 120, gpus: int = 2, name: str = "night", 
     write_text(place.plan, plan.model_dump_json())
     write_text(place.attempt(1).plan, plan.model_dump_json())
     write_json(place.preflight, {"verdict": "all 12 checks pass", "checks": [
-        {"name": "packages", "values": {"versions": {"torch": "2.13.0", "transformers": "5.23.0"}}}]})  # fmt: skip
+        {"name": "packages", "status": "pass", "evidence": "torch 2.13.0, transformers 5.23.0"},
+        {"name": "driver", "status": "pass", "evidence": "580.65.06 for CUDA 13.0"},
+        {"name": "nccl", "status": "skipped", "evidence": "one process"}]})  # fmt: skip
     for row in metric_rows(plan, steps):
         append(place.metrics, row)
     for row in events(plan, steps):
