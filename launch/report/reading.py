@@ -28,12 +28,19 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Points:
-    """One curve, in the order it was written: the step of each value (None of samples of the machine), seconds since
+    """One curve, in the order of its times: the step of each value (none of samples of the machine), seconds since
     1970, and the value."""
 
     steps: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+
+    def sort(self) -> None:
+        """Rows were taken layout by layout. Of a sorted list, sorting is one look."""
+        if self.times != sorted(self.times):
+            order = sorted(range(len(self.times)), key=self.times.__getitem__)
+            self.steps = [self.steps[place] for place in order] if self.steps else []
+            self.times, self.values = ([own[place] for place in order] for own in (self.times, self.values))
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,8 @@ def _curves(found: Iterable[Row]) -> dict[str, Points]:
             # After early stopping an earlier adapter is evaluated again: at its step, not at the last one.
             again = "best_step" in columns
             _add(curves, columns, "best_step" if again else "step", OF_BEST if again else "")
+    for points in curves.values():
+        points.sort()
     return curves
 
 
@@ -154,6 +163,8 @@ def _gpus(found: Iterable[Row]) -> tuple[dict[tuple[str, str], dict[str, Points]
         for owner, some in own.items():
             for columns in _columns(some):
                 _add(gpus.setdefault(owner, {}), columns, None, "")
+    for points in (points for own_curves in gpus.values() for points in own_curves.values()):
+        points.sort()
     return dict(sorted(gpus.items(), key=_in_order)), tuple(lost)
 
 

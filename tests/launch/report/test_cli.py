@@ -93,6 +93,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     assert numbers["memory_peak_bytes"] == logged[-1]["gpu_memory_peak_bytes"]
     assert (numbers["step"], numbers["steps"], numbers["attempts"], numbers["skipped_steps"]) == (120, 120, 1, 1)
     assert numbers["seconds"] == pytest.approx(max(row["time"] for row in rows) - START, abs=0.05)
+    assert (numbers["epoch"], numbers["tokens"]) == (logged[-1]["epoch"], logged[-1]["tokens"])
     assert [one["event"] for one in found["runs"][0]["events"]] == ["skipped", "warning"]
     assert found["runs"][0]["events"][0]["step"] == SPIKE
 

@@ -56,11 +56,24 @@ def test_what_is_no_number_is_left_out_and_the_rest_of_its_row_kept(run: RunDir)
     bad = ("NaN", "Infinity", '"<script>"', "null", "true", "1e999", "9" * 400, "[1]")
     with open(run.metrics, "a") as file:
         for step, value in enumerate(bad, 61):
-            file.write(f'{{"step": {step}, "time": {START + step}, "loss": {value}, "grad_norm": 0.5}}\n')
+            file.write(f'{{"step": {step}, "time": {START + 200 + step}, "loss": {value}, "grad_norm": 0.5}}\n')
         file.write('{"step": "70", "time": 1, "loss": 1.0}\n{"step": 71, "loss": 1.0}\n[1, 2]\n{"step": 72, "ti')
     found = reading(run).curves
     assert found["loss"].steps == list(range(1, 61))
     assert found["grad_norm"].steps == list(range(1, 61 + len(bad)))
+
+
+def test_rows_of_different_keys_keep_their_order(run: RunDir) -> None:
+    for step in range(61, 101):
+        own = {"step": step, "time": START + 200 + step, "loss": step / 100}
+        append(run.metrics, own if step % 3 else {**own, "extra": 1.0})
+        append(run.resources, {"node": "n0", "gpu": 0, "time": START + 200 + step, "utilization": step,
+                               **({} if step % 3 else {"extra": 1})})  # fmt: skip
+    found = reading(run)
+    assert found.curves["loss"].steps == list(range(1, 101))
+    assert found.curves["loss"].values[60:] == [step / 100 for step in range(61, 101)]
+    assert found.gpus["n0", "0"]["utilization"].values[-40:] == list(range(61, 101))
+    assert found.curves["epoch"].times == sorted(found.curves["epoch"].times)
 
 
 def test_the_best_adapter_is_evaluated_at_its_own_step(run: RunDir) -> None:
