@@ -305,3 +305,19 @@ def test_a_spike_among_a_hundred_thousand_steps_is_drawn(chromium: Browser, tmp_
     assert len(found["y"]) <= 2000
     assert found["y"][found["x"].index(SPIKE)] == SPIKED
     assert max(found["y"]) == SPIKED
+
+
+def test_a_browser_that_cannot_unpack_the_library_shows_the_tables(chromium: Browser, night: RunDir) -> None:
+    old = {"source": "delete window.DecompressionStream"}
+    added = chromium.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", old)
+    try:
+        chromium.emulate(390)
+        chromium.driver.get(night.report.as_uri())
+        WebDriverWait(chromium.driver, 20).until(
+            lambda _: "draws no charts" in chromium.run("return document.getElementById('chart-loss').textContent")
+        )
+        table = chromium.driver.find_element(By.CSS_SELECTOR, "#gradient-norm details")
+        assert f"{SPIKED} (step {SPIKE})" in str(table.get_attribute("textContent"))
+    finally:
+        chromium.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+        chromium.said()
