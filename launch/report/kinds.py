@@ -54,15 +54,20 @@ def _step_time(reading: Reading) -> Levels:
 
 def _peak(reading: Reading) -> Levels:
     plan = reading.plan
-    if plan is None:
+    if plan is None or plan.topology.device == "cpu":
         return ()
-    # Without a GPU only the process is measured, and forecast when the run rehearses.
-    if plan.topology.device == "cpu":
-        return (("forecast", plan.measured.forecast_bytes),) if plan.measured else ()
     return (
         ("forecast of what is allocated", plan.memory.peak_bytes),
         ("forecast of what is reserved", plan.memory.reserved_bytes),
     )
+
+
+def _process(reading: Reading) -> Levels:
+    """Without a GPU it is what counts, and is forecast when the run rehearses."""
+    plan = reading.plan
+    if plan is None or plan.topology.device == "gpu" or plan.measured is None:
+        return ()
+    return (("forecast", plan.measured.forecast_bytes),)
 
 
 def _device(reading: Reading) -> Levels:
@@ -92,8 +97,10 @@ STEPS = (
          "Mean over the steps since the last row. Communication is part of the others where it overlaps.", alone=True),
     Kind("memory", "Memory of training", BYTES,
          {"gpu_memory_peak_bytes": "peak so far", "gpu_memory_allocated_bytes": "allocated",
-          "gpu_memory_reserved_bytes": "reserved", "process_memory_bytes": "resident memory of the process"},
-         "Of the rank that takes most.", _peak),
+          "gpu_memory_reserved_bytes": "reserved"},
+         "On the GPU of the rank that takes most, as torch counts it.", _peak),
+    Kind("process-memory", "Memory of the process", BYTES, {"process_memory_bytes": "resident"},
+         "In the host's memory, of the rank that takes most.", _process),
     Kind("skipped", "Steps left out", PLAIN, {"skipped_steps": "left out so far"},
          "Optimizer steps whose update the stability guard did not make."),
 )  # fmt: skip

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from launch.journal import append, write_json
+from launch.memory import Measured
 from launch.rundir import RunDir
 from tests.conftest import environment, muster
+from tests.launch.conftest import CPU
 from tests.launch.report.written import SPIKE, START, metric_rows, plan_of, spec, write_run
 
 MOST_BYTES, MOST_SECONDS = 6_000_000, 3.0
@@ -143,6 +145,18 @@ def test_a_run_that_is_only_planned(tmp_path: Path) -> None:
     found = reported(run)["runs"][0]
     assert (found["verdict"]["word"], found["verdict"]["tone"]) == ("prepared", "calm")
     assert "Nothing has been logged yet." in page(run).text
+
+
+def test_on_a_cpu_the_memory_of_the_process_is_beside_its_forecast(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "night", steps=5)
+    measured = Measured(length=191, seconds=0.1, peak_bytes=None, reserved_bytes=None, process_bytes=600_000_000,
+                        forecast_bytes=612_000_000)  # fmt: skip
+    plan = plan_of(CPU, spec=spec(data={"max_length": 1024}))
+    run.plan.write_text(plan.model_copy(update={"measured": measured}).model_dump_json())
+    told = [row for row in reported(run)["runs"][0]["plan"] if row["name"].startswith("Memory")]
+    assert told == [{"name": "Memory of the largest batch (191 tokens)", "planned": "583.6 MiB",
+                     "measured": "572.2 MiB", "off": "+2.0 %"}]  # fmt: skip
+    assert "resident: from 6.0 GiB to 6.0 GiB, lowest 6.0 GiB, highest 6.0 GiB. forecast: 583.6 MiB." in page(run).text
 
 
 def test_a_plan_of_another_version_costs_its_tables_alone(tmp_path: Path) -> None:
