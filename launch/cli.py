@@ -15,6 +15,7 @@ from launch.model_cli import app as model_app
 from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile
 from launch.plan_cli import plan_for, read_given, show_contradictions, show_rendered
 from launch.preflight_cli import list_checks, show_checks, try_checks
+from launch.report_cli import report
 from launch.status_cli import logs, status, stop
 from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
@@ -358,7 +359,7 @@ def _dry_run(
         raise problem
 
 
-for command in (submit, status, logs, stop, diagnose, evaluate, export):
+for command in (submit, status, logs, stop, diagnose, report, evaluate, export):
     app.command()(command)
 
 

@@ -210,7 +210,7 @@ def _progress(run: RunDir, events: list[dict[str, Any]]) -> tuple[int | None, in
         (int(row["steps"]) for row in reversed(events) if row.get("event") == "started" and "steps" in row), None
     )
     trained = [int(row["step"]) for row in last_rows(run.samples) if "step" in row]
-    logged = [row for row in last_rows(run.metrics) if "loss" in row]
+    logged = [row for row in last_rows(run.metrics) if isinstance(row.get("loss"), int | float)]
     paces = [float(row["step_seconds"]) for row in logged[-RECENT:] if row.get("step_seconds")]
     pace = sum(paces) / len(paces) if paces else None
     return max(trained[-1:], default=None), steps, logged[-1]["loss"] if logged else None, pace

@@ -117,6 +117,11 @@ class RunDir:
         return self.root / "answers.jsonl"
 
     @property
+    def report(self) -> Path:
+        """The page that `muster report` writes."""
+        return self.root / "report.html"
+
+    @property
     def tokens(self) -> Path:
         """Tokenised rows, one folder a fingerprint."""
         return self.root / "tokens"

@@ -30,7 +30,7 @@ def plan_view(plan: Plan) -> RenderableType:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _plan_rows(plan).items():
+    for name, value in plan_rows(plan).items():
         table.add_row(name, Text(value))
     return Group(Text(f"Plan for {plan.name}", style="bold"), table, Text(), memory_view(plan))
 
@@ -55,7 +55,7 @@ def memory_view(plan: Plan) -> RenderableType:
     return table
 
 
-def _plan_rows(plan: Plan) -> dict[str, str]:
+def plan_rows(plan: Plan) -> dict[str, str]:
     model, lora, training, topology = plan.spec.model, plan.spec.lora, plan.spec.training, plan.topology
     base = f"{plan.architecture.parameters:,} parameters, quantization {model.quantization}"
     shape = f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}"
