@@ -105,6 +105,8 @@ def _of_steps(kind: Kind, readings: Sequence[tuple[str, Reading]]) -> Chart | No
         found.append(Found(label, reading.curves[key], reading, key.startswith("eval_"), look))
     levels = kind.levels(readings[0][1]) if len(readings) == 1 else ()
     curves = _curves(found)
+    if kind.of_trouble and not any(curve.highest[1] for curve in curves):
+        return None
     return Chart(
         kind.name, kind.title, kind.unit, "step", kind.about, curves, tuple(Level(*level) for level in levels),
         kind.logarithmic and all(curve.lowest[1] > 0 for curve in curves),

@@ -34,6 +34,8 @@ class Kind:
     """Whether a logarithmic axis is offered: where a spike flattens all the rest."""
     alone: bool = False
     """Not where runs are compared: its curves are parts of one run."""
+    of_trouble: bool = False
+    """Nothing to see while it is zero throughout."""
 
 
 def _clipped(reading: Reading) -> Levels:
@@ -102,7 +104,7 @@ STEPS = (
     Kind("process-memory", "Memory of the process", BYTES, {"process_memory_bytes": "resident"},
          "In the host's memory, of the rank that takes most.", _process),
     Kind("skipped", "Steps left out", PLAIN, {"skipped_steps": "left out so far"},
-         "Optimizer steps whose update the stability guard did not make."),
+         "Optimizer steps whose update the stability guard did not make.", of_trouble=True),
 )  # fmt: skip
 
 GPUS = (
