@@ -77,8 +77,8 @@ class RunDir:
     def events(self) -> Path:
         """{event, time, ...}: a row for each thing that happened.
 
-        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped,
-        finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued, grace_short.
+        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, warning,
+        stopped, finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued, grace_short.
         """
         return self.root / "events.jsonl"
 
@@ -112,6 +112,21 @@ class RunDir:
     def tokens(self) -> Path:
         """Tokenised rows, one folder a fingerprint."""
         return self.root / "tokens"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files, where training.report_to names it."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's store, where training.report_to names it and the environment names no other."""
+        return self.root / "mlflow.db"
+
+    @property
+    def trackers(self) -> Path:
+        """By which environment variables MLflow and W&B find their run of this one again."""
+        return self.root / "trackers.json"
 
     @property
     def lock(self) -> Path:
