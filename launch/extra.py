@@ -115,9 +115,9 @@ READ: dict[str, Any] = {
     "ddp_bucket_cap_mb": Count, "ddp_static_graph": bool, "debug": Literal["underflow_overflow"],
     "eval_delay": Annotated[float, Field(ge=0)], "full_determinism": bool, "include_num_input_tokens_seen": bool,
     "liger_kernel_config": dict[str, bool], "log_level": LogLevel, "log_level_replica": LogLevel,
-    "logging_first_step": bool, "lr_scheduler_kwargs": dict[str, Any], "neftune_noise_alpha": Positive, "run_name": str, "tf32": bool, "torch_compile": bool,
-    "torch_compile_backend": str, "torch_compile_mode": str, "torch_empty_cache_steps": Count,
-    "use_liger_kernel": bool,
+    "logging_first_step": bool, "lr_scheduler_kwargs": dict[str, Any], "neftune_noise_alpha": Positive, "run_name": str,
+    "tf32": bool, "torch_compile": bool, "torch_compile_backend": str, "torch_compile_mode": str,
+    "torch_empty_cache_steps": Count, "use_liger_kernel": bool,
 }  # fmt: skip
 
 

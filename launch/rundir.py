@@ -77,8 +77,9 @@ class RunDir:
     def events(self) -> Path:
         """{event, time, ...}: a row for each thing that happened.
 
-        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, warning,
-        stopped, finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued, grace_short.
+        submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, stopped,
+        warning, finished, failed; of whoever supervises the run: oom, restarted, node_excluded, paired, requeued,
+        grace_short.
         """
         return self.root / "events.jsonl"
 

@@ -351,9 +351,9 @@ def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
 def training_identity(spec: RunSpec) -> dict[str, Any]:
     """What makes two specs the same training, flat by dotted key.
 
-    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged and who is told, which of the
-    AdamWs updates it and which kernels compute attention may change between the attempts of one run; what is learnt, from what and in
-    which order may not.
+    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged and to whom, which of the
+    AdamWs updates it and which kernels compute attention may change between the attempts of one run; what is learnt,
+    from what and in which order may not.
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",

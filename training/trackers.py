@@ -15,7 +15,8 @@ from transformers.integrations import TensorBoardCallback
 
 from launch.journal import write_json
 from launch.plan import Plan
-from launch.rundir import PROGRESS, RunDir
+from launch.rundir import RunDir
+from training.checkpoint import read_progress
 
 # By which MLflow and W&B find the run again that an earlier attempt has begun.
 MLFLOW_RUN, WANDB_RUN = "MLFLOW_RUN_ID", "WANDB_RUN_ID"
@@ -47,7 +48,7 @@ def go_on(trainer: Any, run: RunDir, resumed: Path | None) -> None:
     trainer.add_callback(Remember(run))
     if resumed is None:
         return
-    step = json.loads((resumed / PROGRESS).read_text(encoding="utf-8"))["step"]
+    step = read_progress(resumed)["step"]
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             from torch.utils.tensorboard import SummaryWriter

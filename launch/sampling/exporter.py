@@ -3,7 +3,7 @@
 import errno
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -15,6 +15,8 @@ from launch.sampling.gpu import REASONS, Row
 from launch.sampling.steps import Newest
 
 MEGA = 1_000_000
+# The labels after run and node, what was read, and the factor to the unit of its name.
+Value = tuple[list[Any], Any, float]
 # Name, factor to the unit that its name ends with (Prometheus: base units), what it is; by key of resources.jsonl.
 GPU = {
     "utilization": ("gpu_utilization_ratio", 0.01, "Share of the last second or less in which a kernel ran."),
@@ -96,7 +98,7 @@ class Exporter:
         yield self._family("gpu_throttle", "1 where this holds its clocks back.", ["gpu", "reason"], held)
         for key, (name, factor, told) in HOST.items():
             yield self._family(name, told, [], [([], row[key], factor) for row in rows[:1]])
-        when = [([], row["time"], 1) for row in rows[:1]]
+        when: list[Value] = [([], row["time"], 1) for row in rows[:1]]
         yield self._family("sampled_timestamp_seconds", "When all this was sampled.", [], when)
         if self.steps is not None:
             yield from self._of_the_run(self.steps)
@@ -114,7 +116,7 @@ class Exporter:
             tokens.add_metric([self.name], values["tokens"])
         yield tokens
 
-    def _family(self, name: str, told: str, labels: list[str], values: list[tuple[list[Any], Any, float]]) -> Metric:
+    def _family(self, name: str, told: str, labels: list[str], values: Sequence[Value]) -> Metric:
         family = GaugeMetricFamily(f"muster_{name}", told, labels=["run", "node", *labels])
         for place, value, factor in values:
             if value is not None:

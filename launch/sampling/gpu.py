@@ -35,7 +35,7 @@ class GoneError(Exception):
 
 @dataclass(frozen=True)
 class Traffic:
-    """NVLink's counters, bytes since they were reset, and when they were read, in seconds of a clock that only goes on."""
+    """NVLink's counters, bytes since they were reset, and when they were read, in seconds of a monotonic clock."""
 
     sent: int
     received: int

@@ -29,7 +29,7 @@ class Sampler:
         node: str,
         driver: Driver,
         seconds: float,
-        each: Callable[[list[Row]], None] = lambda rows: None,
+        each: Callable[[list[Row]], None] = lambda _: None,
         stuck_seconds: float = STUCK_SECONDS,
     ):
         self.run_dir, self.node, self.driver, self.seconds, self.each = run, node, driver, seconds, each
@@ -43,8 +43,8 @@ class Sampler:
         """What the last reading gave; None until it has."""
 
     def run(self) -> None:
-        """Never raises OSError: a full disk is the run's to report."""
-        while not self.ended:
+        """Takes one sample at least. Never raises OSError: a full disk is the run's to report."""
+        while True:
             began, spent = time.monotonic(), time.process_time()
             gpus = self._gpus()
             if gpus is not None:
@@ -55,6 +55,8 @@ class Sampler:
                         append(self.run_dir.resources, row)
                 self.samples += 1
             self._rest(began + pause(self.seconds, time.process_time() - spent))
+            if self.ended:
+                return
 
     def end(self) -> None:
         self.ended = True
