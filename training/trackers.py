@@ -3,10 +3,13 @@
 They belong to rank 0. What the environment says comes first; without it everything is kept in the run directory.
 """
 
+import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from training.checkpoint import read_progress
 
+# What has not reached a tracker by then, over a network that is down, is left behind: the adapter is saved.
+FINISH_SECONDS = 60.0
 # By which MLflow and W&B find the run again that an earlier attempt has begun.
 MLFLOW_RUN, WANDB_RUN = "MLFLOW_RUN_ID", "WANDB_RUN_ID"
 
@@ -74,8 +79,57 @@ class Remember(TrainerCallback):
                 begun[MLFLOW_RUN] = active.info.run_id
         if "wandb" in args.report_to:
             begun[WANDB_RUN] = os.environ[WANDB_RUN]
+        os.environ.update(begun)  # what is logged after the last step, an evaluation, belongs to the same run
         if begun:
             write_json(self.run.trackers, begun)
+
+
+@contextlib.contextmanager
+def reporting(names: Sequence[str]) -> Iterator[None]:
+    """Takes leave of the trackers, however this ends.
+
+    They would do so when the interpreter ends, and a worker's never does (os._exit): all that W&B keeps offline, and
+    the end of the run for MLflow, would be lost.
+    """
+    well = False
+    try:
+        yield
+        well = True
+    finally:
+        for name, leave in (("mlflow", _leave_mlflow), ("wandb", _leave_wandb)):
+            if name in names:
+                _within(FINISH_SECONDS, name, leave, well)
+
+
+def _leave_mlflow(well: bool) -> None:
+    import mlflow
+
+    mlflow.flush_async_logging()
+    if MLFLOW_RUN in os.environ:
+        mlflow.MlflowClient().set_terminated(os.environ[MLFLOW_RUN], "FINISHED" if well else "FAILED")
+
+
+def _leave_wandb(well: bool) -> None:
+    import wandb
+
+    wandb.finish(exit_code=0 if well else 1)
+
+
+def _within(seconds: float, name: str, leave: Callable[[bool], None], well: bool) -> None:
+    told = [f"has not answered within {seconds:g} s"]
+
+    def call() -> None:
+        try:
+            leave(well)
+            told.clear()
+        except Exception as error:  # noqa: BLE001 - a tracker never ends a training
+            told[:] = [f"{type(error).__name__}: {error}"]
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if told:
+        print(f"warning: {name} may lack what was logged last: {told[0]}", file=sys.stderr, flush=True)
 
 
 def _known(run: RunDir) -> dict[str, str]:

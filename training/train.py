@@ -86,7 +86,10 @@ def train(
         trainer.recorder.forget_after(-1)
         seed_rank(spec.training.seed, control.rank, 0)
 
-    with sampling(plan, run, here=args.local_process_index == 0, first=first):
+    with (
+        sampling(plan, run, here=args.local_process_index == 0, first=first),
+        trackers.reporting(args.report_to),
+    ):
         trainer.train(resume_from_checkpoint=str(directory) if directory else None)
         step, last = trainer.state.global_step, trainer.state.max_steps
         if trainer.recorder.stopped:
