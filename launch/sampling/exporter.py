@@ -1,5 +1,6 @@
 """The Prometheus endpoint of a node: what was sampled last and, on the run's first node, its last step."""
 
+import contextlib
 import errno
 import sys
 import threading
@@ -46,6 +47,11 @@ STEP = {
     "grad_norm": ("grad_norm", 1, "Norm of its gradients before they were clipped."),
     "tokens_per_second": ("tokens_per_second", 1, "Tokens of all ranks a second, without padding."),
     "step_seconds": ("step_seconds", 1, "Mean seconds of an optimizer step."),
+    "data_seconds": ("step_data_seconds", 1, "Of them waiting for batches."),
+    "compute_seconds": ("step_compute_seconds", 1, "Of them in forward and backward passes."),
+    "optimizer_seconds": ("step_optimizer_seconds", 1, "Of them clipping and updating."),
+    "communication_seconds": ("step_communication_seconds", 1, "Of them exchanging gradients or weights."),
+    "skipped_steps": ("skipped_steps", 1, "Optimizer steps whose update was left out."),
     "mfu": ("mfu_ratio", 1, "Model FLOPs utilisation."),
     "gpu_memory_peak_bytes": ("gpu_memory_peak_bytes", 1, "Peak of what torch allocated, the largest rank's."),
     "time": ("logged_timestamp_seconds", 1, "When it was logged."),
@@ -71,19 +77,21 @@ class Exporter:
         if self.serves:
             return
         try:
-            start_http_server(self.port, self.host, self.registry)
+            server, _ = start_http_server(self.port, self.host, self.registry)
+            server.handle_error = lambda *_: None  # a client that went away is no line in the rank's log
             self.serves = True
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             self._closed(error)
 
-    def _closed(self, error: OSError) -> None:
+    def _closed(self, error: OSError | UnicodeError) -> None:
         if self.told:
             return
         self.told = True
         message, advice = refused(self.host, self.port, error)
         message = f"{message}; {self.node} has no Prometheus endpoint until then, and the training goes on"
         print(f"warning: {message}: {advice}", file=sys.stderr, flush=True)
-        event(self.run_dir.events, "warning", kind="monitoring_port", step=None, message=message, advice=advice)
+        with contextlib.suppress(OSError):
+            event(self.run_dir.events, "warning", kind="monitoring_port", step=None, message=message, advice=advice)
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks at each scrape."""
@@ -124,12 +132,12 @@ class Exporter:
         return family
 
 
-def refused(host: str, port: int, error: OSError) -> tuple[str, str]:
+def refused(host: str, port: int, error: OSError | UnicodeError) -> tuple[str, str]:
     """Why nothing can listen there, and what to do."""
-    place = f"{host}:{port}"
-    if error.errno == errno.EADDRINUSE:
+    place, number = f"{host}:{port}", getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
         return f"{place} is taken by another process", "set monitoring.prometheus_port to a free one"
-    if error.errno == errno.EACCES:
+    if number == errno.EACCES:
         return f"{place} is not ours to use", "set monitoring.prometheus_port to one from 1024 to 65535"
-    why = error.strerror or str(error)
+    why = getattr(error, "strerror", None) or str(error)
     return f"{place} cannot be listened on ({why})", "set monitoring.prometheus_host to an address of this node"

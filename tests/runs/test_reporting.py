@@ -37,6 +37,18 @@ def get(host: str, port: int) -> str:
         return str(answer.read().decode())
 
 
+def opened(host: str, port: int, seconds: float = 30) -> str:
+    """The first answer: the endpoint opens with the first sample, and the sampler comes behind everything else."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return get(host, port)
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 def samples(text: str) -> dict[str, tuple[float, dict[str, str]]]:
     return {
         sample.name: (sample.value, sample.labels)
@@ -93,9 +105,9 @@ def test_a_training_is_scraped(workspace: Workspace) -> None:
     run, port = workspace.root / "scraped", free_port()
     training = Training(workspace, run, monitoring={"prometheus_port": port, "sample_seconds": 1})
     try:
+        opened("127.0.0.1", port)
         training.until_step(3)
         before = training.last_step()
-        time.sleep(1.5)  # the endpoint opens with the first sample
         found = samples(get("127.0.0.1", port))
         rows = {row["step"]: row for row in read_rows(run / "metrics.jsonl") if "loss" in row}
         with pytest.raises(urllib.error.URLError):
@@ -127,8 +139,7 @@ def test_an_address_that_was_asked_for_is_listened_on(workspace: Workspace) -> N
     training = Training(workspace, workspace.root / "open", monitoring=monitoring)
     try:
         training.until_step(3)
-        time.sleep(1.5)
-        assert "muster_step" in samples(get(other_address(), port))
+        assert "muster_step" in samples(opened(other_address(), port))
     finally:
         training.stop()
 
@@ -150,12 +161,14 @@ def test_a_port_that_is_taken_ends_nothing(workspace: Workspace) -> None:
 def test_a_sampler_that_dies_ends_nothing(workspace: Workspace) -> None:
     run = workspace.root / "without"
     training = Training(workspace, run)
-    training.until_step(2)
-    (sampler,) = sampler_of(run)
-    os.kill(sampler, signal.SIGKILL)
-    there = training.last_step()
-    training.until_step(there + 3)
-    assert training.stop() == 75
+    try:
+        training.until_step(2)
+        (sampler,) = sampler_of(run)
+        os.kill(sampler, signal.SIGKILL)
+        training.until_step(training.last_step() + 3)
+    finally:
+        code = training.stop()
+    assert code == 75
     assert "warning: the sampling of resources ended with -9" in (run / "attempts/001/rank-0.log").read_text()
 
 
