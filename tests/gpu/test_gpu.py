@@ -71,8 +71,10 @@ def test_a_real_driver_is_sampled_for_less_than_a_percent_of_a_core(tmp_path: Pa
     assert done.code == 0, done.err
     assert float(done.out) < 0.01
     rows = [row for row in read_rows(tmp_path / "resources.jsonl") if row["gpu"] == 0]
-    always = ("utilization", "memory_used_bytes", "memory_total_bytes", "power_watts", "temperature", "sm_clock_mhz",
-              "memory_clock_mhz", "throttle_reasons", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second")  # fmt: skip
+    always = (
+        "utilization", "memory_used_bytes", "memory_total_bytes", "power_watts", "temperature", "sm_clock_mhz",
+        "memory_clock_mhz", "throttle_reasons", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second",
+    )  # fmt: skip
     assert [key for key in always if rows[0][key] is None] == []
     assert rows[0]["memory_used_bytes"] < rows[0]["memory_total_bytes"]
     assert not any("error" in row for row in rows)
