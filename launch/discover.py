@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.devices import visible
 from launch.errors import DeviceError
 from launch.hardware import CATALOGUE, GIB, Rates, Topology
 from launch.processes import OverdueError, within
@@ -51,23 +52,6 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
     by_index = {gpu.index: gpu for gpu, _ in found}
     chosen = visible({gpu.index: uuid for gpu, uuid in found}, environment.get("CUDA_VISIBLE_DEVICES"))
     return [by_index[index] for index in chosen]
-
-
-def visible(uuids: Mapping[int, str], devices: str | None) -> list[int]:
-    """Which GPUs, by the driver's index, CUDA_VISIBLE_DEVICES lets a process use, in its order; None is all."""
-    if devices is None:
-        return list(uuids)
-    chosen = []
-    for name in (part.strip() for part in devices.split(",")):
-        matches = [
-            index
-            for index, uuid in uuids.items()
-            if name == str(index) or (name[:1].isalpha() and uuid.startswith(name))
-        ]
-        if not matches:  # CUDA ignores what follows the first name that is no GPU
-            break
-        chosen.append(matches[0])
-    return chosen
 
 
 def _read_gpu(nvml: Any, index: int) -> tuple[FoundGpu, str]:

@@ -91,29 +91,22 @@ DECIDED_ELSEWHERE = {
     "length_column_name": "the data pipeline",
     "ddp_backend": "cluster.device",
     "ddp_timeout": "the process group, which waits 30 minutes",
+    "report_to": "training.report_to",
     "skip_memory_metrics": "metrics.jsonl, which has the peak of memory",
 }
 
 # What is read only beside another field of training.extra.
-ONLY_WITH = {
-    "run_name": "report_to",
-    "project": "report_to",
-    "trackio_space_id": "report_to",
-    "trackio_bucket_id": "report_to",
-    "trackio_static_space_id": "report_to",
-    "include_num_input_tokens_seen": "report_to",
-    "liger_kernel_config": "use_liger_kernel",
-}
+ONLY_WITH = {"liger_kernel_config": "use_liger_kernel"}
+# What only a tracker of training.report_to reads.
+ONLY_REPORTED = ("run_name", "include_num_input_tokens_seen")
+# What only a tracker reads that training.report_to does not have.
+OF_TRACKIO = ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
-Reporter = Literal[
-    "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow", "neptune",
-    "swanlab", "tensorboard", "trackio", "wandb",
-]  # fmt: skip
 
 # What transformers' loop, its optimizers, its logging or DDP read, as muster drives them, and the values that they can
 # use: transformers itself looks at few of them, and later breaks.
@@ -122,10 +115,9 @@ READ: dict[str, Any] = {
     "ddp_bucket_cap_mb": Count, "ddp_static_graph": bool, "debug": Literal["underflow_overflow"],
     "eval_delay": Annotated[float, Field(ge=0)], "full_determinism": bool, "include_num_input_tokens_seen": bool,
     "liger_kernel_config": dict[str, bool], "log_level": LogLevel, "log_level_replica": LogLevel,
-    "logging_first_step": bool, "lr_scheduler_kwargs": dict[str, Any], "neftune_noise_alpha": Positive, "project": str,
-    "report_to": Reporter | list[Reporter], "run_name": str, "tf32": bool, "torch_compile": bool,
-    "torch_compile_backend": str, "torch_compile_mode": str, "torch_empty_cache_steps": Count,
-    "trackio_bucket_id": str, "trackio_space_id": str, "trackio_static_space_id": str, "use_liger_kernel": bool,
+    "logging_first_step": bool, "lr_scheduler_kwargs": dict[str, Any], "neftune_noise_alpha": Positive, "run_name": str,
+    "tf32": bool, "torch_compile": bool, "torch_compile_backend": str, "torch_compile_mode": str,
+    "torch_empty_cache_steps": Count, "use_liger_kernel": bool,
 }  # fmt: skip
 
 
@@ -133,13 +125,20 @@ READ: dict[str, Any] = {
 SCHEDULER_KWARGS: dict[str, dict[str, Any]] = {"cosine": {"num_cycles": Positive}}
 
 
-def conflicts(extra: Mapping[str, Any], scheduler: str, evaluates: bool) -> list[tuple[tuple[str, ...], str]]:
-    """The fields of training.extra that something else decides or that nothing would read, each with the reason."""
+def conflicts(
+    extra: Mapping[str, Any], scheduler: str, evaluates: bool, reports: bool
+) -> list[tuple[tuple[str, ...], str]]:
+    """The fields of training.extra that something else decides or that nothing would read, each with the reason.
+
+    `reports` is whether training.report_to names a tracker.
+    """
     found: list[tuple[tuple[str, ...], str]] = []
     for key in extra:
         reason, beside = refused(key), ONLY_WITH.get(key)
-        if beside and extra.get(beside) in (None, False, [], "none", ["none"]):
+        if beside and not extra.get(beside):
             reason = f"nothing reads this without training.extra.{beside}"
+        if key in ONLY_REPORTED and not reports:
+            reason = "nothing reads this without training.report_to"
         if key == "eval_delay" and not evaluates:
             reason = "nothing reads this: there is no data.eval; set data.eval or remove it"
         if reason:
@@ -166,6 +165,8 @@ def refused(key: str) -> str:
         return f"cannot be set: it is decided by {DECIDED_ELSEWHERE[key]}"
     if key == "trust_remote_code":
         return "refused: muster never runs code that comes with a checkpoint; remove this key"
+    if key in OF_TRACKIO:
+        return "nothing reads this: it is trackio's, and training.report_to takes tensorboard, mlflow and wandb"
     if key.startswith("hub_") or key == "push_to_hub":
         return "nothing reads this: muster never uploads; after looking at the adapter: hf upload"
     return ""

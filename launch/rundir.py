@@ -127,6 +127,21 @@ class RunDir:
         return self.root / "tokens"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files, where training.report_to names it."""
+        return self.root / "tensorboard"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's store, where training.report_to names it and the environment names no other."""
+        return self.root / "mlflow.db"
+
+    @property
+    def trackers(self) -> Path:
+        """By which environment variables MLflow and W&B find their run of this one again."""
+        return self.root / "trackers.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that trains in this directory."""
         return self.root / "lock"

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from launch.extra import conflicts as extra_conflicts
+from launch.monitoring_spec import MonitoringSpec
+from launch.monitoring_spec import conflicts as monitoring_conflicts
 from launch.secrets import SECRET
 from launch.section import PositiveInt, Section, Text
 from launch.slurm_spec import SlurmSpec
@@ -27,6 +29,7 @@ Quantization = Literal["none", "nf4", "int8"]
 Attention = Literal["sdpa", "eager"]
 Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
 Scheduler = Literal["constant", "linear", "cosine"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 ColumnName = Literal[
     "id", "question", "documents", "contexts", "answer", "oracle", "context", "oracle_context", "cot_answer",
@@ -154,6 +157,8 @@ class TrainingSpec(Section):
     """Recompute activations in the backward pass to save memory; `auto` lets the planner choose."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds the adapter, the order of the rows and dropout."""
+    report_to: list[Tracker] = Field(default_factory=list)
+    """Trackers that get every logged value as well: `tensorboard`, `mlflow`, `wandb`. Each needs its package."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Any other field of transformers.TrainingArguments, checked against the installed version."""
 
@@ -224,6 +229,7 @@ class RunSpec(Section):
     preflight: PreflightSpec = PreflightSpec()
     recovery: RecoverySpec = RecoverySpec()
     stability: StabilitySpec = StabilitySpec()
+    monitoring: MonitoringSpec = MonitoringSpec()
 
 
 # The keys that lead to a value: ("training", "epochs").
@@ -235,9 +241,12 @@ def contradictions(spec: RunSpec) -> list[tuple[Path, str]]:
     return [
         *_unread(spec),
         *batch_contradictions(spec.training),
-        *extra_conflicts(spec.training.extra, spec.training.lr_scheduler, spec.data.eval is not None),
+        *extra_conflicts(
+            spec.training.extra, spec.training.lr_scheduler, spec.data.eval is not None, bool(spec.training.report_to)
+        ),
         *slurm_conflicts(spec.slurm),
         *stability_conflicts(spec.stability),
+        *monitoring_conflicts(spec.monitoring),
         *_secrets(spec),
     ]
 
@@ -346,14 +355,14 @@ def strings(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
 def training_identity(spec: RunSpec) -> dict[str, Any]:
     """What makes two specs the same training, flat by dotted key.
 
-    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged, which of the AdamWs updates
-    it and which kernels compute attention may change between the attempts of one run; what is learnt, from what and in
-    which order may not.
+    Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged and to whom, which of the
+    AdamWs updates it and which kernels compute attention may change between the attempts of one run; what is learnt,
+    from what and in which order may not.
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
         "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
-        "attention",
+        "attention", "report_to",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

@@ -27,9 +27,15 @@ def warmup_steps(plan: Plan, sequences: int) -> int:
 
 
 def training_arguments(
-    plan: Plan, run: RunDir, rows: int, has_eval: bool, deepspeed: dict[str, Any] | None, resuming: bool
+    plan: Plan,
+    run: RunDir,
+    rows: int,
+    has_eval: bool,
+    deepspeed: dict[str, Any] | None,
+    resuming: bool,
+    reports: bool = True,
 ) -> TrainingArguments:
-    """The plan in transformers' words."""
+    """The plan in transformers' words. `reports` is true on the rank that tells training.report_to."""
     training = plan.spec.training
     options: dict[str, Any] = dict(
         output_dir=str(run.root),
@@ -64,16 +70,20 @@ def training_arguments(
         use_cpu=plan.topology.device == "cpu" and plan.strategy in ("single", "ddp"),
         deepspeed=deepspeed,
         accelerator_config={"use_configured_state": True},
-        **{"report_to": [], **training.extra},
+        report_to=training.report_to if reports else [],
+        **{"run_name": plan.name, **training.extra},
     )
     try:
         arguments = TrainingArguments(**options)
-        for callback in get_reporting_integration_callbacks(arguments.report_to):
-            callback()
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
         if not training.extra:
             raise
         raise UsageError(f"training.extra: transformers refuses it: {first_line(error)}") from error
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(f"training.report_to: transformers refuses it: {first_line(error)}") from error
     return arguments
 
 

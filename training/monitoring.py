@@ -1,18 +1,11 @@
-"""What a run leaves behind while it trains: metrics, the ledger of samples, events, resources."""
+"""What a run leaves behind while it trains: metrics, the ledger of samples, events."""
 
-import contextlib
 import math
-import os
-import socket
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import psutil
 from transformers import TrainerCallback
 
-from launch.discover import gpus
 from launch.journal import append, event, keep_rows, write_text
 from launch.memory import Measured, adapter_of
 from launch.memory.measured import TOLERANCE
@@ -186,89 +179,3 @@ class Recorder(TrainerCallback):
             return None
         needed = flops_per_token(architecture, adapter_of(architecture, self.plan.spec.lora), self.mean_length)
         return round(needed * tokens_per_second / (topology.rates.flops * topology.world_size), 4)
-
-
-@contextlib.contextmanager
-def sampling(run: RunDir, here: bool) -> Iterator[None]:
-    """Samples this node's resources meanwhile; `here` is true in one process of each node."""
-    sampler = ResourceSampler(run) if here else None
-    if sampler:
-        sampler.start()
-    try:
-        yield
-    finally:
-        if sampler:
-            sampler.stop()
-
-
-class ResourceSampler(threading.Thread):
-    """Every `interval` seconds a row per GPU of this node to resources.jsonl, or one row of a host without any."""
-
-    def __init__(self, run: RunDir, interval: float = 5.0):
-        super().__init__(name="resources", daemon=True)
-        self.run_dir, self.interval = run, interval
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        while True:
-            with contextlib.suppress(OSError):  # a full disk is the run's to report
-                for row in self._sample():
-                    append(self.run_dir.resources, row)
-            if self.ended.wait(self.interval):
-                return
-
-    def stop(self) -> None:
-        self.ended.set()
-        self.join(timeout=5)
-
-    def _sample(self) -> list[dict[str, Any]]:
-        memory = psutil.virtual_memory()
-        host = {
-            "node": socket.gethostname(),
-            "time": round(time.time(), 3),
-            "host_memory_used_bytes": memory.total - memory.available,
-            "host_cpu_percent": psutil.cpu_percent(),
-        }
-        found = gpus(os.environ)
-        if not found:
-            return [
-                {
-                    **host,
-                    "gpu": None,
-                    "utilization": None,
-                    "memory_used_bytes": None,
-                    "power_watts": None,
-                    "temperature": None,
-                }
-            ]
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            return [{**host, **_gpu_sample(pynvml, gpu.index)} for gpu in found]
-        finally:
-            pynvml.nvmlShutdown()
-
-
-def _gpu_sample(nvml: Any, index: int) -> dict[str, Any]:
-    """One GPU; a value that the driver will not give is null."""
-
-    def read(call: Any) -> Any:
-        try:
-            return call()
-        except nvml.NVMLError:
-            return None
-
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    utilization, memory = (
-        read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle)),
-        read(lambda: nvml.nvmlDeviceGetMemoryInfo(handle)),
-    )
-    power = read(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-    return {
-        "gpu": index,
-        "utilization": utilization and utilization.gpu,
-        "memory_used_bytes": memory and memory.used,
-        "power_watts": power and power / 1000,
-        "temperature": read(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-    }

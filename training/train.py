@@ -13,7 +13,7 @@ from launch.model_files import weights_identity
 from launch.plan import Plan
 from launch.rundir import ADAPTER_WEIGHTS, RunDir
 from launch.spec import training_identity
-from training import checkpoint
+from training import checkpoint, trackers
 from training.adapter import adapter_files, read_adapter
 from training.arguments import total_steps, training_arguments
 from training.control import Control
@@ -24,7 +24,7 @@ from training.evaluation.while_training import questions_to_ask
 from training.generators import seed_rank
 from training.manifest import sha256
 from training.model import load, loadable
-from training.monitoring import sampling
+from training.sampling import sampling
 from training.soundness import check_tokens
 from training.states import gather_adapter, scatter_adapter
 from training.trainer import AdapterTrainer
@@ -73,16 +73,24 @@ def train(
     if first:
         checkpoint.set_aside_newer(run, directory)
         checkpoint.bring_ledger(run, directory)
-    args = training_arguments(plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None)
+        trackers.prepare(plan, run)
+    args = training_arguments(
+        plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None, reports=first
+    )
     trainer = AdapterTrainer(
         plan, run, control, load(plan, directory), tokenizer, args, rows, evaluation, identity, data.questions
     )
+    if first:
+        trackers.go_on(trainer, run, directory)
     _tell_the_start(trainer, rows, attempt, directory, refused)
     if directory is None:
         trainer.recorder.forget_after(-1)
         seed_rank(spec.training.seed, control.rank, 0)
 
-    with sampling(run, here=args.local_process_index == 0):
+    with (
+        sampling(plan, run, here=args.local_process_index == 0, first=first),
+        trackers.reporting(args.report_to),
+    ):
         trainer.train(resume_from_checkpoint=str(directory) if directory else None)
         step, last = trainer.state.global_step, trainer.state.max_steps
         if trainer.recorder.stopped:

@@ -10,6 +10,7 @@ from launch.preflight import (
     network,
     node,
     planned,
+    reporting,
     rows,
     slurm,
     software,
@@ -18,8 +19,8 @@ from launch.preflight import (
 from launch.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
-    *planned.CHECKS, *software.CHECKS, *driver.CHECKS, *kernel.CHECKS, *gpu.CHECKS, *links.CHECKS, *node.CHECKS,
-    *network.CHECKS, *storage.CHECKS, *model.CHECKS, *fleet.CHECKS, *slurm.CHECKS,
+    *planned.CHECKS, *reporting.CHECKS, *software.CHECKS, *driver.CHECKS, *kernel.CHECKS, *gpu.CHECKS, *links.CHECKS,
+    *node.CHECKS, *network.CHECKS, *storage.CHECKS, *model.CHECKS, *fleet.CHECKS, *slurm.CHECKS,
 )  # fmt: skip
 
 # Rows may take minutes to read: they are checked beside the others, without a deadline (rows.py).

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Workspace, kill_when, losses, muster, read_rows
+from tests.conftest import Workspace, command, kill_when, losses, muster, read_rows
 from tests.runs.test_resume import adapter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -47,6 +47,37 @@ def test_the_recipe_on_a_gpu(workspace: Workspace) -> None:
     assert sample["memory_used_bytes"] > 0
     evaluations = [row["eval_loss"] for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row]
     assert evaluations[-1] < evaluations[0]
+
+
+def test_a_real_driver_is_sampled_for_less_than_a_percent_of_a_core(tmp_path: Path) -> None:
+    """Behind the fake driver of the other tests nothing works: what the calls of a real one cost is only here."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from launch.rundir import RunDir\n"
+        "from launch.sampling.driver import Driver\n"
+        "from launch.sampling.sampler import Sampler\n"
+        "began = []\n"
+        "def each(rows):\n"
+        "    began.append((time.monotonic(), time.process_time()))\n"
+        "    if len(began) == 8:\n"
+        "        sampler.end()\n"
+        f"sampler = Sampler(RunDir(Path({str(tmp_path)!r})), 'n', Driver(None, {GPUS}), 5.0, each)\n"
+        "sampler.run()\n"
+        # The first sample loads the driver.
+        "print((began[-1][1] - began[1][1]) / (began[-1][0] - began[1][0]))\n"
+    )
+    done = command("-c", code)
+    assert done.code == 0, done.err
+    assert float(done.out) < 0.01
+    rows = [row for row in read_rows(tmp_path / "resources.jsonl") if row["gpu"] == 0]
+    always = (
+        "utilization", "memory_used_bytes", "memory_total_bytes", "power_watts", "temperature", "sm_clock_mhz",
+        "memory_clock_mhz", "throttle_reasons", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second",
+    )  # fmt: skip
+    assert [key for key in always if rows[0][key] is None] == []
+    assert rows[0]["memory_used_bytes"] < rows[0]["memory_total_bytes"]
+    assert not any("error" in row for row in rows)
 
 
 def test_a_gpu_gives_the_losses_of_the_cpu(workspace: Workspace) -> None:

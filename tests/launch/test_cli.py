@@ -129,6 +129,7 @@ def test_schema_is_the_json_schema_of_the_spec(capsys: pytest.CaptureFixture[str
         "slurm",
         "preflight",
         "recovery",
+        "monitoring",
     ]
 
 

@@ -21,7 +21,8 @@ data:
 TRAINING_KEYS = (
     "epochs, max_steps, micro_batch_size, gradient_accumulation_steps, global_batch_size, learning_rate, lr_scheduler,"
     " warmup_ratio, weight_decay, max_grad_norm, optimizer, precision, save_steps, save_total_limit, log_steps,"
-    " eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, seed, extra"
+    " eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, seed,"
+    " report_to, extra"
 )
 SECRET_MESSAGE = (
     "looks like a secret; a spec is copied into the run directory: pass it through the environment"
@@ -98,6 +99,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "early_stopping_patience": None,
         "gradient_checkpointing": "auto",
         "seed": 42,
+        "report_to": [],
         "extra": {},
     }
     assert spec.cluster.model_dump() == {
@@ -241,14 +243,14 @@ def test_a_misspelt_key_gets_the_nearest_name() -> None:
 def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
     assert mistake("learning_rate: 1.0e-4") == (
         "spec.yaml:6:1: learning_rate: unknown key. Did you mean training.learning_rate?"
-        " Allowed: name, model, lora, data, training, cluster, slurm, preflight, recovery"
+        " Allowed: name, model, lora, data, training, cluster, slurm, preflight, recovery, monitoring"
     )
 
 
 def test_a_key_like_no_other() -> None:
     assert mistake("xyz: 1") == (
         "spec.yaml:6:1: xyz: unknown key. Allowed: name, model, lora, data, training, cluster, slurm, preflight,"
-        " recovery"
+        " recovery, monitoring"
     )
 
 
@@ -461,7 +463,13 @@ def test_every_field_of_the_installed_training_arguments_is_refused_or_known_to_
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("run_name", "x", "nothing reads this without training.extra.report_to"),
+        ("run_name", "x", "nothing reads this without training.report_to"),
+        ("report_to", "[tensorboard]", "cannot be set: it is decided by training.report_to"),
+        (
+            "project",
+            "x",
+            "nothing reads this: it is trackio's, and training.report_to takes tensorboard, mlflow and wandb",
+        ),
         ("eval_delay", "5", "nothing reads this: there is no data.eval; set data.eval or remove it"),
         ("liger_kernel_config", "{rope: true}", "nothing reads this without training.extra.use_liger_kernel"),
         ("hub_model_id", "a/b", "nothing reads this: muster never uploads; after looking at the adapter: hf upload"),
@@ -505,10 +513,19 @@ def test_a_mistyped_file_in_a_folder_that_is_there_is_no_hub_id(tmp_path: Path) 
     ]
 
 
-def test_a_reporter_that_is_none_reads_nothing() -> None:
-    assert mistake("training:", "  extra: {report_to: none, run_name: x}") == (
-        "spec.yaml:7:38: training.extra.run_name: nothing reads this without training.extra.report_to"
+def test_a_name_for_trackers_beside_trackers() -> None:
+    assert parse("training:", "  report_to: [mlflow, wandb]", "  extra: {run_name: x}").training.report_to == [
+        "mlflow", "wandb",
+    ]  # fmt: skip
+    assert mistake("training:", "  report_to: []", "  extra: {run_name: x}") == (
+        "spec.yaml:8:21: training.extra.run_name: nothing reads this without training.report_to"
     )
+
+
+def test_a_tracker_that_is_none_of_the_three() -> None:
+    told = mistake("training:", "  report_to: [tensorbord]")
+    assert told.startswith("spec.yaml:7:15: training.report_to.0: 'tensorbord' is not allowed; allowed: a list (")
+    assert "`tensorboard`, `mlflow`, `wandb`" in told
 
 
 @pytest.mark.parametrize(
@@ -568,8 +585,8 @@ def test_a_training_argument_that_the_trainer_sets(name: str) -> None:
 
 
 def test_a_secret_in_the_spec() -> None:
-    assert mistake("training:", "  extra: {run_name: hf_abcdefghijklmnopqrst, report_to: tensorboard}") == (
-        f"spec.yaml:7:21: training.extra.run_name: {SECRET_MESSAGE}"
+    assert mistake("training:", "  report_to: [wandb]", "  extra: {run_name: hf_abcdefghijklmnopqrst}") == (
+        f"spec.yaml:8:21: training.extra.run_name: {SECRET_MESSAGE}"
     )
 
 
