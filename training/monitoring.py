@@ -35,6 +35,7 @@ class Recorder(TrainerCallback):
         self.best_step: int | None = None
         """Once early stopping has gone back to an earlier adapter, its step: what is evaluated then is that one."""
         self.memory = Memory()
+        self.row: dict[str, Any] = {}
         self.save_owed = False
         self.drift = Drift(plan)
         self._begin(0)
@@ -123,21 +124,17 @@ class Recorder(TrainerCallback):
         for each in found:
             self.event("warning", kind=each.kind, step=step, message=each.message, advice=each.advice)
 
-    def mean_loss(self) -> float:
-        """Of the steps that were trained since the last row; not a number where none was."""
-        return sum(self.losses) / len(self.losses) if self.losses else math.nan
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "loss" not in logs:
-            return
+    def completed(self, state: Any, logs: dict[str, float]) -> dict[str, float]:
+        """What transformers logs of the steps since the last row, with what it does not know, for trackers too. The
+        loss is that of the steps that were trained, where transformers counts all."""
         seconds = time.monotonic() - self.clock - self.paused
         steps = state.global_step - self.step_at_log
         tokens_per_second = (self.tokens - self.tokens_at_log) / seconds
         memory = self.memory
-        row = {
+        self.row = {
             "step": state.global_step,
             "epoch": round(state.epoch, 4),
-            "loss": logs["loss"],
+            "loss": sum(self.losses) / len(self.losses) if self.losses else math.nan,
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
             "tokens": self.tokens,
@@ -152,9 +149,15 @@ class Recorder(TrainerCallback):
             "skipped_steps": self.gate.guard.skipped,
             "time": round(time.time(), 3),
         }
+        known = {name: value for name, value in self.row.items() if value is not None}
+        return {**logs, **{name: known[name] for name in known if name not in ("step", "epoch", "time")}}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:
+            return
         if self.writes:
-            append(self.run.metrics, row)
-        self._warn(state.global_step, self.drift.after_log(row))
+            append(self.run.metrics, self.row)
+        self._warn(state.global_step, self.drift.after_log(self.row))
         self._begin(state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:

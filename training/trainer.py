@@ -164,10 +164,7 @@ class AdapterTrainer(Trainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The loss of the steps that were trained, where transformers counts all."""
-        if "loss" in logs:
-            logs["loss"] = self.recorder.mean_loss()
-        super().log(logs, start_time)
+        super().log(self.recorder.completed(self.state, logs) if "loss" in logs else logs, start_time)
 
     def rehearsed_step(self, inputs: dict[str, Any], num_items_in_batch: torch.Tensor) -> None:
         """Forward and backward as in `training_step`, of samples that no ledger counts."""

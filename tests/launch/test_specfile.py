@@ -243,14 +243,15 @@ def test_a_misspelt_key_gets_the_nearest_name() -> None:
 def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
     assert mistake("learning_rate: 1.0e-4") == (
         "spec.yaml:6:1: learning_rate: unknown key. Did you mean training.learning_rate?"
-        " Allowed: name, model, lora, data, training, cluster, slurm, preflight, recovery, monitoring"
+        " Allowed: name, model, lora, data, training, cluster, slurm, preflight, recovery,"
+        " stability, monitoring"
     )
 
 
 def test_a_key_like_no_other() -> None:
     assert mistake("xyz: 1") == (
         "spec.yaml:6:1: xyz: unknown key. Allowed: name, model, lora, data, training, cluster, slurm, preflight,"
-        " recovery, monitoring"
+        " recovery, stability, monitoring"
     )
 
 

@@ -208,6 +208,8 @@ def test_tensorboard_gets_what_metrics_jsonl_gets_also_after_a_kill(workspace: W
         ("train/loss", "loss"),
         ("train/learning_rate", "learning_rate"),
         ("train/grad_norm", "grad_norm"),
+        ("train/tokens_per_second", "tokens_per_second"),
+        ("train/compute_seconds", "compute_seconds"),
     ):
         logged = scalars(run / "tensorboard", tag)
         expected = [(row["step"], row[key]) for row in rows if key in row]
