@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from launch.journal import append, keep_rows
-from launch.progress import Follower, Tail
+from launch.progress import Follower
 from launch.rundir import RunDir
+from launch.tail import Tail
 
 
 @pytest.fixture
