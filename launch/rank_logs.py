@@ -130,10 +130,16 @@ class Heard:
         if not last and now - self.looked < LOOK_SECONDS:
             return []
         self.looked = now
-        lines = []
-        for whose, new in self.logs.look():
-            if self.verbose:
-                lines += [printable(f"{whose}: {line}") for line in new]
-            elif whose.startswith("rank "):
-                self.warnings.hear(whose, new, now)
-        return lines if self.verbose else self.warnings.due(now + (SETTLE_SECONDS if last else 0))
+        if self.verbose:
+            return self._everything(last)
+        for rank, new in self.logs.look():
+            self.warnings.hear(rank, new, now)
+        return self.warnings.due(now + (SETTLE_SECONDS if last else 0))
+
+    def _everything(self, last: bool) -> list[str]:
+        lines: list[str] = []
+        while found := self.logs.look():
+            lines += [printable(f"{whose}: {line}") for whose, new in found for line in new]
+            if not last:
+                break
+        return lines

@@ -13,8 +13,8 @@ NOISE = {
         " deprecated. Please use `torch.distributed.all_gather_single` instead.",
     ],
     "omp-threads": [
-        "W1127 09:08:17.311000 27505 torch/distributed/run.py:874] Setting OMP_NUM_THREADS environment variable for each"
-        " process to be 1 in default, to avoid your system being overloaded, please further tune the variable for"
+        "W1127 09:08:17.311000 27505 torch/distributed/run.py:874] Setting OMP_NUM_THREADS environment variable for"
+        " each process to be 1 in default, to avoid your system being overloaded, please further tune the variable for"
         " optimal performance in your application as needed. ",
         "W1127 09:08:17.311000 27505 torch/distributed/run.py:874] *****************************************",
         "W1127 09:08:17.311000 27505 torch/distributed/run.py:874] ",
@@ -28,12 +28,12 @@ NOISE = {
         " during quantization",
     ],
     "no-cache-while-training": [
-        "[WARNING|modeling_layers.py:103] 2026-11-27 09:08:30,019 >> Caching is incompatible with gradient checkpointing"
-        " in Qwen2DecoderLayer. Setting `past_key_values=None`.",
+        "[WARNING|modeling_layers.py:103] 2026-11-27 09:08:30,019 >> Caching is incompatible with gradient"
+        " checkpointing in Qwen2DecoderLayer. Setting `past_key_values=None`.",
     ],
     "special-tokens": [
-        "[WARNING|trainer_utils.py:1246] 2026-11-27 09:08:30,019 >> The tokenizer has new PAD/BOS/EOS tokens that differ"
-        " from the model config and generation config. The model config and generation config were aligned"
+        "[WARNING|trainer_utils.py:1246] 2026-11-27 09:08:30,019 >> The tokenizer has new PAD/BOS/EOS tokens that"
+        " differ from the model config and generation config. The model config and generation config were aligned"
         " accordingly, being updated with the tokenizer's values. Updated tokens: {'bos_token_id': None}.",
     ],
     "process-group-at-exit": [
