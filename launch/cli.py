@@ -18,6 +18,7 @@ from launch.preflight_cli import list_checks, show_checks, try_checks
 from launch.status_cli import logs, status, stop
 from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
+from launch.watch_cli import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -359,7 +360,7 @@ def _dry_run(
         raise problem
 
 
-for command in (submit, status, logs, stop, diagnose, evaluate, export):
+for command in (submit, status, watch, logs, stop, diagnose, evaluate, export):
     app.command()(command)
 
 

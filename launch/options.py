@@ -38,3 +38,6 @@ Verbose = Annotated[
         help="Show every line that ranks and launchers print, too.",
     ),
 ]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run directory, or a run's name in runs/.", show_default=False)
+]

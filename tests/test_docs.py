@@ -26,8 +26,8 @@ def test_every_exit_code_is_documented() -> None:
 
 
 COMMANDS = (
-    "plan", "preflight", "run", "submit", "status", "logs", "stop", "diagnose", "schema", "model", "data", "evaluate",
-    "export",
+    "plan", "preflight", "run", "submit", "status", "watch", "logs", "stop", "diagnose", "schema", "model", "data",
+    "evaluate", "export",
 )  # fmt: skip
 
 

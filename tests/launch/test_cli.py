@@ -58,8 +58,8 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 def test_the_commands() -> None:
     assert list(COMMANDS) == [
-        "plan", "preflight", "run", "schema", "submit", "status", "logs", "stop", "diagnose", "evaluate", "export",
-        "data", "model",
+        "plan", "preflight", "run", "schema", "submit", "status", "watch", "logs", "stop", "diagnose", "evaluate",
+        "export", "data", "model",
     ]  # fmt: skip
 
 
