@@ -46,16 +46,19 @@ class Share:
     happenings: int
 
 
-def share(height: int, dense: int, nodes: int, happenings: int) -> Share:
+def share(height: int, logged: int, dense: int, nodes: int, happenings: int) -> Share:
     """How `height` lines are divided. `dense`: rows of the heat map with nodes beside each other, of `nodes` with one
     below the other. A little for each part first, then what each can use, in the order of their worth."""
     parts = {"curves": 0, "heat": 0, "happenings": 0}
     wishes = [
-        ("curves", 2), ("heat", min(2, 1 + dense) if dense else 0), ("happenings", min(3, 1 + happenings)),
-        ("heat", 1 + dense if dense else 0), ("curves", 4), ("happenings", min(6, 1 + happenings)),
-        ("heat", 1 + nodes if dense else 0), ("curves", 1 + TALLEST), ("happenings", 1 + happenings),
+        ("curves", 2), ("heat", min(2, 1 + dense)), ("happenings", min(3, 1 + happenings)),
+        ("heat", 1 + dense), ("curves", 4), ("happenings", min(6, 1 + happenings)),
+        ("heat", 1 + nodes), ("curves", 1 + TALLEST), ("happenings", 1 + happenings),
     ]  # fmt: skip
+    nothing = {"curves": not logged, "heat": not dense, "happenings": not happenings}
     for name, lines in wishes:
+        if nothing[name]:
+            continue
         most = parts[name] + height - sum(parts.values())
         if name == "curves" or most >= 2:  # a title alone says nothing
             parts[name] = max(parts[name], min(lines, most))
@@ -72,7 +75,8 @@ def body(view: View, width: int, height: int, glyphs: Glyphs) -> list[Text]:
         top.append(Text(f"earlier attempts: {'; '.join(map(printable, reversed(view.attempts)))}", "dim"))
     left = max(0, height - len(top))
     nodes = len(view.nodes)
-    parts = share(left, -(-nodes // abreast(view.nodes, width)), nodes, len(view.happenings))
+    dense = -(-nodes // abreast(view.nodes, width))
+    parts = share(left, len(view.logged), dense, nodes, len(view.happenings))
     lines = [*top, *_curves(view, width, parts.curves, glyphs)]
     if parts.heat:
         lines += [_heat_title(view, width, glyphs), *heat(view.nodes, width, parts.heat - 1, glyphs)]

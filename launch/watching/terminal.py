@@ -149,8 +149,6 @@ class _Pages:
         lines = page(view, width, height, glyphs_for(self.console))
         fresh = size != self.size
         with self.console:  # all of it in one write
-            if fresh:
-                self.console.clear()
             for row, line in enumerate(lines):
                 if fresh or row >= len(self.shown) or line != self.shown[row] or line.spans != self.shown[row].spans:
                     self.console.update_screen_lines([self._segments(line, width)], 0, row)
