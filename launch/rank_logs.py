@@ -17,8 +17,8 @@ LOOK_SECONDS, SETTLE_SECONDS = 1.0, 3.0
 
 
 class LogTail:
-    """New lines of one rank's log, LOOK_BYTES at a time. What has grown by more is left out, but for its end; with
-    `whole` it comes with the next looks."""
+    """New lines of one rank's log, LOOK_BYTES at a time: its beginning, where libraries warn most, then what is new.
+    What has grown by more is left out, but for its end; with `whole` it comes with the next looks."""
 
     def __init__(self, path: Path, whole: bool = False):
         self.path, self.whole, self.offset = path, whole, 0
@@ -27,7 +27,7 @@ class LogTail:
         """Complete lines up to `size`, which is how long the file is now."""
         if size <= self.offset:
             return []
-        if self.whole:
+        if self.whole or not self.offset:
             size = min(size, self.offset + LOOK_BYTES)
         begin = max(self.offset, size - LOOK_BYTES)
         with open(self.path, "rb") as file:

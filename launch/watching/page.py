@@ -127,6 +127,8 @@ def _facts(view: View) -> list[str]:
     if found.eta_seconds is not None:
         at = time.strftime("%a %H:%M", time.localtime(view.now + found.eta_seconds))
         facts.append(f"{span(found.eta_seconds)} left, done about {at}")
+    if found.state == "waiting" and found.slurm and found.slurm["start"]:
+        facts.append(f"expected to start {time.strftime('%Y-%m-%d %H:%M', time.localtime(found.slurm['start']))}")
     if found.time_left_seconds is not None:
         facts.append(f"the job ends in {span(found.time_left_seconds)}")
     if found.checkpoint is not None:

@@ -98,7 +98,7 @@ class Reader:
         rows = self._read()
         now, over = time.time(), self._over(found)
         heard = self.attempt.heard.look(last=over)
-        self.said += [Happening(line, now, True) for line in heard]
+        self.said += [Happening(line, min(now, self.attempt.last_words()), True) for line in heard]
         fresh = [*(line for event in events for line in told(event)), *self._fresh(rows, found.steps), *heard]
         nodes = tuple(self.nodes[name] for name in sorted(self.nodes))
         troubles = [f"Slurm does not answer: {found.slurm_silence}"] if found.slurm_silence else []
@@ -176,6 +176,11 @@ class _Attempt:
             self.watch.look(read_pulses(self.place), now)
             self.due = now + PULSES_EACH * len(self.watch.seen)
         return rank_troubles(self.watch.seen, now, clock, step_seconds)
+
+    def last_words(self) -> float:
+        """When a rank has written to its log last: warnings that were there before we came are not of now."""
+        times = [path.stat().st_mtime for path in self.place.root.glob("rank-*.log")]
+        return max(times, default=time.time())
 
     def ranks(self) -> str:
         return ranks_told(self.watch.seen, self.world_size)

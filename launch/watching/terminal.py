@@ -55,7 +55,7 @@ def watch(reader: Reader, console: Console) -> View | None:
 
 def once(view: View, console: Console) -> None:
     """One picture, where the cursor is."""
-    height = console.height - 1 if console.is_terminal else HEIGHT
+    height = console.height - 2 if console.is_terminal else HEIGHT  # a prompt comes below it
     for line in snapshot(view, console.width, height, glyphs_for(console)):
         line.rstrip()
         console.print(line, soft_wrap=True)
