@@ -26,6 +26,7 @@ class Screen:
         self.width, self.height = width, height
         self.main, self.alternate = self._blank(), self._blank()
         self.cells, self.row, self.column = self.main, 0, 0
+        self.saved = 0, 0
         self.cursor = True
         self.styles = set[str]()
 
@@ -62,22 +63,32 @@ class Screen:
                 self.cursor = kind == "h"
             case (("h" | "l"), "?1049"):
                 self.cells = self.alternate if kind == "h" else self.main
+                if kind == "h":
+                    self.saved = self.row, self.column
+                else:
+                    self.row, self.column = self.saved
             case _:
                 raise AssertionError(f"unknown sequence {arguments}{kind}")
 
     def _put(self, character: str) -> None:
         if character == "\n":
-            self.row += 1
-            if self.row == self.height:
-                self.cells.append([" "] * self.width)
-                del self.cells[0]
-                self.row -= 1
+            self._next_row()
         elif character == "\r":
             self.column = 0
         else:
-            assert self.column < self.width, f"row {self.row} is longer than {self.width}"
+            if self.column == self.width:
+                assert not self.in_alternate, f"row {self.row} is longer than {self.width}"
+                self.column = 0
+                self._next_row()
             self.cells[self.row][self.column] = character
             self.column += 1
+
+    def _next_row(self) -> None:
+        self.row += 1
+        if self.row == self.height:
+            self.cells.append([" "] * self.width)
+            del self.cells[0]
+            self.row -= 1
 
 
 class Terminal:
