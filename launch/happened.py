@@ -3,7 +3,8 @@
 A row of another version may lack a key or have more: what is there is told.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from launch.wording import amount, plural, printable, span
@@ -29,6 +30,11 @@ def logged(row: Row, total: int | None) -> str | None:
     if "loss" not in row:
         return None
     return f"step {step}/{'?' if total is None else total}: {numbers(row)}"
+
+
+def in_order(found: Iterable[tuple[Row, str]]) -> list[str]:
+    """Lines of several files by the time of their rows; a row without one comes last."""
+    return [line for _, line in sorted(found, key=lambda pair: pair[0].get("time", math.inf))]
 
 
 def numbers(row: Row) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection
 
-from launch.happened import OF_WORKERS, logged, numbers, told
+from launch.happened import OF_WORKERS, Row, in_order, logged, numbers, told
 from launch.rank_logs import Heard
 from launch.rundir import RunDir
 from launch.tail import Tail
@@ -27,12 +27,12 @@ class Teller:
 
     def look(self, last: bool = False) -> list[str]:
         """The new lines. At the `last` look, warnings that wait for other ranks are told."""
-        lines = []
+        lines: list[tuple[Row, str]] = []
         for row in self.events.rows():
             if row.get("event") == "started":
                 self.total = row.get("steps")
             if self.wanted is None or row.get("event") in self.wanted:
-                lines += told(row)
+                lines += [(row, line) for line in told(row)]
         for row in self.samples.rows():
             self.step = row.get("step")
         for row in self.metrics.rows():
@@ -41,5 +41,5 @@ class Teller:
             if "loss" in row:
                 self.numbers = numbers(row)
             line = logged(row, self.total)
-            lines += [line] if line else []
-        return lines + self.heard.look(last)
+            lines += [(row, line)] if line else []
+        return in_order(lines) + self.heard.look(last)

@@ -25,6 +25,8 @@ class Glyphs:
 
 BLOCKS = Glyphs("▁▂▃▄▅▆▇█", "·░▒▓█", "×", "?", "─", "━", "─", "·", "°", False)
 ASCII = Glyphs("_.-=+*%#", ".-+*#", "x", "?", "-", "#", "-", "|", " ", True)
+# Of so many columns the share that the scale is made for.
+MANY, USUAL = 20, 0.95
 # A cell's shade is the last one whose per cent it reaches.
 SHADES = (0.0, 5.0, 30.0, 60.0, 85.0)
 
@@ -49,11 +51,17 @@ def columns(values: Sequence[float | None], width: int) -> list[float | None]:
 
 
 def limits(values: Sequence[float | None], zero: bool = False) -> tuple[float, float] | None:
-    """(least, most); from 0 on with `zero`. None without a value."""
-    found = [value for value in values if value is not None and math.isfinite(value)]
+    """(least, most) of a scale; from 0 on with `zero`. None without a value.
+
+    Without, the highest of many do not count: a loss falls from a height at which nothing of the rest could be seen.
+    """
+    found = sorted(value for value in values if value is not None and math.isfinite(value))
     if not found:
         return None
-    return (min(0.0, *found) if zero else min(found)), max(found)
+    if zero:
+        return min(0.0, found[0]), found[-1]
+    usual = found[int(USUAL * (len(found) - 1))] if len(found) >= MANY else found[-1]
+    return found[0], usual if usual > found[0] else found[-1]
 
 
 def curve(values: Sequence[float | None], width: int, height: int, glyphs: Glyphs, zero: bool = False) -> list[str]:
@@ -64,10 +72,8 @@ def curve(values: Sequence[float | None], width: int, height: int, glyphs: Glyph
         return [" " * width] * height
     least, most = between
     steps = height * len(glyphs.levels)
-    filled = [
-        0 if value is None else 1 + round((steps - 1) * ((value - least) / (most - least) if most > least else 0.5))
-        for value in shown
-    ]
+    high = [None if value is None else (value - least) / (most - least) if most > least else 0.5 for value in shown]
+    filled = [0 if share is None else 1 + round((steps - 1) * min(1.0, share)) for share in high]
     return [
         "".join(_cell(fill - row * len(glyphs.levels), glyphs) for fill in filled) for row in reversed(range(height))
     ]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from launch.happened import number
 from launch.status_view import STYLES
-from launch.watching.charts import Glyphs, curve, limits
+from launch.watching.charts import Glyphs, columns, curve, limits
 from launch.watching.heat import abreast, heat, legend
 from launch.watching.view import Happening, Row, View
 from launch.wording import amount, plural, printable, span
@@ -180,7 +180,7 @@ def _curves(view: View, width: int, height: int, glyphs: Glyphs) -> list[Text]:
         ]
         return rows[:height]
     wide = (width - 2) // 2
-    left = _curve(_loss_title(view), losses, ".3g", wide, height, glyphs, False)
+    left = _curve(_loss_title(view), losses, ".3f", wide, height, glyphs, False)
     rate = number(rates[-1], ",.0f") if rates else "-"
     right = _curve(f"tokens/s {rate}", rates, ",.0f", width - wide - 2, height, glyphs, True)
     return [Text.assemble(fitted(one, wide, glyphs), "  ", other) for one, other in zip(left, right, strict=True)]
@@ -199,8 +199,8 @@ def _loss_title(view: View) -> str:
 def _curve(
     title: str, values: Sequence[float | None], form: str, width: int, height: int, glyphs: Glyphs, zero: bool
 ) -> list[Text]:
-    drawn = curve(values, max(1, width - AXIS - 1), height - 1, glyphs, zero)
-    between = limits(values, zero)
+    shown = columns(values, max(1, width - AXIS - 1))
+    drawn, between = curve(shown, len(shown), height - 1, glyphs, zero), limits(shown, zero)
     marks = [""] * (height - 1)
     if between is not None:
         marks[0], marks[-1] = number(between[1], form), number(between[0], form) if height > 2 else ""

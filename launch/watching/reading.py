@@ -9,6 +9,7 @@ from typing import Any
 
 from launch.cluster.queue import State
 from launch.following import OVER, Asker, Status, status
+from launch.happened import in_order as lines_in_order
 from launch.happened import logged, told
 from launch.rank_logs import Heard
 from launch.rundir import RunDir
@@ -99,7 +100,8 @@ class Reader:
         now, over = time.time(), self._over(found)
         heard = self.attempt.heard.look(last=over)
         self.said += [Happening(line, min(now, self.attempt.last_words()), True) for line in heard]
-        fresh = [*(line for event in events for line in told(event)), *self._fresh(rows, found.steps), *heard]
+        written = [(event, line) for event in events for line in told(event)] + self._fresh(rows, found.steps)
+        fresh = [*lines_in_order(written), *heard]
         nodes = tuple(self.nodes[name] for name in sorted(self.nodes))
         troubles = [f"Slurm does not answer: {found.slurm_silence}"] if found.slurm_silence else []
         if running := found.state in ("running", "stopping"):
@@ -129,11 +131,11 @@ class Reader:
         self.nodes = nodes_of(self.tails["resources"].rows(), self.nodes, self.attempt.gpu_bytes)
         return rows
 
-    def _fresh(self, rows: list[Row], total: int | None) -> list[str]:
+    def _fresh(self, rows: list[Row], total: int | None) -> list[tuple[Row, str]]:
         """Lines of rows that were not there before: a resume writes the file anew, with the rows that it keeps."""
         new = [row for row in rows if row.get("time", self.newest) >= self.newest]
         self.newest = max([self.newest, *(row["time"] for row in new if "time" in row)])
-        return [line for row in new if (line := logged(row, total))]
+        return [(row, line) for row in new if (line := logged(row, total))]
 
     def _over(self, found: Status) -> bool:
         """Whether the run is over and stays so: between an attempt and the next, or a job and its requeueing, it only

@@ -26,6 +26,14 @@ def test_a_curve_goes_from_its_least_to_its_most() -> None:
     assert curve([], 3, 2, BLOCKS) == ["   ", "   "]
 
 
+def test_a_fall_from_a_height_does_not_hide_the_rest() -> None:
+    falling = [100.0, *(2.0 + number % 2 for number in range(39))]
+    assert limits(falling) == (2.0, 3.0)
+    assert curve(falling, 40, 1, BLOCKS) == ["█" + "▁█" * 19 + "▁"]
+    assert limits(falling, zero=True) == (0.0, 100.0)
+    assert limits([100.0, *[2.0] * 39]) == (2.0, 100.0)
+
+
 def test_values_that_are_all_the_same_are_in_the_middle() -> None:
     assert curve([5.0, 5.0], 2, 1, BLOCKS) == ["▅▅"]
 

@@ -44,7 +44,7 @@ def test_what_was_there_is_shown_and_what_comes_is_fresh(run: RunDir) -> None:
     trained(run, 3)
     event(run.events, "stopped", step=3)
     second = reader.look()
-    assert second.fresh == ("stopped as asked at step 3", "step 3/40: loss 4.000  9 tokens/s")
+    assert second.fresh == ("step 3/40: loss 4.000  9 tokens/s", "stopped as asked at step 3")
     assert reader.look().fresh == ()
 
 
