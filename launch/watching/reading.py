@@ -1,6 +1,7 @@
 """Reads a run directory again and again, and only reads: a look costs what is new since the last one."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -133,7 +134,7 @@ class Reader:
 
     def _fresh(self, rows: list[Row], total: int | None) -> list[tuple[Row, str]]:
         """Lines of rows that were not there before: a resume writes the file anew, with the rows that it keeps."""
-        new = [row for row in rows if row.get("time", self.newest) >= self.newest]
+        new = [row for row in rows if row.get("time", math.inf) > self.newest]
         self.newest = max([self.newest, *(row["time"] for row in new if "time" in row)])
         return [(row, line) for row in new if (line := logged(row, total))]
 

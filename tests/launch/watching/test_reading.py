@@ -29,7 +29,10 @@ def run(tmp_path: Path) -> RunDir:
 
 def trained(run: RunDir, *steps: int, **more: Any) -> None:
     for step in steps:
-        append(run.metrics, {"step": step, "loss": 4.0, "tokens_per_second": 9.0, "time": time.time(), **more})
+        time.sleep(0.001)  # times have milliseconds
+        append(
+            run.metrics, {"step": step, "loss": 4.0, "tokens_per_second": 9.0, "time": round(time.time(), 3), **more}
+        )
 
 
 def outcome(run: RunDir, code: int, number: int = 1) -> None:
@@ -42,6 +45,7 @@ def test_what_was_there_is_shown_and_what_comes_is_fresh(run: RunDir) -> None:
     first = reader.look()
     assert ([row["step"] for row in first.logged], first.fresh, first.status.steps) == ([1, 2], (), 40)
     trained(run, 3)
+    time.sleep(0.002)
     event(run.events, "stopped", step=3)
     second = reader.look()
     assert second.fresh == ("step 3/40: loss 4.000  9 tokens/s", "stopped as asked at step 3")
