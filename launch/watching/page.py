@@ -125,7 +125,8 @@ def _facts(view: View) -> list[str]:
     if found.step is not None:
         facts.append(f"step {found.step:,} of {found.steps:,}" if found.steps else f"step {found.step:,}")
     if found.eta_seconds is not None:
-        at = time.strftime("%a %H:%M", time.localtime(view.now + found.eta_seconds))
+        form = "%a %H:%M" if found.eta_seconds < 6 * 86400 else "%Y-%m-%d"
+        at = time.strftime(form, time.localtime(view.now + found.eta_seconds))
         facts.append(f"{span(found.eta_seconds)} left, done about {at}")
     if found.state == "waiting" and found.slurm and found.slurm["start"]:
         facts.append(f"expected to start {time.strftime('%Y-%m-%d %H:%M', time.localtime(found.slurm['start']))}")

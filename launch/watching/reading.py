@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ class Reader:
         self.said += [Happening(line, min(now, self.attempt.last_words()), True) for line in heard]
         written = [(event, line) for event in events for line in told(event)] + self._fresh(rows, found.steps)
         fresh = [*lines_in_order(written), *heard]
-        nodes = tuple(self.nodes[name] for name in sorted(self.nodes))
+        nodes = tuple(self.nodes[name] for name in sorted(self.nodes, key=_counting))
         troubles = [f"Slurm does not answer: {found.slurm_silence}"] if found.slurm_silence else []
         if running := found.state in ("running", "stopping"):
             step_seconds = self.logged[-1].get("step_seconds") if self.logged else None
@@ -187,6 +188,11 @@ class _Attempt:
 
     def ranks(self) -> str:
         return ranks_told(self.watch.seen, self.world_size)
+
+
+def _counting(name: str) -> list[tuple[int, str]]:
+    """n2 before n10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _outcome(run: RunDir, number: int) -> str:

@@ -81,6 +81,12 @@ def test_gpus_of_the_attempt_that_runs(run: RunDir) -> None:
     assert [node.name for node in reader.look().nodes] == ["n2"]
 
 
+def test_nodes_stand_in_the_order_of_their_numbers(run: RunDir) -> None:
+    for name in ("n10", "n2", "gpu-b", "n1.cluster"):
+        append(run.resources, {"node": name, "gpu": 0, "utilization": 50, "time": 1.0})
+    assert [node.name for node in Reader(run).look().nodes] == ["gpu-b", "n1.cluster", "n2", "n10"]
+
+
 def test_how_earlier_attempts_ended(run: RunDir) -> None:
     outcome(run, 10)
     for number in (2, 3):
