@@ -79,6 +79,11 @@ HARMLESS = (
         "a worker ends at once when its work is done, and the process group with it",
     ),
     _harmless(
+        "no-name-of-a-peer",
+        r"The hostname of the client socket cannot be retrieved",
+        "torch looks an address up to name it in its messages; the connection is there",
+    ),
+    _harmless(
         "no-ipv6",
         r"errno: 97 - Address family not supported",
         "torch tries IPv6 first, then the address that the ranks meet at",

@@ -46,11 +46,11 @@ class Slurm(Asker):
     def __init__(self) -> None:
         super().__init__()
         self.found: State | None = None
-        self.asked = 0.0
+        self.asked: float | None = None
         self.thread: threading.Thread | None = None
 
     def __call__(self, job: str) -> State | None:
-        if not self.asked:
+        if self.asked is None:
             self._ask(job)
         elif time.monotonic() - self.asked > SLURM_SECONDS and not (self.thread and self.thread.is_alive()):
             self.thread = threading.Thread(target=self._ask, args=(job,), name="slurm", daemon=True)
@@ -59,7 +59,12 @@ class Slurm(Asker):
 
     def again(self) -> None:
         """The next call asks, and waits for the answer."""
-        self.asked = 0.0
+        self.asked = None
+
+    def soon(self) -> None:
+        """The next call asks, and nobody waits: something has changed."""
+        if self.asked is not None:
+            self.asked -= SLURM_SECONDS
 
     def _ask(self, job: str) -> None:
         self.silence = None
@@ -98,6 +103,7 @@ class Reader:
         found = self._status()
         if found.attempt != self.attempt.number:
             self.attempt, self.nodes = _Attempt(self.run, found.attempt), {}
+            self.slurm.soon()  # a job that waited has begun
         rows = self._read()
         now, over = time.time(), self._over(found)
         heard = self.attempt.heard.look(last=over)

@@ -40,6 +40,9 @@ NOISE = {
         "[rank0]:[W1127 09:08:30.123456789 ProcessGroupNCCL.cpp:1524] Warning: WARNING: destroy_process_group() was not"
         " called before program exit, which can leak resources.",
     ],
+    "no-name-of-a-peer": [
+        "[W1127 10:10:02.311000123 socket.cpp:209] [c10d] The hostname of the client socket cannot be retrieved. err=-3",
+    ],
     "no-ipv6": [
         "[W1127 09:08:17.311000123 socket.cpp:764] [c10d] The client socket cannot be initialized to connect to"
         " [localhost]:29500 (errno: 97 - Address family not supported by protocol).",

@@ -151,6 +151,27 @@ def test_a_job_that_ends_to_be_queued_again_is_not_over(run: RunDir, monkeypatch
     assert (view.status.state, view.status.why, view.over) == ("waiting", "BeginTime", False)
 
 
+def test_a_job_that_waited_is_asked_for_again_once_it_has_an_attempt(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.following.state_of", lambda job: states.pop(0))
+    event(run.events, "submitted", job="7", partition="gpu")
+    states = [state("PENDING", reason="Priority"), state("PENDING", reason="Priority"), state("RUNNING", nodes="n0")]
+    reader = Reader(run)
+    assert reader.look().status.state == "waiting"
+    reader.looked = -1e9
+    reader.look()
+    assert reader.slurm.thread is not None
+    reader.slurm.thread.join()
+    run.attempt(2).root.mkdir()
+    write_json(run.attempt(2).plan, {"world_size": 2})
+    for _ in range(3):
+        reader.looked = -1e9
+        view = reader.look()
+        reader.slurm.thread.join()
+    assert (view.status.state, view.status.attempt, states) == ("running", 2, [])
+
+
 def test_a_slow_controller_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     answer, asked = threading.Event(), []
 
