@@ -41,7 +41,8 @@ NOISE = {
         " called before program exit, which can leak resources.",
     ],
     "no-name-of-a-peer": [
-        "[W1127 10:10:02.311000123 socket.cpp:209] [c10d] The hostname of the client socket cannot be retrieved. err=-3",
+        "[W1127 10:10:02.311000123 socket.cpp:209] [c10d] The hostname of the client socket cannot be retrieved."
+        " err=-3",
     ],
     "no-ipv6": [
         "[W1127 09:08:17.311000123 socket.cpp:764] [c10d] The client socket cannot be initialized to connect to"
