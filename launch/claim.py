@@ -138,9 +138,14 @@ def hold(run: RunDir, path: Path) -> IO[str]:
         except OSError as error:
             raise HostError(f"{path}: cannot be locked: {error.strerror}; use another --run-dir") from None
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.write(held_by(str(os.getpid()), os.uname().nodename))
     lock.flush()
     return lock
+
+
+def held_by(pid: str, node: str) -> str:
+    """What a lock file says."""
+    return f"process {pid} on {node}"
 
 
 def _holder(path: Path) -> str:

@@ -12,13 +12,14 @@ from launch.errors import DataError, ExitCode, MusterError, NoPlanError, Preflig
 from launch.evaluate_cli import evaluate
 from launch.export_cli import export
 from launch.model_cli import app as model_app
-from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile
+from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile, Verbose
 from launch.plan_cli import plan_for, read_given, show_contradictions, show_rendered
 from launch.preflight_cli import list_checks, show_checks, try_checks
 from launch.report_cli import report
 from launch.status_cli import logs, status, stop
 from launch.submit_cli import submit
 from launch.terminal import as_error, flush, print_json, say, show
+from launch.watch_cli import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,6 +198,7 @@ def run(
         ),
     ] = "auto",
     accepted: Accept = [],
+    verbose: Verbose = False,
     in_job: Annotated[
         bool, typer.Option("--in-job", hidden=True, help="Train on the nodes of this Slurm job.")
     ] = False,
@@ -231,7 +233,7 @@ def run(
     if resume != "never" and finished(place):
         say(f"this run is finished; its adapter is in {place.adapter}. To train it again: --resume never")
     else:
-        _check_and_train(resolved, spec, place, resume, screen, accepted, job)
+        _check_and_train(resolved, spec, place, resume, screen, accepted, job, verbose)
     show(str(place.adapter))
 
 
@@ -308,7 +310,7 @@ def _run_dir(resolved: "Plan", run_dir: Path | None) -> "RunDir":
 
 def _check_and_train(
     resolved: "Plan", spec_file: Path, place: "RunDir", resume: str, screen: "Console", accepted: list[str],
-    job: "Allocation | None",
+    job: "Allocation | None", verbose: bool,
 ) -> None:  # fmt: skip
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
     from launch.checking import checked, rows_alone
@@ -332,7 +334,7 @@ def _check_and_train(
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
     where = Here(place) if job is None else Job(place, job, accepted, screen)
-    end = supervise(resolved, place, where, resume, screen)
+    end = supervise(resolved, place, where, resume, screen, verbose)
     if isinstance(end, Requeue) and isinstance(where, Job):
         where.requeue(end)
     if end.code != ExitCode.DONE:
@@ -359,7 +361,7 @@ def _dry_run(
         raise problem
 
 
-for command in (submit, status, logs, stop, diagnose, report, evaluate, export):
+for command in (submit, status, watch, logs, stop, diagnose, report, evaluate, export):
     app.command()(command)
 
 

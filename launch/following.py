@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,12 +108,17 @@ class Asker:
             return None
 
 
-def status(run: RunDir, ask: Asker) -> Status:
-    """What the run is doing now."""
-    events = list(rows(run.events))
+def status(
+    run: RunDir,
+    ask: Asker,
+    events: Sequence[dict[str, Any]] | None = None,
+    held: Callable[[RunDir], str | None] = trained_by,
+) -> Status:
+    """What the run is doing now. `events`: its rows where they are known already; `held` says who trains."""
+    events = list(rows(run.events)) if events is None else events
     job = _job(run, events)
     slurm = ask(job) if job is not None else None
-    holder, attempt = trained_by(run), run.last_attempt()
+    holder, attempt = held(run), run.last_attempt()
     word, why = _state(run, slurm, holder, attempt)
     step, steps, loss, pace = _progress(run, events)
     running = word in ("running", "stopping") and steps is not None and step is not None and pace is not None
@@ -128,7 +133,7 @@ def status(run: RunDir, ask: Asker) -> Status:
     )  # fmt: skip
 
 
-def _job(run: RunDir, events: list[dict[str, Any]]) -> str | None:
+def _job(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
     """The last job: as submit recorded it, or as a job that was started by hand has written into the events."""
     told = [str(event["job"]) for event in events if event.get("job")]
     job = recorded(run)
@@ -204,7 +209,9 @@ def _outcome(run: RunDir, attempt: int) -> tuple[int, str, float] | None:
         return None
 
 
-def _progress(run: RunDir, events: list[dict[str, Any]]) -> tuple[int | None, int | None, float | None, float | None]:
+def _progress(
+    run: RunDir, events: Sequence[dict[str, Any]]
+) -> tuple[int | None, int | None, float | None, float | None]:
     """(step, of how many, loss, seconds a step)."""
     steps = next(
         (int(row["steps"]) for row in reversed(events) if row.get("event") == "started" and "steps" in row), None

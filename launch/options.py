@@ -29,3 +29,15 @@ Accept = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        envvar="MUSTER_VERBOSE",
+        show_envvar=False,
+        help="Show every line that ranks and launchers print, too.",
+    ),
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run directory, or a run's name in runs/.", show_default=False)
+]

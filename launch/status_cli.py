@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.errors import UsageError
-from launch.options import AsJson
+from launch.options import AsJson, RunName
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
     from launch.rundir import RunDir
 
-RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run directory, or a run's name in runs/.", show_default=False)
-]
 LOOK_SECONDS = 0.5
 
 

@@ -26,7 +26,8 @@ def test_every_exit_code_is_documented() -> None:
 
 
 COMMANDS = (
-    "plan", "preflight", "run", "submit", "status", "logs", "stop", "diagnose", "report", "schema", "model", "data",
+    "plan", "preflight", "run", "submit", "status", "watch", "logs", "stop", "diagnose", "report", "schema", "model",
+    "data",
     "evaluate", "export",
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from launch.diagnosis.exceptions import classify, failure
 from launch.discover import topology
 from launch.errors import ExitCode, MusterError, PreflightError, Stopped, UsageError
 from launch.journal import event, write_json
+from launch.noise import PYTHON_FORMAT
 from launch.plan import Plan, as_launched
 from launch.planning import planned
 from launch.preflight import CHECKS, Context, accept, document, require, run_checks
@@ -26,6 +27,7 @@ from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
 from training.engine import Launched, check_processes, connect, launched, read_deepspeed
 from training.pulse import Pulse
+from training.telling import telling
 
 # A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
 SPEAK_SECONDS = 5.0
@@ -94,6 +96,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--run-dir", help="where the run directory goes (default runs/NAME)")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint directory")
+    parser.add_argument(
+        "--verbose", action="store_true", default=os.environ.get("MUSTER_VERBOSE", "0") not in ("", "0"),
+        help="show every line that the ranks print, too (or MUSTER_VERBOSE=1)",
+    )  # fmt: skip
     parser.add_argument("--attempt", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -104,6 +110,9 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     deepspeed = _deepspeed(plan, place)
     if arguments.attempt is not None:
         worker.begin(run.attempt(arguments.attempt))
+    # A library that has set nothing up prints its warnings by this: without a level nobody could tell them apart.
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(logging.Formatter(PYTHON_FORMAT))
     # Says at import, on every run, that a kernel for inference is not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from training.train import load_data, train
@@ -114,6 +123,9 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     # Before the process group: while rank 0 tokenises, the others wait on the file system, where nothing times out.
     data = None if done else load_data(plan, run, place.rank == 0, worker.say)
     connect(plan, place)
+    from transformers.utils.logging import enable_explicit_format
+
+    enable_explicit_format()  # likewise
     from training.control import Control
 
     control = Control(place.rank, place.world_size, run.stop, worker.pulse)
@@ -137,7 +149,9 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
         f"training {plan.name} with {plan.strategy} on {plan.world_size} {plan.topology.device_name}; run"
         f" directory {run.root}"
     )
-    train(plan, run, control, data, number, arguments.resume, deepspeed)
+    by_hand = place.rank == 0 and arguments.attempt is None  # else whoever started us tells what is written
+    with telling(run, number, worker.say, arguments.verbose) if by_hand else contextlib.nullcontext():
+        train(plan, run, control, data, number, arguments.resume, deepspeed)
     worker.say(f"done: {run.adapter}")
 
 

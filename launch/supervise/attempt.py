@@ -49,19 +49,22 @@ class Workers(Protocol):
 Start = Callable[[Plan, Attempt], Workers]
 
 
-def run_attempt(plan: Plan, run: RunDir, start: Start, stopper: Stopper, console: Console) -> Ended:
+def run_attempt(
+    plan: Plan, run: RunDir, start: Start, stopper: Stopper, console: Console, verbose: bool = False
+) -> Ended:
     """Trains once. How it ended is in the attempt's outcome.json as well."""
     attempt = run.attempt(run.last_attempt() + 1)
     attempt.root.mkdir(parents=True)
     write_json(attempt.plan, plan.model_dump(mode="json"))
     began = time.time()
     workers = start(plan, attempt)
-    try:
-        hang = _follow(plan, run, attempt, workers, stopper, console)
-    finally:  # nothing trains on when we end, whatever ends us
-        if workers.poll() is None:
-            workers.kill()
-        workers.close()
+    with Follower(run, console, verbose) as follower:  # to the workers' last words
+        try:
+            hang = _follow(plan, run, attempt, workers, stopper, follower)
+        finally:  # nothing trains on when we end, whatever ends us
+            if workers.poll() is None:
+                workers.kill()
+            workers.close()
     returncode = workers.poll() or 0
     ended = _ended(plan, run, attempt, returncode, began, stopper.kill, hang)
     _tell(run, attempt, ended, returncode, began)
@@ -69,32 +72,31 @@ def run_attempt(plan: Plan, run: RunDir, start: Start, stopper: Stopper, console
 
 
 def _follow(
-    plan: Plan, run: RunDir, attempt: Attempt, workers: Workers, stopper: Stopper, console: Console
+    plan: Plan, run: RunDir, attempt: Attempt, workers: Workers, stopper: Stopper, follower: Follower
 ) -> Hang | None:
     """Until all workers have ended. What hung, if they had to be killed for it."""
     watch = Watch(plan.spec.recovery, time.monotonic())
     bereaved: float | None = None
     grace = Grace(run, plan.spec.slurm.grace_seconds) if stopper.in_job else None
-    with Follower(run, console) as follower:
-        while workers.poll() is None:
-            with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
-                follower.look()
-            stopper.look()
-            beat(attempt.supervisor, {"node": os.uname().nodename, "pid": os.getpid(), "time": round(time.time(), 3)})
-            if grace is not None:
-                grace.look()
-            if stopper.kill:
-                workers.kill()
-            bereaved = (bereaved or time.monotonic()) if attempt.ended_somewhere() else None
-            if bereaved is not None and time.monotonic() - bereaved > BEREAVED_SECONDS:
-                _end_all(attempt, workers)
-                return None
-            hang = watch.look(read_pulses(attempt), time.monotonic())
-            if hang is not None:
-                hang = _with_stacks(hang, watch, attempt, workers)
-                _end_all(attempt, workers)
-                return hang
-            time.sleep(LOOK_SECONDS)
+    while workers.poll() is None:
+        with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
+            follower.look()
+        stopper.look()
+        beat(attempt.supervisor, {"node": os.uname().nodename, "pid": os.getpid(), "time": round(time.time(), 3)})
+        if grace is not None:
+            grace.look()
+        if stopper.kill:
+            workers.kill()
+        bereaved = (bereaved or time.monotonic()) if attempt.ended_somewhere() else None
+        if bereaved is not None and time.monotonic() - bereaved > BEREAVED_SECONDS:
+            _end_all(attempt, workers)
+            return None
+        hang = watch.look(read_pulses(attempt), time.monotonic())
+        if hang is not None:
+            hang = _with_stacks(hang, watch, attempt, workers)
+            _end_all(attempt, workers)
+            return hang
+        time.sleep(LOOK_SECONDS)
     return None
 
 

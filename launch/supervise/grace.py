@@ -4,8 +4,8 @@ import math
 import time
 
 from launch.journal import event
-from launch.progress import Tail
 from launch.rundir import RunDir
+from launch.tail import Tail
 
 
 def seconds_to_stop(longest_step: float, longest_save: float) -> int:

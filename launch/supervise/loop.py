@@ -50,7 +50,9 @@ class Place(Protocol):
     def start(self, plan: Plan, attempt: Attempt, resume: str) -> Workers: ...
 
 
-def supervise(plan: Plan, run: RunDir, place: Place, resume: str, console: Console) -> Finish | Requeue:
+def supervise(
+    plan: Plan, run: RunDir, place: Place, resume: str, console: Console, verbose: bool = False
+) -> Finish | Requeue:
     """Trains until there is nothing left to do. `resume` is for the attempts until one of them has saved."""
     _forget_stop(run)
     plan = _remembered(plan, run)
@@ -65,7 +67,7 @@ def supervise(plan: Plan, run: RunDir, place: Place, resume: str, console: Conso
             if isinstance(ready, Requeue):
                 return ready
             plan = _written(plan, ready, run)
-            ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console)
+            ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console, verbose)
             past.append(Past(ended, plan))
             decision = decide(plan, past, stopper.asked)
             if not isinstance(decision, Restart):

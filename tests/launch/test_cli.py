@@ -58,7 +58,8 @@ COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 def test_the_commands() -> None:
     assert list(COMMANDS) == [
-        "plan", "preflight", "run", "schema", "submit", "status", "logs", "stop", "diagnose", "report", "evaluate",
+        "plan", "preflight", "run", "schema", "submit", "status", "watch", "logs", "stop", "diagnose", "report",
+        "evaluate",
         "export", "data", "model",
     ]  # fmt: skip
 

@@ -3,77 +3,11 @@
 import io
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from launch.journal import append, keep_rows
-from launch.progress import Follower, Tail
+from launch.journal import append
+from launch.progress import Follower
 from launch.rundir import RunDir
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "samples.jsonl"
-
-
-def write(file: Path, *steps: int) -> None:
-    for step in steps:
-        append(file, {"step": step})
-
-
-def steps(tail: Tail) -> list[int]:
-    return [row["step"] for row in tail.rows()]
-
-
-def test_a_tail_gives_each_new_row_once(file: Path) -> None:
-    tail = Tail(file)
-    assert steps(tail) == []
-    write(file, 1, 2)
-    assert steps(tail) == [1, 2]
-    assert steps(tail) == []
-    write(file, 3)
-    assert steps(tail) == [3]
-
-
-def test_a_tail_starts_after_what_is_there(file: Path) -> None:
-    write(file, 1, 2)
-    tail = Tail(file)
-    write(file, 3)
-    assert steps(tail) == [3]
-
-
-def test_a_row_that_is_still_being_written_comes_when_it_is_whole(file: Path) -> None:
-    tail = Tail(file)
-    with open(file, "a") as writer:
-        writer.write('{"step": 1}\n{"step"')
-        writer.flush()
-        assert steps(tail) == [1]
-        writer.write(": 2}\n")
-    assert steps(tail) == [2]
-
-
-def test_a_file_that_a_resume_made_shorter_is_read_from_its_start(file: Path) -> None:
-    write(file, 1, 2, 3, 4)
-    tail = Tail(file)
-    keep_rows(file, lambda row: row["step"] <= 2)
-    assert steps(tail) == [1, 2]
-    write(file, 3)
-    assert steps(tail) == [3]
-
-
-def test_a_file_that_a_resume_rewrote_and_that_grew_again(file: Path) -> None:
-    write(file, 1, 2, 3)
-    tail = Tail(file)
-    keep_rows(file, lambda row: row["step"] <= 2)
-    append(file, {"step": 3, "ids": ["a", "b", "c"]})
-    write(file, 4)
-    assert steps(tail)[-2:] == [3, 4]
-
-
-def test_a_line_that_a_kill_tore_apart_is_left_out(file: Path) -> None:
-    tail = Tail(file)
-    file.write_text('{"step": 1, "lo{"step": 2}\n{"step": 3}\n')
-    assert steps(tail) == [3]
 
 
 def test_without_a_terminal_there_is_a_line_a_row(tmp_path: Path) -> None:
