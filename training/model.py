@@ -27,13 +27,19 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
     base = load_base(plan.spec.model, plan.precision, plan.attention, **_placement(plan))
+    model = adapt(base, plan)
+    initialise(model, plan, resumed)
+    return model
+
+
+def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
+    """The adapter's layers in a base, as the plan trains them; they begin as PEFT makes them."""
     base.config.use_cache = False
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = get_peft_model(base, lora_config(plan.spec.lora))
     if plan.spec.lora.precision != "auto":
         hold_adapter(model, DTYPES[plan.spec.lora.precision])
-    initialise(model, plan, resumed)
     return model
 
 
