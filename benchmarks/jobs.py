@@ -1,6 +1,7 @@
 """One training job that several programs run: the same shapes, the same rows, the same labels."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,13 @@ class Measured:
 
     @property
     def tokens_per_second(self) -> float:
-        return sum(self.step_tokens) / sum(self.step_seconds)
+        """The median step's: on a shared machine one step may wait for somebody else."""
+        return statistics.median(t / s for t, s in zip(self.step_tokens, self.step_seconds, strict=True))
+
+
+def between(times: list[float]) -> list[float]:
+    """Seconds of each step after the warm-up, from the times at which steps ended."""
+    return [later - earlier for earlier, later in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
 
 
 def peak_bytes(gpu: bool) -> int:

@@ -23,10 +23,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.jobs import WARM_UP, Job, Measured, Row, peak_bytes, rows
+from benchmarks.jobs import WARM_UP, Job, Measured, Row, between, peak_bytes, rows
+
+ROOT = Path(__file__).resolve().parent.parent
 
 ON_GPU = {
     f"{size}{suffix}-{lengths}": Job(f"qwen2.5-{size}", True, quantization, lengths, accumulation=2)
@@ -171,6 +172,7 @@ def muster(job: Job) -> Measured:
     from benchmarks.random_model import random_base
     from launch.rundir import RunDir
     from training.arguments import training_arguments
+    from training.attention import register
     from training.control import Control
     from training.engine import connect, launched
     from training.model import DTYPES, adapt
@@ -179,6 +181,7 @@ def muster(job: Job) -> Measured:
     torch.manual_seed(1)
     plan = planned(job)
     connect(plan, launched())
+    register()
     device = torch.device("cuda" if job.gpu else "cpu")
     base = random_base(job.architecture, job.quantization, device, DTYPES[plan.precision], plan.attention)
     with tempfile.TemporaryDirectory() as folder:
@@ -194,8 +197,8 @@ def muster(job: Job) -> Measured:
         ledger = [json.loads(line)["ids"] for line in run.samples.read_text().splitlines()]
         first = json.loads(run.metrics.read_text().splitlines()[0])["loss"]
     tokens = [sum(int(name.rpartition("-")[2]) for name in ids) for ids in ledger][WARM_UP:]
-    seconds = [later - earlier for earlier, later in zip(clock.times[WARM_UP - 1 :], clock.times[WARM_UP:], strict=False)]
-    return Measured(seconds, tokens, peak_bytes(job.gpu), first, job.steps * job.accumulation * job.max_length)
+    places = job.steps * job.accumulation * job.max_length
+    return Measured(between(clock.times), tokens, peak_bytes(job.gpu), first, places)
 
 
 class Padding:

@@ -18,7 +18,9 @@ from launch.plan import Plan
 from launch.spec import LoraSpec, ModelSpec, Precision
 from launch.wording import first_line
 from training.adapter import ADAPTER, trainable_parameters
+from training.attention import register
 from training.initial import initialise
+from training.loss import chunk_loss
 from training.original.importing import fetched, native_directory, original_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -40,6 +42,8 @@ def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
     model = get_peft_model(base, lora_config(plan.spec.lora))
     if plan.spec.lora.precision != "auto":
         hold_adapter(model, DTYPES[plan.spec.lora.precision])
+    if plan.loss == "chunked":
+        chunk_loss(model.get_base_model())
     return model
 
 
@@ -65,6 +69,7 @@ def load_base(model: ModelSpec, precision: Precision, attention: str, **placemen
     Raises UsageError when its files are not a model that can be loaded, or lack a tensor."""
     variant = model.variant
     options = dict(placement)
+    register()
     if model.quantization != "none":
         options["quantization_config"] = _quantization(model, precision)
     try:

@@ -80,7 +80,9 @@ class AdapterTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(tokenizer.pad_token_id, plan.spec.data.packing),
+            data_collator=Collator(
+                tokenizer.pad_token_id, plan.spec.data.packing, plan.loss == "chunked", plan.attention == "varlen"
+            ),
             callbacks=callbacks,
             train_dataset=train,
             eval_dataset=evaluation,

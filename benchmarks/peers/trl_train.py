@@ -23,7 +23,7 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.jobs import PAD, WARM_UP, Job, Measured, peak_bytes, rows
+from benchmarks.jobs import PAD, WARM_UP, Job, Measured, between, peak_bytes, rows
 from benchmarks.random_model import random_base
 
 
@@ -37,7 +37,7 @@ class Clock(TrainerCallback):
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
         if "loss" in logs:
             self.losses.append(logs["loss"])
 
@@ -54,7 +54,7 @@ def main() -> None:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
-            model=base, args=_config(job, folder), train_dataset=data, processing_class=_tokenizer(job),
+            model=base, args=_config(job, folder), train_dataset=data, processing_class=_tokenizer(),
             peft_config=LoraConfig(
                 r=job.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
@@ -73,7 +73,8 @@ def _config(job: Job, folder: str) -> SFTConfig:
     }  # fmt: skip
     return SFTConfig(
         output_dir=folder, max_length=job.max_length, max_steps=job.steps + WARM_UP, learning_rate=2e-4,
-        max_grad_norm=0.3, lr_scheduler_type="constant", logging_steps=1 if not job.gpu else 25, logging_first_step=True,
+        max_grad_norm=0.3, lr_scheduler_type="constant",
+        logging_steps=25 if job.gpu else 1, logging_first_step=True,
         save_strategy="no", report_to=[], use_cpu=not job.gpu, bf16=job.gpu, seed=42, disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": False}, **{**options, **job.settings},
     )  # fmt: skip
@@ -83,7 +84,7 @@ def _labels(row: Any) -> list[int]:
     return [-100] * row.trained_from + row.ids[row.trained_from :].tolist()
 
 
-def _tokenizer(job: Job) -> Any:
+def _tokenizer() -> Any:
     """Never asked to read a text: the rows are tokens."""
     from tokenizers import Tokenizer, models
 
@@ -109,8 +110,7 @@ def _measured(job: Job, clock: Clock, counted: Counted, accumulation: int) -> Me
         sums = [sum(of[start : start + accumulation]) for start in range(0, len(of), accumulation)]
         return sums[WARM_UP : WARM_UP + job.steps]
 
-    times = clock.times
-    seconds = [later - earlier for earlier, later in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
+    seconds = between(clock.times)
     return Measured(seconds, steps(counted.tokens), peak_bytes(job.gpu), clock.losses[0], sum(steps(counted.places)))
 
 
