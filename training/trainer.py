@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from launch.plan import Plan
 from launch.rundir import PROGRESS, RunDir
 from training import checkpoint
-from training.adapter import adapter_files, read_adapter, trainable_parameters
+from training.adapter import Tensors, adapter_files, read_adapter, trainable_parameters
 from training.arguments import loraplus
 from training.control import Control
 from training.data.collate import Collator
@@ -31,6 +31,7 @@ from training.initial import leaves_base_unchanged
 from training.model import DTYPES
 from training.monitoring import Recorder
 from training.rehearsal import rehearse
+from training.saving import Saver
 from training.soundness import check_model, evaluating
 from training.states import (
     MOMENTS,
@@ -65,6 +66,7 @@ class AdapterTrainer(Trainer):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
         self.tokenizer, self.questions = tokenizer, list(questions)
+        self.saver = Saver()
         self.recorder = Recorder(plan, run, control, train, per_epoch)
         self.batches = MicroBatches(
             len(train),
@@ -109,6 +111,7 @@ class AdapterTrainer(Trainer):
         return super()._run_epoch(*positional, **named)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        self.saver.check()
         self.ranks.pulse.mark("training", self.state.global_step)
         self.recorder.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -180,14 +183,15 @@ class AdapterTrainer(Trainer):
         return trainable_parameters(self.peft_model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """What every rank must do is done here; rank 0 writes the files while the training goes on."""
         began = time.monotonic()
         self.ranks.pulse.mark("saving", self.state.global_step)
+        self.saver.finish()
         step, parameters = self.state.global_step, self.trainable_parameters()
         adapter = gather_adapter(parameters)
         moments, updates = gather_optimizer(self.optimizer, parameters)
-        generators = self._generators()
+        generators, best = self._generators(), self.best_checkpoint()
         if self.ranks.rank == 0:
-            tensors, texts = adapter_files(self.peft_model, adapter)
             progress = {
                 "step": step,
                 "updates": updates,
@@ -199,14 +203,22 @@ class AdapterTrainer(Trainer):
                 "optimizer": self.plan.optimizer,
                 **self.identity,
             }
-            tensors |= {"optimizer.safetensors": moments, "generators.safetensors": generators}
-            texts |= {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
-            size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
-            self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
-            checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, self.best_checkpoint())
-        # No rank may run ahead of a save that failed: it would train steps that no checkpoint will ever hold.
-        self.ranks.share(None)
+            others = {"optimizer.safetensors": moments, "generators.safetensors": generators}
+            texts = {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
+            stalled = time.monotonic() - began
+            self.saver.begin(lambda: self._write(step, adapter, others, texts, began, stalled, best))
         self.recorder.paused += time.monotonic() - began
+
+    def _write(
+        self, step: int, adapter: Tensors, others: dict[str, Tensors], texts: dict[str, str], began: float,
+        stalled: float, best: Path | None,
+    ) -> None:  # fmt: skip
+        """The half of a save that a thread does: from tensors in host memory to a directory with its name."""
+        tensors, own = adapter_files(self.peft_model, adapter)
+        size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors | others, own | texts)
+        seconds = round(time.monotonic() - began, 3)
+        self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=round(stalled, 4), bytes=size)
+        checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, best)
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint with the lowest eval_loss, while early stopping keeps one."""

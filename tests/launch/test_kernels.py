@@ -39,7 +39,7 @@ def test_what_is_asked_for_is_taken() -> None:
     ("sections", "reason"),
     [
         ({"lora": {"modules_to_save": ["lm_head"]}}, "lora.modules_to_save trains the output head"),
-        ({"training": {"extra": {"use_liger_kernel": True}}}, "use_liger_kernel brings a loss of its own"),
+        ({"training": {"extra": {"use_liger_kernel": True}}}, "training.extra.use_liger_kernel brings a loss of its"),
     ],
 )
 def test_a_loss_that_cannot_be_in_chunks_is_plain_and_refused_by_name(sections: dict[str, Any], reason: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from launch.memory import activations
 from launch.spec import LoraSpec

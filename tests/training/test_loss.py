@@ -132,7 +132,7 @@ def test_gradients_are_those_of_finite_differences_and_of_cross_entropy(dtype: t
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("training", [True, False])
 def test_what_it_holds_at_its_peak(precision: str, training: bool) -> None:
-    """Within 3 % of the forecast: a chunk's logits and what the softmax makes of them, and the gradient that is left."""
+    """Within 3 % of the forecast: a chunk's logits, what the softmax makes of them, and the gradient that is left."""
     sizes = {"vocab_size": 5000, "max_position_embeddings": 4096}
     model = built("qwen2", precision, LoraSpec(dropout=0.0), "sdpa", zero=precision == "bf16", **sizes)
     architecture = architecture_of(model)
@@ -147,7 +147,7 @@ def test_what_it_holds_at_its_peak(precision: str, training: bool) -> None:
             loss.backward()
     name = "loss" if training else "evaluation"
     with_it, without = forecast(architecture, here), forecast(architecture, replace(here, chunked_loss=False))
-    # All that the plain loss makes: three tensors like the logits in fp32, or in evaluation the logits, a copy, and one.
+    # What the plain loss makes: three tensors like the logits in fp32; in evaluation the logits, a copy, and one.
     plain = (12 if training else 8 if precision == "fp32" else 10) * here.tokens * 5000
     assert with_it.phases[name] - (without.phases[name] - plain) == pytest.approx(live.peak, rel=0.03)
     assert math.isfinite(float(loss))
