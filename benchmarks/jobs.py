@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,8 @@ class Measured:
     peak_bytes: int
     """torch's peak on a GPU, the process's resident peak on a CPU."""
     first_loss: float
+    cpu_seconds: list[float] = field(default_factory=list)
+    """The process's own in the same steps: where others share the machine, what the work took."""
     computed_tokens: int = 0
     """Positions of the same steps that went through the model, padding included."""
 
@@ -103,6 +106,27 @@ class Measured:
     def tokens_per_second(self) -> float:
         """The median step's: on a shared machine one step may wait for somebody else."""
         return statistics.median(t / s for t, s in zip(self.step_tokens, self.step_seconds, strict=True))
+
+    @property
+    def tokens_per_cpu_second(self) -> float:
+        return sum(self.step_tokens) / sum(self.cpu_seconds)
+
+
+@dataclass
+class Clock:
+    """When steps ended, by the wall and by the process's own seconds."""
+
+    gpu: bool
+    wall: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+
+    def tick(self) -> None:
+        import torch
+
+        if self.gpu:
+            torch.cuda.synchronize()
+        self.wall.append(time.perf_counter())
+        self.own.append(time.process_time())
 
 
 def between(times: list[float]) -> list[float]:

@@ -7,6 +7,8 @@ PYTHON is that of an environment with TRL beside the same torch; without it must
 process of its own, in turn, `--repeats` times; the ratio is the median of the pairs' ratios. Printed are tokens/s with
 padding left out, seconds a step, MFU (FLOPs that LoRA needs, launch/throughput.py, over the GPU's data sheet), the peak
 of memory, and the share of computed positions that are tokens. Both sides begin with random weights of the real shapes.
+On a CPU each has one thread, and tokens per second of the process's own time are told beside those by the clock: on a
+machine that others use as well they are what the work takes.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.jobs import WARM_UP, Job, Measured, Row, between, peak_bytes, rows
+from benchmarks.jobs import WARM_UP, Clock, Job, Measured, Row, between, peak_bytes, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,10 +124,12 @@ def compared(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     theirs = [side for side in found if side.startswith("TRL")]
     if theirs and "muster" in found:
         best = max(theirs, key=lambda side: found[side]["tokens_per_second"])
-        pairs = zip(runs["muster"], runs[best], strict=False)
+        pairs = list(zip(runs["muster"], runs[best], strict=False))
         ratios = [ours.tokens_per_second / other.tokens_per_second for ours, other in pairs]
+        own = [ours.tokens_per_cpu_second / other.tokens_per_cpu_second for ours, other in pairs]
         found["ratio"] = {
-            "to": best, "median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]
+            "to": best, "median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios],
+            "by_cpu_seconds": round(statistics.median(own), 3), "all_by_cpu_seconds": [round(r, 3) for r in own],
         }  # fmt: skip
     return found
 
@@ -134,15 +138,20 @@ def _in_own_process(job: Job, argv: list[str]) -> Measured:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(asdict(job), file)
         file.flush()
-        done = subprocess.run([*argv, file.name], capture_output=True, text=True, check=True, cwd=ROOT)
+        environment = os.environ | ({} if job.gpu else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+        done = subprocess.run(
+            [*argv, file.name], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+        )
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _summary(job: Job, measured: list[Measured]) -> dict[str, Any]:
     rate = statistics.median(one.tokens_per_second for one in measured)
     steps = [seconds for one in measured for seconds in one.step_seconds]
+    own = statistics.median(one.tokens_per_cpu_second for one in measured)
     return {
-        "tokens_per_second": round(rate, 1), "step_seconds": round(statistics.median(steps), 4), "mfu": mfu(job, rate),
+        "tokens_per_second": round(rate, 1), "tokens_per_cpu_second": round(own, 1),
+        "step_seconds": round(statistics.median(steps), 4), "mfu": mfu(job, rate),
         "peak_bytes": max(one.peak_bytes for one in measured),
         "packing_yield": round(sum(measured[0].step_tokens) / measured[0].computed_tokens, 4),
         "first_loss": round(measured[0].first_loss, 4),
@@ -191,14 +200,14 @@ def muster(job: Job) -> Measured:
         trainer = AdapterTrainer(
             plan, run, Control(0, 1, run.stop), adapt(base, plan), Padding(), arguments, data, None
         )  # fmt: skip
-        clock = step_clock(job)
-        trainer.add_callback(clock)
+        clock = Clock(job.gpu)
+        trainer.add_callback(_watch(clock))
         trainer.train()
         ledger = [json.loads(line)["ids"] for line in run.samples.read_text().splitlines()]
         first = json.loads(run.metrics.read_text().splitlines()[0])["loss"]
     tokens = [sum(int(name.rpartition("-")[2]) for name in ids) for ids in ledger][WARM_UP:]
     places = job.steps * job.accumulation * job.max_length
-    return Measured(between(clock.times), tokens, peak_bytes(job.gpu), first, places)
+    return Measured(between(clock.wall), tokens, peak_bytes(job.gpu), first, between(clock.own), places)
 
 
 class Padding:
@@ -256,19 +265,14 @@ def written(folder: Path, made: list[Row], max_length: int) -> Any:
     return Sequences(folder)
 
 
-def step_clock(job: Job) -> Any:
-    import torch
+def _watch(clock: Clock) -> Any:
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):
-        times: list[float] = []  # noqa: RUF012 - one clock a process
-
+    class Watch(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if job.gpu:
-                torch.cuda.synchronize()
-            self.times.append(time.perf_counter())
+            clock.tick()
 
-    return Clock()
+    return Watch()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ def conflicts(spec: RunSpec, topology: Topology, precision: Precision) -> list[t
     reason = not_chunked(spec, precision)
     if spec.training.loss == "chunked" and reason:
         found.append((("training", "loss"), f"training.loss chunked: {reason}: use plain or auto"))
+    if spec.training.compile and spec.training.extra.get("torch_compile"):
+        message = "training.extra.torch_compile compiles the whole model, and training.compile each block: use one"
+        found.append((("training", "compile"), message))
     if spec.model.attention == "varlen" and topology.device == "gpu" and (precision == "fp32" or not topology.bf16):
         why = "needs bf16 or fp16 on compute capability 8.0 or above, as FlashAttention does"
         message = f"model.attention varlen {why}; {topology.device_name} in {precision} has sdpa or eager"

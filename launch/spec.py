@@ -154,6 +154,9 @@ class TrainingSpec(Section):
     loss: Literal["auto"] | Loss = "auto"
     """`chunked` computes output head and loss over a few hundred tokens at a time, and only where a token is trained
     on: a batch's logits, its largest tensor, are never there at once. `auto` takes it on CPU, `plain` on GPUs."""
+    compile: bool = False
+    """Compile each transformer block (torch.compile), with packed rows all padded to max_length so that shapes stay the
+    same. The first steps wait for the compiler, a minute or more."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds the adapter, the order of the rows and dropout."""
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -353,7 +356,7 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
         "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
-        "attention", "loss",
+        "attention", "loss", "compile",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

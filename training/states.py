@@ -203,7 +203,7 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _arrived(tensors: Tensors) -> Tensors:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.current_stream().synchronize()
     return tensors
 

@@ -20,7 +20,7 @@ from training import checkpoint
 from training.adapter import Tensors, adapter_files, read_adapter, trainable_parameters
 from training.arguments import loraplus
 from training.control import Control
-from training.data.collate import Collator
+from training.data.collate import collator
 from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
@@ -82,9 +82,7 @@ class AdapterTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(
-                tokenizer.pad_token_id, plan.spec.data.packing, plan.loss == "chunked", plan.attention == "varlen"
-            ),
+            data_collator=collator(plan, tokenizer.pad_token_id),
             callbacks=callbacks,
             train_dataset=train,
             eval_dataset=evaluation,

@@ -10,7 +10,6 @@ callback reads the clock; nothing else of it is touched.
 import json
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,16 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.jobs import PAD, WARM_UP, Job, Measured, between, peak_bytes, rows
+from benchmarks.jobs import PAD, WARM_UP, Clock, Job, Measured, between, peak_bytes, rows
 from benchmarks.random_model import random_base
 
 
-class Clock(TrainerCallback):
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.losses: list[float] = []
+class Watch(TrainerCallback):
+    def __init__(self, gpu: bool) -> None:
+        self.clock, self.losses = Clock(gpu), []
 
-    def on_step_end(self, args: Any, *_: Any, **__: Any) -> None:
-        if args.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.clock.tick()
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
         if "loss" in logs:
@@ -51,19 +47,19 @@ def main() -> None:
         job.architecture, job.quantization, device, torch.bfloat16 if job.gpu else torch.float32, attention
     )
     data = Dataset.from_list([{"input_ids": row.ids.tolist(), "labels": _labels(row)} for row in rows(job)])
-    clock = Clock()
+    watch = Watch(job.gpu)
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=base, args=_config(job, folder), train_dataset=data, processing_class=_tokenizer(),
             peft_config=LoraConfig(
                 r=job.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
-            callbacks=[clock],
+            callbacks=[watch],
         )  # fmt: skip
         counted = Counted(trainer.data_collator)
         trainer.data_collator = counted
         trainer.train()
-    print(json.dumps(asdict(_measured(job, clock, counted, trainer.args.gradient_accumulation_steps))))
+    print(json.dumps(asdict(_measured(job, watch, counted, trainer.args.gradient_accumulation_steps))))
 
 
 def _config(job: Job, folder: str) -> SFTConfig:
@@ -105,13 +101,15 @@ class Counted:
         return batch
 
 
-def _measured(job: Job, clock: Clock, counted: Counted, accumulation: int) -> Measured:
+def _measured(job: Job, watch: Watch, counted: Counted, accumulation: int) -> Measured:
     def steps(of: list[int]) -> list[int]:
         sums = [sum(of[start : start + accumulation]) for start in range(0, len(of), accumulation)]
         return sums[WARM_UP : WARM_UP + job.steps]
 
-    seconds = between(clock.times)
-    return Measured(seconds, steps(counted.tokens), peak_bytes(job.gpu), clock.losses[0], sum(steps(counted.places)))
+    return Measured(
+        between(watch.clock.wall), steps(counted.tokens), peak_bytes(job.gpu), watch.losses[0],
+        between(watch.clock.own), sum(steps(counted.places)),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from launch.plan import Plan
 from training.attention import documents
 from training.data.labels import IGNORED
 from training.loss import positions_of
@@ -26,10 +27,12 @@ class Collator:
     packed: bool
     chunked_loss: bool = False
     varlen: bool = False
+    width: int | None = None
+    """Tokens that every row is padded to, so that shapes stay the same; None for the longest row's."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         rows = features or [{"index": -1, "input_ids": [self.pad_token_id], "labels": [IGNORED], "lengths": [1]}]
-        width = max(len(row["input_ids"]) for row in rows)
+        width = self.width or max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), width)
         input_ids = torch.full(shape, self.pad_token_id)
         labels = torch.full(shape, IGNORED)
@@ -48,3 +51,13 @@ class Collator:
         if self.varlen:
             return batch | {"position_ids": positions} | documents(positions)
         return batch | ({"position_ids": positions} if self.packed else {"attention_mask": attended})
+
+
+def collator(plan: Plan, pad_token_id: int) -> Collator:
+    """As a plan trains."""
+    data = plan.spec.data
+    constant = plan.spec.training.compile and data.packing
+    return Collator(
+        pad_token_id, data.packing, plan.loss == "chunked", plan.attention == "varlen",
+        data.max_length if constant else None,
+    )  # fmt: skip
