@@ -3,8 +3,9 @@
     python benchmarks/levers.py [--cpu] [--pairs 7] [--only loss,attention] [--json benchmarks/results/levers-NAME.json]
 
 One process. Both sides begin with the same weights and train on the same rows; a pair is a step of each, and the
-printed ratio is the median of the pairs' (without over with: above 1 the lever is faster). Beside it stands the largest
-relative difference of a loss, which must be rounding, and on a GPU each side's peak of memory.
+printed ratio is the median of the pairs' (without over with: above 1 the lever is faster). Beside it stand the largest
+relative differences of a loss and of the gradients' norm, which must be rounding, and on a GPU each side's peak of
+memory.
 """
 
 import argparse
@@ -79,10 +80,15 @@ def measured(lever: tuple[dict[str, Any], ...], lengths: str, options: argparse.
     return {
         "ratio_median": round(statistics.median(ratios), 3), "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
-        "loss_difference": max(abs(without[1] - with_it[1]) / abs(without[1]) for without, with_it in pairs),
+        "loss_difference": _difference(pairs, 1), "gradient_norm_difference": _difference(pairs, 2),
         "seconds": [round(statistics.median(pair[number][0] for pair in pairs), 4) for number in range(2)],
         "peak_bytes": [side.peak for side in sides],
     }  # fmt: skip
+
+
+def _difference(pairs: list[list[tuple[float, float, float]]], place: int) -> float:
+    """The largest relative one."""
+    return max(abs(without[place] - with_it[place]) / abs(without[place]) for without, with_it in pairs)
 
 
 def clock(gpu: bool) -> float:
@@ -108,8 +114,8 @@ class Side:
             data = written(Path(folder, "rows"), rows(job), job.max_length)
             self.rows = [copy.deepcopy(data[number]) for number in range(len(data))]
 
-    def step(self, number: int) -> tuple[float, float]:
-        """(seconds, loss) of one optimizer step on one sequence."""
+    def step(self, number: int) -> tuple[float, float, float]:
+        """(seconds, loss, the gradients' norm) of one optimizer step on one sequence."""
         batch = self.collate([self.rows[number % len(self.rows)]])
         batch.pop("indices")
         batch = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
@@ -121,13 +127,13 @@ class Side:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
             loss = self.model(**batch, num_items_in_batch=1000).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 0.3)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 0.3)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if gpu:
             torch.cuda.synchronize()
             self.peak = max(self.peak, torch.cuda.max_memory_allocated())
-        return clock(gpu) - began, float(loss.detach())
+        return clock(gpu) - began, float(loss.detach()), float(norm)
 
 
 if __name__ == "__main__":

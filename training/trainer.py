@@ -87,6 +87,8 @@ class AdapterTrainer(Trainer):
             train_dataset=train,
             eval_dataset=evaluation,
         )
+        if plan.strategy == "ddp":  # gradients are views of the buckets: not copied out of them, nor held twice
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
 
@@ -96,6 +98,12 @@ class AdapterTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     # Order
+
+    def _prepare_input(self, data: Any) -> Any:
+        """A pinned batch is sent without waiting: the copy is queued behind the last micro-batch's kernels."""
+        if isinstance(data, torch.Tensor) and data.is_pinned():
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's share of each global batch; accelerate must not shard it again, so it is not prepared."""
