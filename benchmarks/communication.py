@@ -123,14 +123,20 @@ def compared(ranks: list[dict[str, list[float]]]) -> dict[str, Any]:
     )  # fmt: skip
     sent = traffic(architecture, setting, accumulation=1).gradients
     computing, link = statistics.median(both["without"]), statistics.median(both["probe_bytes_per_second"])
-    estimated = sent / link
+    estimated, bare = sent / link, statistics.median(both["alone"])
     return {
         "sent_bytes": sent, "probe_bytes_per_second": round(link), "step_seconds_without_exchange": round(computing, 4),
-        "exchange_seconds": round(cost, 4), "exchange_alone_seconds": round(statistics.median(both["alone"]), 4),
+        "exchange_seconds": round(cost, 4), "exchange_bareseconds": round(bare, 4),
         "estimated_exchange_seconds": round(estimated, 4),
-        "share": round(share, 4), "estimated_share": round(estimated / (computing + estimated), 4),
-        "estimate_over_measured": round((estimated / (computing + estimated)) / share, 3),
+        "share_in_the_step": round(share, 4), "share_of_the_bytes_alone": round(_share(bare, computing), 4),
+        "estimated_share": round(_share(estimated, computing), 4),
+        "estimate_over_in_the_step": round(_share(estimated, computing) / share, 3),
+        "estimate_over_alone": round(_share(estimated, computing) / _share(bare, computing), 3),
     }  # fmt: skip
+
+
+def _share(moving: float, computing: float) -> float:
+    return moving / (computing + moving)
 
 
 if __name__ == "__main__":

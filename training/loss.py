@@ -68,19 +68,24 @@ def chunk_loss(base: Any) -> None:
     head = base.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
         raise PlanMismatch(f"training.loss: chunked needs a plain output head, this one is a {type(head).__name__}")
-    head.forward = types.MethodType(_head_forward, head)
-    original = base.forward
-
-    @functools.wraps(original)  # transformers reads the signature: of what generates, and of what takes a loss's count
-    def forward(*positional: Any, labels: Tensor | None = None, **named: Any) -> Any:
-        return original(*positional, **named) if labels is None else _with_loss(base, labels, *positional, **named)
-
-    base.forward, base.loss_chunked = forward, True
+    head.forward = types.MethodType(_head_forward, head)  # methods, so that a copy of the model has its own
+    base.forward = types.MethodType(_chunked(type(base).forward), base)
+    base.loss_chunked = True
 
 
 def is_chunked(model: Any) -> bool:
     """Whether the model inside an adapter computes its loss in chunks."""
     return bool(getattr(model.get_base_model(), "loss_chunked", False))
+
+
+def _chunked(plain: Any) -> Any:
+    @functools.wraps(plain)  # transformers reads the signature: of what generates, and of what takes a loss's count
+    def forward(self: Any, *positional: Any, labels: Tensor | None = None, **named: Any) -> Any:
+        if labels is None:
+            return plain(self, *positional, **named)
+        return _with_loss(self, labels, *positional, **named)
+
+    return forward
 
 
 def _head_forward(self: Any, hidden: Tensor, labels: Tensor | None = None) -> Tensor:

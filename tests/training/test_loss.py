@@ -1,5 +1,6 @@
 """The loss in chunks against the plain one: losses and gradients within 1e-6 in fp32, and what it holds at its peak."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -102,6 +103,16 @@ def test_without_labels_the_model_gives_logits_as_before() -> None:
         answer = model.generate(input_ids=ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert answer.shape == (1, 15)
     assert is_chunked(model)
+
+
+def test_a_copy_of_the_model_has_its_own_loss() -> None:
+    model = built("qwen2", "fp32", LoraSpec(dropout=0.0), "sdpa", zero=False)
+    chunk_loss(model.get_base_model())
+    copied = copy.deepcopy(model)
+    copied.get_base_model().lm_head.weight.data.zero_()
+    rows = batch(length=8)
+    assert float(copied(**rows).loss) == pytest.approx(math.log(200))
+    assert float(model(**rows).loss) != pytest.approx(math.log(200))
 
 
 def test_a_head_that_is_trained_or_adapted_is_refused() -> None:
