@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.random_model import random_base
 from launch.architecture import Architecture, from_config
 from launch.memory import Setting, adapter_of, forecast
 from launch.spec import LoraSpec
@@ -126,59 +127,16 @@ def measured(case: tuple[str, str, bool, int, bool, str], gpu: bool) -> dict[str
 
 
 def _model(architecture: Architecture, quantization: str, checkpointing: bool, lora: LoraSpec, device: Any) -> Any:
-    """As training/model.py builds it, with random weights made on the device, a block at a time where packed."""
+    """As training/model.py builds it."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from training.model import lora_config
 
-    config = AutoConfig.for_model(
-        architecture.model_type, hidden_size=architecture.hidden_size, num_hidden_layers=architecture.layers,
-        num_attention_heads=architecture.heads, num_key_value_heads=architecture.kv_heads,
-        head_dim=architecture.head_dim, intermediate_size=architecture.intermediate_size,
-        vocab_size=architecture.vocab_size, max_position_embeddings=architecture.max_positions,
-        tie_word_embeddings=architecture.tied_embeddings, use_cache=False,
-    )  # fmt: skip
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    if quantization == "nf4":
-        _pack(base, device)
-    for module in base.modules():
-        own = {n: p for n, p in module.named_parameters(recurse=False) if p.is_meta}
-        for name, parameter in own.items():
-            made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
-            setattr(module, name, torch.nn.Parameter(made))
-    rotary = base.model.rotary_emb  # its buffers are computed, not loaded
-    base.model.rotary_emb = type(rotary)(config).to(device)
+    base = random_base(architecture, quantization, device, torch.bfloat16)
     if checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return get_peft_model(base, lora_config(lora)).train()
-
-
-def _pack(base: Any, device: Any) -> None:
-    """bitsandbytes' NF4 for all linear layers of the blocks, as transformers puts it there."""
-    import torch
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    for block in base.model.layers:
-        for parent in block.modules():
-            for name, linear in list(parent.named_children()):
-                if not isinstance(linear, torch.nn.Linear):
-                    continue
-                packed = Linear4bit(
-                    linear.in_features, linear.out_features, bias=linear.bias is not None,
-                    compute_dtype=torch.bfloat16, compress_statistics=True, quant_type="nf4",
-                    quant_storage=torch.bfloat16, device="meta",
-                )  # fmt: skip
-                if packed.bias is not None:
-                    packed.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=torch.bfloat16))
-                weight = torch.empty(linear.weight.shape, dtype=torch.bfloat16).normal_(std=0.02)
-                packed.weight = Params4bit(
-                    weight, requires_grad=False, quant_type="nf4", compress_statistics=True,
-                    quant_storage=torch.bfloat16, module=packed,
-                )  # fmt: skip
-                setattr(parent, name, packed.to(device))
 
 
 def _train(model: Any, architecture: Architecture, length: int, packed: bool, optimizer: str, device: Any) -> float:

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.spec import OFFLOADS, RunSpec, Strategy
+from launch.spec import OFFLOADS, SHARDS_BASE, RunSpec, Strategy
 from launch.versions import Versions, older
 
 
@@ -35,6 +35,7 @@ def refusals(spec: RunSpec, strategy: Strategy, world_size: int, versions: Versi
         *_quantised(spec, strategy, versions),
         *_optimizer(spec, strategy),
         *_adapter(spec, strategy),
+        *_compiled(spec, strategy),
     ]
 
 
@@ -98,6 +99,13 @@ def _adapter(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
         reason = "the principal part is taken out of whole weights, and ZeRO-3 never holds one while it loads"
         found.append(_refusal(f"lora.init_lora_weights pissa with {strategy}", reason, "use fsdp2, zero2 or ddp"))
     return found
+
+
+def _compiled(spec: RunSpec, strategy: Strategy) -> list[Refusal]:
+    if not spec.training.compile or strategy not in (*SHARDS_BASE, *OFFLOADS):
+        return []
+    reason = "the engine's hooks gather weights inside the blocks that would be compiled, which nobody has measured"
+    return [_refusal(f"training.compile with {strategy}", reason, "leave compile out, or use ddp")]
 
 
 def _refusal(combination: str, reason: str, fix: str) -> Refusal:

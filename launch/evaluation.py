@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from launch.architecture import Architecture
 from launch.errors import NoPlanError, UsageError
 from launch.hardware import Topology
+from launch.kernels import answering_attention
 from launch.memory import Setting, inference_bytes
 from launch.spec import DataSpec, ModelSpec, Precision
-from launch.strategy import SAFE_SHARE, attention_of
+from launch.strategy import SAFE_SHARE
 from launch.wording import amount
 
 Model = Literal["base", "adapter"]
@@ -99,7 +100,7 @@ def processes_for(
     setting = Setting(
         strategy="single", world_size=1, micro_batch_size=1, max_length=length, gradient_checkpointing=False,
         quantization=model.quantization, double_quantization=model.double_quantization,
-        upcast_unquantized=model.upcast_unquantized, precision=precision, attention=attention_of(model),
+        upcast_unquantized=model.upcast_unquantized, precision=precision, attention=answering_attention(model),
         gpu=topology.device == "gpu",
     )  # fmt: skip
     needed = inference_bytes(architecture, setting)

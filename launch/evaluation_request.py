@@ -12,11 +12,11 @@ from launch.errors import DataError, HostError, Mistake, PreflightError, UsageEr
 from launch.evaluation import Job, decline_pattern, precision_here, processes_for
 from launch.hardware import Topology
 from launch.journal import held
+from launch.kernels import answering_attention
 from launch.model_files import problems, read_architecture
 from launch.rundir import ADAPTER_CONFIG, Evaluation
 from launch.spec import ClusterSpec, DataSpec, ModelSpec, Quantization
 from launch.specfile import is_hub_data
-from launch.strategy import attention_of
 from launch.trained import Trained
 from training.data.sources import files_of
 
@@ -58,7 +58,7 @@ def job_of(found: Trained, asked: Options, place: Evaluation) -> tuple[Job, list
     job = Job(
         name=found.name, adapter=str(found.adapter), step=found.step, model=model, data=data, split=split,
         tokens=str(found.run.tokens if own and found.run else place.tokens), max_positions=architecture.max_positions,
-        precision=precision, attention=attention_of(model), topology=here,
+        precision=precision, attention=answering_attention(model), topology=here,
         processes=processes_for(architecture, model, precision, here, length),
         loss_batch_size=plan.micro_batch_size if plan else 1, answer_batch_size=asked.batch_size, limit=asked.limit,
         max_new_tokens=asked.max_new_tokens, declines=asked.declines,

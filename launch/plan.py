@@ -15,12 +15,15 @@ from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_
 from launch.compatibility import Refusal, refusals
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
+from launch.kernels import attention_of, loss_of
+from launch.kernels import conflicts as kernel_conflicts
 from launch.memory import Forecast, Measured, Setting, adapter_of
 from launch.remedies import remedies
 from launch.spec import (
     OFFLOADS,
     ZERO_STAGES,
     Attention,
+    Loss,
     Optimizer,
     Path,
     Precision,
@@ -28,7 +31,7 @@ from launch.spec import (
     Strategy,
     batch_contradictions,
 )
-from launch.strategy import Candidate, attention_of, candidates, choose, optimizer_under, setting_of
+from launch.strategy import Candidate, candidates, choose, optimizer_under, setting_of
 from launch.throughput import Throughput
 from launch.versions import NEWEST, Versions
 from launch.why import reason, too_large
@@ -51,6 +54,7 @@ class Plan(BaseModel):
     global_batch_size: int
     precision: Precision
     attention: Attention
+    loss: Loss
     gradient_checkpointing: bool
     optimizer: Optimizer
     lr_scheduler: str
@@ -129,7 +133,8 @@ def resolve(
         name=spec.name, strategy=chosen.strategy, reason=reason(spec, topology, chosen, found),
         world_size=topology.world_size, micro_batch_size=micro, gradient_accumulation_steps=accumulation,
         global_batch_size=micro * accumulation * topology.world_size, precision=precision,
-        attention=attention_of(spec.model),
+        attention=attention_of(spec, topology.device == "gpu"),
+        loss=loss_of(spec, precision, topology.device == "gpu"),
         gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
         memory=chosen.memory, throughput=chosen.throughput,
         duration_seconds=_duration(spec, chosen.throughput, data_bytes), candidates=found, refusals=refused,
@@ -165,7 +170,8 @@ def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> 
     found = _ddp_conflicts(spec, topology)
     spec = on_one_device(spec)[0] if topology.world_size == 1 else spec
     decisions: list[Callable[[], object]] = [
-        lambda: _precision(spec, topology), lambda: _adapter_precision(spec, topology)
+        lambda: _precision(spec, topology), lambda: _adapter_precision(spec, topology),
+        lambda: _kernels(spec, topology),
     ]  # fmt: skip
     if not batch_contradictions(spec.training):  # told already, without the devices
         micro = micro_batch_sizes(spec, topology.world_size)[0]
@@ -246,6 +252,16 @@ def _adapter_precision(spec: RunSpec, topology: Topology) -> None:
     if precision == "fp32" and spec.lora.use_dora:
         told = "bf16 with lora.use_dora in fp32: the magnitudes would be coarser than the weights; use fp32 or auto"
         raise _conflict(("lora", "precision"), f"lora.precision {told}")
+
+
+def _kernels(spec: RunSpec, topology: Topology) -> None:
+    """Raises ConflictError for an implementation that the devices or the rest of the spec rule out."""
+    try:
+        precision, _ = _precision(spec, topology)
+    except ConflictError:  # told already
+        return
+    if found := kernel_conflicts(spec, topology, precision):
+        raise ConflictError(found)
 
 
 def _duration(spec: RunSpec, throughput: Throughput | None, data_bytes: int | None) -> float | None:

@@ -26,7 +26,8 @@ ZERO_STAGES: dict[Strategy, int] = {"zero1": 1, "zero2": 2, "zero2_offload": 2, 
 OFFLOADS: tuple[Strategy, ...] = ("zero2_offload", "zero3_offload")
 Precision = Literal["bf16", "fp16", "fp32"]
 Quantization = Literal["none", "nf4", "int8"]
-Attention = Literal["sdpa", "eager"]
+Attention = Literal["sdpa", "eager", "varlen"]
+Loss = Literal["plain", "chunked"]
 Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
@@ -52,8 +53,8 @@ class ModelSpec(Section):
     """Hold what is not quantised (embeddings, output head, norms) in fp32, as peft's prepare_model_for_kbit_training
     does: 2.2 GB more for 7B, 3.1 GB for 14B."""
     attention: Literal["auto"] | Attention = "auto"
-    """Which of transformers' implementations computes attention: `sdpa` (torch's fused kernels) or `eager`, which holds
-    every score; `auto` takes sdpa."""
+    """What computes attention: `sdpa` (torch's fused kernels), `eager`, which holds every score, or `varlen`, which
+    takes packed rows document by document, without a mask. `auto` takes varlen for packed rows on CPU, else sdpa."""
 
 
 class LoraSpec(Section):
@@ -155,6 +156,12 @@ class TrainingSpec(Section):
     """Stop after this many evaluations without a better eval_loss and keep the best adapter. Needs data.eval."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass to save memory; `auto` lets the planner choose."""
+    loss: Literal["auto"] | Loss = "auto"
+    """`chunked` computes output head and loss over a few hundred tokens at a time, and only where a token is trained
+    on: a batch's logits, its largest tensor, are never there at once. `auto` takes it on CPU, `plain` on GPUs."""
+    compile: bool = False
+    """Compile each transformer block (torch.compile), with packed rows all padded to max_length so that shapes stay the
+    same. The first steps wait for the compiler, a minute or more."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds the adapter, the order of the rows and dropout."""
     report_to: list[Tracker] = Field(default_factory=list)
@@ -356,13 +363,13 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     """What makes two specs the same training, flat by dotted key.
 
     Where it runs (cluster, slurm), how a step is divided, how often it is saved or logged and to whom, which of the
-    AdamWs updates it and which kernels compute attention may change between the attempts of one run; what is learnt,
-    from what and in which order may not.
+    AdamWs updates it and which kernels compute attention and the loss may change between the attempts of one run; what
+    is learnt, from what and in which order may not.
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
         "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
-        "attention", "report_to",
+        "attention", "loss", "compile", "report_to",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

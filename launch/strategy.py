@@ -6,8 +6,9 @@ from launch.architecture import Architecture
 from launch.batch import accumulation_steps
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
+from launch.kernels import attention_of, loss_of
 from launch.memory import Adapter, Forecast, Setting, adapter_of, forecast
-from launch.spec import OFFLOADS, Attention, ModelSpec, Optimizer, Precision, RunSpec, Strategy
+from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
 from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
 
@@ -84,11 +85,13 @@ def setting_of(
         strategy=strategy, gradient_checkpointing=gradient_checkpointing, micro_batch_size=micro_batch_size,
         world_size=topology.world_size, devices_per_node=topology.devices_per_node, max_length=spec.data.max_length,
         quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
-        double_quantization=spec.model.double_quantization, attention=attention_of(spec.model),
+        double_quantization=spec.model.double_quantization, attention=attention_of(spec, topology.device == "gpu"),
         adapter_precision=None if spec.lora.precision == "auto" else spec.lora.precision,
         precision=precision, gpu=topology.device == "gpu", adapter=adapter,
         masked=spec.data.packing or micro_batch_size > 1, optimizer=optimizer_under(spec, strategy),
-        fused_loss=bool(spec.training.extra.get("use_liger_kernel")), answer_tokens=_answer_tokens(spec),
+        fused_loss=bool(spec.training.extra.get("use_liger_kernel")),
+        chunked_loss=loss_of(spec, precision, topology.device == "gpu") == "chunked",
+        answer_tokens=_answer_tokens(spec),
     )  # fmt: skip
 
 
@@ -96,10 +99,6 @@ def _answer_tokens(spec: RunSpec) -> int | None:
     """A question may be as long as a row, and its answer comes behind it."""
     training = spec.training
     return None if training.eval_samples is None else spec.data.max_length + training.eval_max_new_tokens
-
-
-def attention_of(model: ModelSpec) -> Attention:
-    return "sdpa" if model.attention == "auto" else model.attention
 
 
 def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:

@@ -1,9 +1,11 @@
 """What the documents say is what the code says."""
 
+import math
 from pathlib import Path
 
 import pytest
 
+from benchmarks import scaling
 from launch.errors import ExitCode
 from launch.preflight.reference import reference as checks
 from launch.reference import reference
@@ -17,6 +19,24 @@ def test_the_page_of_the_checks_comes_from_their_registry() -> None:
 
 def test_the_reference_of_the_spec_comes_from_its_types() -> None:
     assert (ROOT / "docs/spec.md").read_text() == reference(), "run: python -m launch.reference > docs/spec.md"
+
+
+def test_the_page_of_scaling_comes_from_the_planner_s_model() -> None:
+    page = (ROOT / "docs/scaling.md").read_text()
+    assert page == scaling.page(), "run: python -m benchmarks.scaling > docs/scaling.md"
+
+
+def test_the_simulation_of_interruptions_is_the_formula_s() -> None:
+    """To first order what is lost is the rate of failures times a restart and half of the steps between two saves."""
+    for count, step in ((256, 3.0), (1024, 10.0)):
+        hourly = scaling.INTERRUPTIONS * count
+        lost = hourly / 3600 * (scaling.RESTART + scaling.SAVE_STEPS * step / 2)
+        assert 1 - scaling.goodput(count, step, days=4000) == pytest.approx(lost, rel=0.1)
+
+
+def test_the_slowest_of_two_is_later_by_the_spread_over_the_root_of_pi() -> None:
+    """The mean of the larger of two normal variables (Nadarajah and Kotz 2008)."""
+    assert scaling.slowest(2, 0.03, steps=200_000) - 1 == pytest.approx(0.03 / math.pi**0.5, rel=0.02)
 
 
 def test_every_exit_code_is_documented() -> None:

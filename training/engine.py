@@ -168,6 +168,8 @@ def observe(trainer: Any) -> dict[str, Any]:
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
+    from training.loss import is_chunked
+
     wrapped, args = trainer.model_wrapped, trainer.args
     adapter = trainer.accelerator.unwrap_model(trainer.model)
     deepspeed = type(wrapped).__name__ == "DeepSpeedEngine"
@@ -191,6 +193,7 @@ def observe(trainer: Any) -> dict[str, Any]:
         "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
         "precision": precision,
         "attention": adapter.config._attn_implementation,
+        "loss": "chunked" if is_chunked(adapter) else "plain",
         "quantization": _quantization(adapter),
         "adapter_precision": _adapter_precision(adapter),
         "micro_batch_size": micro,
@@ -208,6 +211,7 @@ def promised(plan: Plan) -> dict[str, Any]:
         "device": plan.topology.device,
         "precision": plan.precision,
         "attention": plan.attention,
+        "loss": plan.loss,
         "quantization": _held(plan.spec.model.quantization, plan.spec.model.double_quantization),
         "adapter_precision": plan.setting.adapter_type,
         "micro_batch_size": plan.micro_batch_size,

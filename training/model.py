@@ -18,7 +18,9 @@ from launch.plan import Plan
 from launch.spec import LoraSpec, ModelSpec, Precision
 from launch.wording import first_line
 from training.adapter import ADAPTER, trainable_parameters
+from training.attention import register
 from training.initial import initialise
+from training.loss import chunk_loss
 from training.original.importing import fetched, native_directory, original_directory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -27,13 +29,24 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
     base = load_base(plan.spec.model, plan.precision, plan.attention, **_placement(plan))
+    model = adapt(base, plan)
+    initialise(model, plan, resumed)
+    return model
+
+
+def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
+    """The adapter's layers in a base, as the plan trains them; they begin as PEFT makes them."""
     base.config.use_cache = False
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = get_peft_model(base, lora_config(plan.spec.lora))
     if plan.spec.lora.precision != "auto":
         hold_adapter(model, DTYPES[plan.spec.lora.precision])
-    initialise(model, plan, resumed)
+    if plan.loss == "chunked":
+        chunk_loss(model.get_base_model())
+    if plan.spec.training.compile:  # one block's code serves all: a regional compilation, in a minute and not in ten
+        for block in model.get_base_model().model.layers:
+            block.compile()
     return model
 
 
@@ -59,6 +72,7 @@ def load_base(model: ModelSpec, precision: Precision, attention: str, **placemen
     Raises UsageError when its files are not a model that can be loaded, or lack a tensor."""
     variant = model.variant
     options = dict(placement)
+    register()
     if model.quantization != "none":
         options["quantization_config"] = _quantization(model, precision)
     try:

@@ -62,6 +62,7 @@ def go_back(trainer: Any, verdict: Verdict) -> dict[str, Any]:
     first = trainer.ranks.rank == 0
     if verdict.what == "stop":
         raise NumericalError(_given_up(trainer, verdict, trouble))
+    trainer.saver.finish()  # what is being saved may be where training goes back to
     directory = trainer.ranks.share(_target(trainer, trouble) if first else None)
     if directory is None:
         raise NumericalError(f"{_given_up(trainer, verdict, trouble)}\nthere is no good checkpoint to go back to")

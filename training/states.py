@@ -20,7 +20,7 @@ Tensors = dict[str, torch.Tensor]
 
 def gather_adapter(parameters: Named) -> Tensors:
     """fp32 tensors on the CPU: the master weights where the engine keeps such."""
-    return {name: _cpu(_master(parameter)) for name, parameter in parameters}
+    return _arrived({name: _copied(_master(parameter)) for name, parameter in parameters})
 
 
 def scatter_adapter(parameters: Named, tensors: Tensors) -> None:
@@ -45,8 +45,8 @@ def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
     tensors = {}
     for name, parameter in parameters:
         for moment in MOMENTS:
-            tensors[f"{name}.{moment}"] = _cpu(_moment(inner, parameter, keys[moment]))
-    return tensors, _updates(inner)
+            tensors[f"{name}.{moment}"] = _copied(_moment(inner, parameter, keys[moment]))
+    return _arrived(tensors), _updates(inner)
 
 
 def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updates: int) -> None:
@@ -191,8 +191,22 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to(device="cpu", dtype=torch.float32).clone(memory_format=torch.contiguous_format)
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """In fp32 in host memory; from a GPU into pinned memory, which `_arrived` waits for, all copies at once.
+
+    A pageable copy goes at 3 to 6 GB/s, a pinned one at the link's 25 to 50; torch keeps the pinned blocks for the
+    next save.
+    """
+    if not tensor.is_cuda:
+        return tensor.detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
+    host = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
+    return host.copy_(tensor.detach(), non_blocking=True)
+
+
+def _arrived(tensors: Tensors) -> Tensors:
+    if torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()
+    return tensors
 
 
 def innermost(optimizer: Any) -> Any:

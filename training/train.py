@@ -91,7 +91,9 @@ def train(
         sampling(plan, run, here=args.local_process_index == 0, first=first),
         trackers.reporting(args.report_to),
     ):
-        trainer.train(resume_from_checkpoint=str(directory) if directory else None)
+        with trainer.saver:
+            trainer.train(resume_from_checkpoint=str(directory) if directory else None)
+        control.share(None)  # nobody goes on before the last checkpoint has its name
         step, last = trainer.state.global_step, trainer.state.max_steps
         if trainer.recorder.stopped:
             trainer.recorder.event("stopped", step=step)

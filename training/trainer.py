@@ -18,10 +18,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from launch.plan import Plan
 from launch.rundir import PROGRESS, RunDir
 from training import checkpoint
-from training.adapter import adapter_files, read_adapter, trainable_parameters
+from training.adapter import Tensors, adapter_files, read_adapter, trainable_parameters
 from training.arguments import loraplus
 from training.control import Control
-from training.data.collate import Collator
+from training.data.collate import collator
 from training.data.order import MicroBatches, micro_batches, steps_per_epoch
 from training.data.tokens import Sequences
 from training.engine import verify
@@ -35,6 +35,7 @@ from training.model import DTYPES
 from training.monitoring import Recorder
 from training.rehearsal import rehearse
 from training.rollback import START, Beginning, Unsound, go_back, lower_learning_rates, set_schedule
+from training.saving import Saver
 from training.soundness import check_model, evaluating
 from training.states import (
     MOMENTS,
@@ -69,6 +70,7 @@ class AdapterTrainer(Trainer):
         per_epoch = steps_per_epoch(len(train), plan.global_batch_size)
         self.plan, self.run_dir, self.ranks, self.identity = plan, run, control, identity or {}
         self.tokenizer, self.questions = tokenizer, list(questions)
+        self.saver = Saver()
         self.gate = Gate(plan, run, control, args.device)
         self.recorder = Recorder(plan, run, control, train, per_epoch, self.gate)
         self.beginning: Beginning | None = None
@@ -86,11 +88,13 @@ class AdapterTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(tokenizer.pad_token_id, plan.spec.data.packing),
+            data_collator=collator(plan, tokenizer.pad_token_id),
             callbacks=callbacks,
             train_dataset=train,
             eval_dataset=evaluation,
         )
+        if plan.strategy == "ddp":  # gradients are views of the buckets: not copied out of them, nor held twice
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
 
@@ -100,6 +104,12 @@ class AdapterTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     # Order
+
+    def _prepare_input(self, data: Any) -> Any:
+        """A pinned batch is sent without waiting: the copy is queued behind the last micro-batch's kernels."""
+        if isinstance(data, torch.Tensor) and data.is_pinned():
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's share of each global batch; accelerate must not shard it again, so it is not prepared."""
@@ -133,6 +143,7 @@ class AdapterTrainer(Trainer):
         return batches, labels
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        self.saver.check()
         self.ranks.pulse.mark("training", self.state.global_step)
         self.gate.indices += [int(index) for index in inputs.pop("indices") if index >= 0]
         if self.gate.left_out:
@@ -232,14 +243,15 @@ class AdapterTrainer(Trainer):
         return trainable_parameters(self.peft_model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """What every rank must do is done here; rank 0 writes the files while the training goes on."""
         began = time.monotonic()
         self.ranks.pulse.mark("saving", self.state.global_step)
+        self.saver.finish()
         step, parameters = self.state.global_step, self.trainable_parameters()
         adapter = gather_adapter(parameters)
         moments, updates = gather_optimizer(self.optimizer, parameters)
-        generators = self._generators()
+        generators, best = self._generators(), self.best_checkpoint()
         if self.ranks.rank == 0:
-            tensors, texts = adapter_files(self.peft_model, adapter)
             progress = {
                 "step": step,
                 "updates": updates,
@@ -252,16 +264,24 @@ class AdapterTrainer(Trainer):
                 "optimizer": self.plan.optimizer,
                 **self.identity,
             }
-            tensors |= {"optimizer.safetensors": moments, "generators.safetensors": generators}
-            texts |= {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
-            size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors, texts)
-            self.recorder.event("saved", step=step, seconds=round(time.monotonic() - began, 3), bytes=size)
-            checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, self.best_checkpoint())
+            others = {"optimizer.safetensors": moments, "generators.safetensors": generators}
+            texts = {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
+            stalled = time.monotonic() - began
+            self.saver.begin(lambda: self._write(step, adapter, others, texts, began, stalled, best))
         if self.gate.guard.trouble is None:  # else it may be the only place that is good enough to go back to
             self.beginning = None
-        # No rank may run ahead of a save that failed: it would train steps that no checkpoint will ever hold.
-        self.ranks.share(None)
         self.recorder.paused += time.monotonic() - began
+
+    def _write(
+        self, step: int, adapter: Tensors, others: dict[str, Tensors], texts: dict[str, str], began: float,
+        stalled: float, best: Path | None,
+    ) -> None:  # fmt: skip
+        """The half of a save that a thread does: from tensors in host memory to a directory with its name."""
+        tensors, own = adapter_files(self.peft_model, adapter)
+        size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors | others, own | texts)
+        seconds = round(time.monotonic() - began, 3)
+        self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=round(stalled, 4), bytes=size)
+        checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, best)
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint with the lowest eval_loss, while early stopping keeps one."""

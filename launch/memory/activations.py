@@ -79,7 +79,8 @@ def _norms(architecture: Architecture, block: Block) -> int:
 def _attention(architecture: Architecture, setting: Setting, block: Block) -> int:
     """q, k, v and, of SDPA, the output (e q each, k and v e kv) and a logarithm a head in fp32 (FlashAttention-2, arXiv
     2307.08691). With a mask transformers repeats keys and values for every head, unless there is but one, which torch
-    expands without a copy, and the mask is kept as a bias, e s.
+    expands without a copy, and the mask is kept as a bias, e s. By documents on a CPU each one's output is kept beside
+    the tensor that they are laid into (training/attention.py).
     """
     if not block.carrying & set(QKV):
         return 0
@@ -91,7 +92,8 @@ def _attention(architecture: Architecture, setting: Setting, block: Block) -> in
     if setting.attention == "sdpa" and setting.masked:
         repeated = kv if architecture.kv_heads == 1 else q
         return e * (2 * q + 2 * repeated + setting.max_length) + per_head
-    return e * (2 * q + 2 * kv) + per_head
+    laid = q if setting.attention == "varlen" and not setting.gpu else 0
+    return e * (2 * q + 2 * kv + laid) + per_head
 
 
 def _eager(architecture: Architecture, setting: Setting, block: Block) -> int:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from launch.architecture import Architecture
 from launch.hardware import GIB
 from launch.memory import activations, host, static
-from launch.memory.setting import ELEMENT, Setting
+from launch.memory.setting import ELEMENT, LOSS_CHUNK, Setting
 
 # CUDA context, cuBLAS workspaces and NCCL's buffers of one process: 0.4 to 0.8 GB, 8 to 32 MB, and up to 0.5 GB.
 FRAMEWORK_BYTES = int(1.2 * GIB)
@@ -72,7 +72,6 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
     ahead, back = (activations.passing(architecture, setting, backward) for backward in (False, True))
     again = activations.recomputed(architecture, setting)
     unpacked = dequantised(architecture, setting)
-    logits = setting.tokens * architecture.vocab_size
     phases = {
         # A packed base lands whole on each device before it is sharded (DeepSpeed#5637).
         "load": {**base, "base weights": _loading(architecture, setting), "dequantisation": unpacked},
@@ -85,7 +84,7 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         "optimizer step": {**trained, "in passing": static.updating(setting)},
         "evaluation": {
             **held, "in passing": activations.evaluating(architecture, setting),
-            "logits and loss": _evaluated_logit(setting) * logits, "dequantisation": unpacked,
+            "logits and loss": _evaluated_loss(architecture, setting), "dequantisation": unpacked,
         },
         "save": trained,
     }  # fmt: skip
@@ -130,13 +129,28 @@ def _loss(architecture: Architecture, setting: Setting) -> int:
     """What the loss makes of a micro-batch. Plain: tensors as large as the logits. Fused: the gradient of the head's
     input, T h, and the logits of one chunk of tokens at a time, of which there are V / h (Liger-Kernel,
     ops/fused_linear_cross_entropy.py; arXiv 2410.10989, section 3.2); the gradient of the head where it is trained.
+    In chunks: the head's input and its gradient, 2 T h, and a chunk's logits with their log-softmax (training/loss.py).
     """
     tokens, hidden, vocabulary = setting.tokens, architecture.hidden_size, architecture.vocab_size
+    if setting.chunked_loss:
+        return 2 * setting.element * tokens * hidden + _chunk(architecture, setting)
     if not setting.fused_loss:
         return LOGIT_COPIES * _loss_element(setting) * tokens * vocabulary
     chunk = _power_of_two(math.ceil(tokens / math.ceil(vocabulary / hidden)))
     head = setting.adapter.whole - (vocabulary * hidden if setting.adapter.embeddings else 0)
     return setting.element * (tokens * hidden + min(chunk, tokens) * vocabulary + head)
+
+
+def _chunk(architecture: Architecture, setting: Setting) -> int:
+    """A chunk's logits in fp32, and their log-softmax."""
+    return 2 * ELEMENT["fp32"] * min(LOSS_CHUNK, setting.tokens) * architecture.vocab_size
+
+
+def _evaluated_loss(architecture: Architecture, setting: Setting) -> int:
+    """What the loss makes of a micro-batch of which no gradient is kept."""
+    if setting.chunked_loss:
+        return setting.element * setting.tokens * architecture.hidden_size + _chunk(architecture, setting)
+    return _evaluated_logit(setting) * setting.tokens * architecture.vocab_size
 
 
 def _power_of_two(count: int) -> int:

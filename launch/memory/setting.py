@@ -7,6 +7,9 @@ from launch.adapter import adapted
 from launch.architecture import Architecture
 from launch.spec import SHARDS_BASE, LoraSpec, Optimizer, Precision, Quantization, Strategy
 
+# Tokens whose logits are there at once where the loss is computed in chunks.
+LOSS_CHUNK = 512
+
 ELEMENT: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -74,6 +77,8 @@ class Setting:
     """Whether attention gets a mask: packed rows, and rows of several lengths in one batch."""
     fused_loss: bool = False
     """Whether output head and loss are one kernel that never holds all logits, as Liger's is."""
+    chunked_loss: bool = False
+    """Whether they are computed in chunks of LOSS_CHUNK tokens, as training/loss.py does."""
     optimizer: Optimizer = "paged_adamw_32bit"
     adapter_precision: Precision | None = None
     """Of the adapter's weights; None where PEFT (fp32, from 0.8 on) or DeepSpeed (the run's) choose it."""

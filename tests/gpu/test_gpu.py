@@ -106,6 +106,36 @@ def test_two_gpus_give_the_losses_of_one(strategy: str, workspace: Workspace) ->
     assert relative_difference(run, single) < 1e-4
 
 
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_attention_by_documents_and_a_loss_in_chunks_give_the_losses_of_the_plain_path(
+    packing: str, workspace: Workspace
+) -> None:
+    """In bf16, whose products are rounded to 8 bits: within 1e-2."""
+    if not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    one = ("-s", "cluster.devices_per_node=1", "-s", f"data.packing={packing}", "-s", "training.epochs=8")
+    plain = train(workspace, "plain", *one, "-s", "training.loss=plain", "-s", "model.attention=sdpa")
+    ours = train(workspace, "levers", *one, "-s", "training.loss=chunked", "-s", "model.attention=varlen")
+    assert (verified(ours)["loss"], verified(ours)["attention"]) == ("chunked", "varlen")
+    assert losses(ours) == pytest.approx(losses(plain), rel=1e-2)
+
+
+def test_blocks_that_are_compiled_give_the_same_losses(workspace: Workspace) -> None:
+    one = ("-s", "cluster.devices_per_node=1", "-s", "training.precision=fp32", "-s", "data.packing=true")
+    plain = train(workspace, "eager", *one)
+    assert losses(train(workspace, "compiled", *one, "-s", "training.compile=true")) == pytest.approx(
+        losses(plain), rel=1e-4
+    )
+
+
+def test_a_save_is_waited_for_less_than_50_ms(workspace: Workspace) -> None:
+    """The first one pins its memory."""
+    run = train(workspace, "saves", "-s", "cluster.devices_per_node=1", training=RECIPE)
+    stalled = [row["stalled_seconds"] for row in read_rows(run / "events.jsonl") if row["event"] == "saved"]
+    assert len(stalled) >= 5
+    assert max(stalled[1:]) < 0.05
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_killed_run_resumes_bit_for_bit(precision: str, workspace: Workspace) -> None:
     """With dropout, paged states and, in fp16, the loss scale."""

@@ -21,8 +21,8 @@ data:
 TRAINING_KEYS = (
     "epochs, max_steps, micro_batch_size, gradient_accumulation_steps, global_batch_size, learning_rate, lr_scheduler,"
     " warmup_ratio, weight_decay, max_grad_norm, optimizer, precision, save_steps, save_total_limit, log_steps,"
-    " eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, seed,"
-    " report_to, extra"
+    " eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, loss,"
+    " compile, seed, report_to, extra"
 )
 SECRET_MESSAGE = (
     "looks like a secret; a spec is copied into the run directory: pass it through the environment"
@@ -98,6 +98,8 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "eval_max_new_tokens": 256,
         "early_stopping_patience": None,
         "gradient_checkpointing": "auto",
+        "loss": "auto",
+        "compile": False,
         "seed": 42,
         "report_to": [],
         "extra": {},

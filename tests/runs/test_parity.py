@@ -66,6 +66,26 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_work
         assert len(answers) == 2 * 3  # before training and after each of two epochs
 
 
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_a_loss_in_chunks_and_attention_by_documents_change_nothing(packing: str, base_workspace: Workspace) -> None:
+    """Against the plain loss and SDPA's mask, as a GPU has them, within 1e-5: sums in another order."""
+    found: dict[str, Path] = {}
+    for loss, attention in (("chunked", "varlen"), ("plain", "sdpa")):
+        run = found[loss] = base_workspace.root / f"{loss}-{packing}"
+        options = ["-s", f"training.loss={loss}", "-s", f"model.attention={attention}", "-s", f"data.packing={packing}"]
+        done = muster("run", base_workspace.spec("levers"), "--run-dir", run, "-s", "training.epochs=4", *options)
+        assert done.code == 0, done.err
+        observed = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified")
+        assert (observed["loss"], observed["attention"]) == (loss, attention)
+    ours, plain = losses(found["chunked"]), losses(found["plain"])
+    assert len(ours) == len(plain) > 4
+    assert ours == pytest.approx(plain, rel=1e-5)
+    evaluations = [
+        [row["eval_loss"] for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row] for run in found.values()
+    ]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-5)
+
+
 def test_a_checkpoint_of_shards_is_exported_by_one_process_without_a_gpu(base_workspace: Workspace) -> None:
     """Zero3's; fsdp2's has the same files."""
     run = two_ranks("zero3", base_workspace)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import statistics
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def test_a_complete_run_directory(workspace: Workspace) -> None:
         "temperature",
         "host_memory_used_bytes",
     }
+    saves = [row for row in read_rows(run / "events.jsonl") if row["event"] == "saved"]
+    assert [row["step"] for row in saves] == [4, 8, 12, 16, 20, 22]
+    assert all(0 < row["stalled_seconds"] <= row["seconds"] for row in saves)
+    assert statistics.median(row["stalled_seconds"] for row in saves) < 0.05
     events = [row["event"] for row in read_rows(run / "events.jsonl")]
     assert events[0] == "started"
     assert events[-1] == "finished"

@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 
+from launch.plan import Plan
+from training.attention import documents
 from training.data.labels import IGNORED
+from training.loss import positions_of
 
 
 @dataclass(frozen=True)
@@ -15,14 +18,21 @@ class Collator:
     Packed sequences carry position ids that restart with each document and no attention mask: transformers then
     builds the block-diagonal mask, so that documents cannot see one another. An empty micro-batch becomes one
     ignored token.
+
+    For a loss in chunks the positions that predict a label come along, for variable-length attention where documents
+    begin and how long the longest is: counted here, for what is counted on a GPU has to be waited for.
     """
 
     pad_token_id: int
     packed: bool
+    chunked_loss: bool = False
+    varlen: bool = False
+    width: int | None = None
+    """Tokens that every row is padded to, so that shapes stay the same; None for the longest row's."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         rows = features or [{"index": -1, "input_ids": [self.pad_token_id], "labels": [IGNORED], "lengths": [1]}]
-        width = max(len(row["input_ids"]) for row in rows)
+        width = self.width or max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), width)
         input_ids = torch.full(shape, self.pad_token_id)
         labels = torch.full(shape, IGNORED)
@@ -36,4 +46,18 @@ class Collator:
             spans = [*row["lengths"], width - length]
             positions[place] = torch.cat([torch.arange(span) for span in spans])
         batch = {"input_ids": input_ids, "labels": labels, "indices": torch.tensor([row["index"] for row in rows])}
+        if self.chunked_loss:
+            batch["label_positions"] = positions_of(labels)
+        if self.varlen:
+            return batch | {"position_ids": positions} | documents(positions)
         return batch | ({"position_ids": positions} if self.packed else {"attention_mask": attended})
+
+
+def collator(plan: Plan, pad_token_id: int) -> Collator:
+    """As a plan trains."""
+    data = plan.spec.data
+    constant = plan.spec.training.compile and data.packing
+    return Collator(
+        pad_token_id, data.packing, plan.loss == "chunked", plan.attention == "varlen",
+        data.max_length if constant else None,
+    )  # fmt: skip

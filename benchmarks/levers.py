@@ -1,0 +1,140 @@
+"""What each lever of speed gives on its own: the same model and micro-batches with it and without it, in turn.
+
+    python benchmarks/levers.py [--cpu] [--pairs 7] [--only loss,attention] [--json benchmarks/results/levers-NAME.json]
+
+One process. Both sides begin with the same weights and train on the same rows; a pair is a step of each, and the
+printed ratio is the median of the pairs' (without over with: above 1 the lever is faster). Beside it stand the largest
+relative differences of a loss and of the gradients' norm, which must be rounding, and on a GPU each side's peak of
+memory.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.jobs import Job, rows
+from benchmarks.random_model import random_base
+from benchmarks.throughput import machine, planned, written
+from training.attention import register
+from training.data.collate import collator
+from training.model import DTYPES, adapt
+
+SDPA, PLAIN = {"model.attention": "sdpa"}, {"training.loss": "plain"}
+# What stays the same on both sides, and what the lever sets.
+LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "loss: chunked": (SDPA, PLAIN, {"training.loss": "chunked"}),
+    "attention: varlen": ({"training.loss": "chunked"}, SDPA, {"model.attention": "varlen"}),
+    "optimizer: fused": (
+        {"training.loss": "chunked"}, {"training.optimizer": "adamw_torch"}, {"training.optimizer": "adamw_torch_fused"}
+    ),
+    "compile: blocks": (
+        {"training.loss": "chunked", **SDPA}, {"training.compile": False}, {"training.compile": True}
+    ),
+}  # fmt: skip
+LENGTHS = ("mixture", "rag", "fixed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--only", default=",".join(LEVERS))
+    parser.add_argument("--lengths", default=",".join(LENGTHS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    register()
+    if options.cpu:
+        torch.set_num_threads(1)  # the seconds of a process are then those of its work
+    result: dict[str, Any] = {**machine(options.cpu), "pairs": options.pairs, "levers": {}}
+    for name, lever in LEVERS.items():
+        if not any(name.startswith(asked) for asked in options.only.split(",")):
+            continue
+        for lengths in options.lengths.split(","):
+            result["levers"][f"{name}, {lengths}"] = found = measured(lever, lengths, options)
+            print(f"{name}, {lengths}: {json.dumps(found)}", flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measured(lever: tuple[dict[str, Any], ...], lengths: str, options: argparse.Namespace) -> dict[str, Any]:
+    both, off, on = lever
+    job = Job("small", False, "none", lengths, max_length=2048, accumulation=1, steps=options.pairs)
+    if not options.cpu:
+        job = Job("qwen2.5-7b", True, "none", lengths, accumulation=1, steps=options.pairs)
+    sides = [Side(replace(job, settings={**both, **own})) for own in (off, on)]
+    for side in sides:
+        side.step(0)  # kernels are chosen, or compiled
+    pairs = [[side.step(number) for side in sides] for number in range(1, options.pairs + 1)]
+    ratios = [without[0] / with_it[0] for without, with_it in pairs]
+    return {
+        "ratio_median": round(statistics.median(ratios), 3), "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+        "loss_difference": _difference(pairs, 1), "gradient_norm_difference": _difference(pairs, 2),
+        "seconds": [round(statistics.median(pair[number][0] for pair in pairs), 4) for number in range(2)],
+        "peak_bytes": [side.peak for side in sides],
+    }  # fmt: skip
+
+
+def _difference(pairs: list[list[tuple[float, float, float]]], place: int) -> float:
+    """The largest relative one."""
+    return max(abs(without[place] - with_it[place]) / abs(without[place]) for without, with_it in pairs)
+
+
+def clock(gpu: bool) -> float:
+    """On a CPU the process's own seconds: what others do on a shared machine does not count, a wait does not either."""
+    return time.perf_counter() if gpu else time.process_time()
+
+
+class Side:
+    """A model that is set one way, its optimizer, and the rows."""
+
+    def __init__(self, job: Job):
+        torch.manual_seed(1)
+        self.plan, self.device, self.peak = planned(job), torch.device("cuda" if job.gpu else "cpu"), 0
+        base = random_base(
+            job.architecture, job.quantization, self.device, DTYPES[self.plan.precision], self.plan.attention
+        )
+        self.model = adapt(base, self.plan).to(self.device).train()
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        fused = self.plan.optimizer == "adamw_torch_fused"
+        self.optimizer = torch.optim.AdamW(self.trained, lr=2e-4, fused=fused)
+        self.collate = collator(self.plan, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            data = written(Path(folder, "rows"), rows(job), job.max_length)
+            self.rows = [copy.deepcopy(data[number]) for number in range(len(data))]
+
+    def step(self, number: int) -> tuple[float, float, float]:
+        """(seconds, loss, the gradients' norm) of one optimizer step on one sequence."""
+        batch = self.collate([self.rows[number % len(self.rows)]])
+        batch.pop("indices")
+        batch = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+        gpu = self.device.type == "cuda"
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        began = clock(gpu)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
+            loss = self.model(**batch, num_items_in_batch=1000).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 0.3)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if gpu:
+            torch.cuda.synchronize()
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+        return clock(gpu) - began, float(loss.detach()), float(norm)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Models of real shapes with random weights, made on the device that they train on: nothing is downloaded or read."""
+
+from typing import Any
+
+from launch.architecture import Architecture
+
+
+def random_base(architecture: Architecture, quantization: str, device: Any, dtype: Any, attention: str = "sdpa") -> Any:
+    """The frozen base as training/model.py loads it, its weights drawn on `device`, a layer at a time where packed."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        architecture.model_type, hidden_size=architecture.hidden_size, num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads, num_key_value_heads=architecture.kv_heads,
+        head_dim=architecture.head_dim, intermediate_size=architecture.intermediate_size,
+        vocab_size=architecture.vocab_size, max_position_embeddings=architecture.max_positions,
+        tie_word_embeddings=architecture.tied_embeddings, use_cache=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    if quantization == "nf4":
+        _pack(base, device, dtype)
+    for module in base.modules():
+        own = {n: p for n, p in module.named_parameters(recurse=False) if p.is_meta}
+        for name, parameter in own.items():
+            made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
+            setattr(module, name, torch.nn.Parameter(made))
+    rotary = base.model.rotary_emb  # its buffers are computed, not loaded
+    base.model.rotary_emb = type(rotary)(config).to(device)
+    return base
+
+
+def _pack(base: Any, device: Any, dtype: Any) -> None:
+    """bitsandbytes' NF4 for all linear layers of the blocks, as transformers puts it there."""
+    import torch
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for block in base.model.layers:
+        for parent in block.modules():
+            for name, linear in list(parent.named_children()):
+                if not isinstance(linear, torch.nn.Linear):
+                    continue
+                packed = Linear4bit(
+                    linear.in_features, linear.out_features, bias=linear.bias is not None, compute_dtype=dtype,
+                    compress_statistics=True, quant_type="nf4", quant_storage=dtype, device="meta",
+                )  # fmt: skip
+                if packed.bias is not None:
+                    packed.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype))
+                weight = torch.empty(linear.weight.shape, dtype=dtype).normal_(std=0.02)
+                packed.weight = Params4bit(
+                    weight, requires_grad=False, quant_type="nf4", compress_statistics=True, quant_storage=dtype,
+                    module=packed,
+                )  # fmt: skip
+                setattr(parent, name, packed.to(device))

@@ -1,0 +1,226 @@
+"""What more GPUs give and cost, from the planner's model: docs/scaling.md.
+
+    python -m benchmarks.scaling > docs/scaling.md
+
+Nothing here was measured on more than one GPU. The page states the inputs; whoever has other ones changes them here.
+"""
+
+import math
+import random
+import statistics
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from launch.batch import micro_batch_sizes
+from launch.hardware import CATALOGUE, PCIE5, Gpu, gpu_topology
+from launch.spec import RunSpec
+from launch.strategy import Candidate, candidates, choose
+from launch.variants import VARIANTS
+
+# Dollars of a GPU-hour: an H100 SXM on demand at smaller clouds (pricegpu.pages.dev, "H100 vs A100 Cloud Pricing",
+# early 2026: 2.49 to 3.99), and in a block reserved at a large one (Amazon EC2 Capacity Blocks for ML, p5.48xlarge,
+# rates of the last quarter of 2024).
+PRICES = (2.49, 4.92)
+COUNTS = (1, 2, 4, 8, 16, 64, 256, 1024)
+PER_NODE = 8
+LENGTH, RANK, ACCUMULATION = 4096, 16, 4
+# Where doubling the GPUs gives less than this, they are said not to pay: a third of the added money is lost.
+PAYS = 4 / 3
+# Unexpected interruptions of a GPU and hour: 419 in 54 days on 16,384 (Llama 3, arXiv 2407.21783, section 3.3.4).
+INTERRUPTIONS = 419 / (54 * 24 * 16_384)
+# Seconds from a node's loss to the next step: measured on CPU with a small model (docs/reliability.md: 34 s), and two
+# minutes to read 30 GB at 250 MB/s, which is an assumption.
+RESTART = 34.0 + 120.0
+SAVE_STEPS = 25
+# How far the GPUs' step times spread (standard deviation over mean): assumptions, for nobody has measured ours.
+SPREADS = (0.01, 0.03, 0.1)
+MODELS = ("qwen2.5-7b", "qwen2.5-14b")
+
+
+class Network(NamedTuple):
+    name: str
+    link: float | None
+    """Bytes/s between GPUs of a node; None for the catalogue's."""
+    gbps: float
+    """Of a node to another."""
+
+
+NETWORKS = (
+    Network("NVLink, 400G InfiniBand", None, 400), Network("NVLink, 100G Ethernet", None, 100),
+    Network("PCIe, 400G InfiniBand", PCIE5, 400), Network("PCIe, 100G Ethernet", PCIE5, 100),
+)  # fmt: skip
+
+
+def gpu_with(name: str, network: Network) -> Gpu:
+    gpu = CATALOGUE[name]
+    if network.link is None:
+        return gpu
+    return gpu.model_copy(update={"rates": gpu.rates.model_copy(update={"link": network.link})})
+
+
+@cache
+def ways(
+    model: str, gpu: str, count: int, network: Network, quantization: str = "none", strategy: str = "auto",
+    sequences: int | None = None,
+) -> tuple[Candidate, ...]:  # fmt: skip
+    """All that the planner tries. `sequences` of an optimizer step; None for four micro-batches of each GPU."""
+    batch = {"gradient_accumulation_steps": ACCUMULATION} if sequences is None else {"global_batch_size": sequences}
+    micro = {"micro_batch_size": "auto"} if sequences is not None else {"micro_batch_size": 1}
+    spec = RunSpec.model_validate(
+        {
+            "name": "scaling", "model": {"variant": model, "quantization": quantization}, "lora": {"rank": RANK},
+            "data": {"train": "rows.jsonl", "max_length": LENGTH},
+            "training": {**micro, **batch, "optimizer": "adamw_torch_fused", "loss": "chunked"},
+            "cluster": {"network_gbps": network.gbps, "strategy": strategy},
+        }
+    )  # fmt: skip
+    nodes = max(1, count // PER_NODE)
+    topology = gpu_topology(gpu_with(gpu, network), nodes, count // nodes)
+    sizes = micro_batch_sizes(spec, count)
+    return tuple(candidates(spec, VARIANTS[model].architecture, topology, "bf16", sizes)[0])
+
+
+def best(*where: object, **more: object) -> Candidate | None:
+    return choose(list(ways(*where, **more)))  # type: ignore[arg-type]
+
+
+def rate(found: Candidate) -> float:
+    assert found.throughput is not None
+    return found.throughput.tokens_per_second
+
+
+def dollars(tokens_per_second: float, count: int, price: float) -> float:
+    """Of a billion tokens."""
+    return price * count * 1e9 / (3600 * tokens_per_second)
+
+
+# The tables
+
+
+def growing(model: str) -> list[str]:
+    """Each GPU with a batch of its own, so that an optimizer step grows with the GPUs."""
+    lines = [f"| GPUs | {' | '.join(network.name for network in NETWORKS)} |", "|---" * (len(NETWORKS) + 1) + "|"]
+    alone = best(model, "H100-80GB", 1, NETWORKS[0])
+    assert alone is not None
+    for count in COUNTS:
+        cells = []
+        for network in NETWORKS:
+            found = best(model, "H100-80GB", count, network)
+            assert found is not None
+            tokens = rate(found)
+            low, high = (dollars(tokens, count, price) for price in PRICES)
+            cells.append(f"{tokens:,.0f} ({tokens / count / rate(alone):.1%}) ${low:,.0f} to {high:,.0f}")
+        lines.append(f"| {count:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def divided(model: str, gpu: str, sequences: int) -> list[str]:
+    """One optimizer step of so many sequences shared by all: what a person waits for."""
+    lines = [f"| GPUs | {' | '.join(network.name for network in NETWORKS)} |", "|---" * (len(NETWORKS) + 1) + "|"]
+    for count in (2**power for power in range(sequences.bit_length())):
+        found = [best(model, gpu, count, network, sequences=sequences) for network in NETWORKS]
+        lines.append(f"| {count:,} | {' | '.join(_step(one) for one in found)} |")
+    stops = [stops_paying(model, gpu, network, sequences) for network in NETWORKS]
+    lines.append(f"| pays up to | {' | '.join(f'{count:,}' for count in stops)} |")
+    return lines
+
+
+def _step(found: Candidate | None) -> str:
+    if found is None or found.throughput is None:
+        return "-"
+    return f"{found.throughput.step_seconds:,.2f} s {found.strategy}"
+
+
+def stops_paying(model: str, gpu: str, network: Network, sequences: int) -> int:
+    """The most GPUs, doubled from the fewest that fit, at which the last doubling made a step at least PAYS times as
+    fast."""
+    last, before = 0, None
+    for count in (2**power for power in range(sequences.bit_length())):
+        after = best(model, gpu, count, network, sequences=sequences)
+        if after is None:
+            continue
+        if before is not None and rate(after) < PAYS * rate(before):
+            break
+        last, before = count, after
+    return last
+
+
+# A model, how it is held, and a GPU: from what fits everywhere to what has to be divided.
+PLACES = (
+    ("qwen2.5-7b", "none", "H100-80GB"), ("qwen2.5-14b", "none", "H100-80GB"), ("qwen2.5-7b", "none", "L40S-48GB"),
+    ("qwen2.5-14b", "none", "L40S-48GB"), ("qwen2.5-14b", "nf4", "RTX4090-24GB"),
+    ("qwen2.5-7b", "none", "RTX4090-24GB"), ("qwen2.5-14b", "none", "RTX4090-24GB"),
+)  # fmt: skip
+COMPARED = ("ddp", "zero2", "zero3", "fsdp2", "zero3_offload")
+
+
+def strategies() -> list[str]:
+    """Tokens/s of each strategy on 16 GPUs, the winner in bold; a dash where it does not fit."""
+    lines = [f"| model, GPU | network | {' | '.join(COMPARED)} |", "|---" * (len(COMPARED) + 2) + "|"]
+    for model, quantization, gpu in PLACES:
+        for network in (NETWORKS[0], NETWORKS[1]):
+            fastest = {}
+            for strategy in COMPARED:
+                found = best(model, gpu, 2 * PER_NODE, network, quantization, strategy)
+                fastest[strategy] = None if found is None else rate(found)
+            most = max((tokens for tokens in fastest.values() if tokens), default=None)
+            cells = [_cell(tokens, most) for tokens in fastest.values()]
+            held = "bf16" if quantization == "none" else quantization
+            lines.append(f"| {model} {held}, {gpu} | {int(network.gbps)}G | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(tokens: float | None, most: float | None) -> str:
+    if tokens is None:
+        return "-"
+    return f"**{tokens:,.0f}**" if tokens == most else f"{tokens:,.0f}"
+
+
+# The simulation
+
+
+def slowest(count: int, spread: float, steps: int = 200) -> float:
+    """Mean over steps of the slowest of `count` GPUs' times, each normal around 1 with that spread; never below 0."""
+    drawn = random.Random(count)  # noqa: S311 - the same numbers each time
+    return statistics.fmean(max(max(0.0, drawn.gauss(1, spread)) for _ in range(count)) for _ in range(steps))
+
+
+def goodput(count: int, step_seconds: float, days: float = 400) -> float:
+    """Share of the time that is training which is kept, where any GPU's failure stops all.
+
+    Each failure costs a restart and, on average, half of the steps between two checkpoints. Drawn failure by failure.
+    """
+    drawn, left = random.Random(count), days * 86_400  # noqa: S311
+    kept, interval = 0.0, SAVE_STEPS * step_seconds
+    while left > 0:
+        until = min(left, drawn.expovariate(INTERRUPTIONS * count / 3600))
+        kept += until if until == left else math.floor(until / interval) * interval
+        left -= until + RESTART
+    return kept / (days * 86_400)
+
+
+def simulated() -> list[str]:
+    lines = [f"| GPUs | {' | '.join(f'spread {spread:.0%}' for spread in SPREADS)} | interruptions |", "|---" * 5 + "|"]
+    for count in (8, 64, 256, 1024):
+        found = best("qwen2.5-14b", "H100-80GB", count, NETWORKS[0])
+        assert found is not None
+        assert found.throughput is not None
+        waits = " | ".join(f"{1 / slowest(count, spread):.1%}" for spread in SPREADS)
+        lines.append(f"| {count:,} | {waits} | {goodput(count, found.throughput.step_seconds):.2%} |")
+    return lines
+
+
+def page() -> str:
+    tables = {
+        "seven": growing(MODELS[0]), "fourteen": growing(MODELS[1]), "step": divided(MODELS[1], "H100-80GB", 128),
+        "small": divided(MODELS[1], "RTX4090-24GB", 128), "strategies": strategies(), "simulated": simulated(),
+    }  # fmt: skip
+    return Path(__file__).with_name("scaling_page.md").read_text(encoding="utf-8").format(
+        rank=RANK, length=LENGTH, low=PRICES[0], high=PRICES[1], accumulation=ACCUMULATION, rate=INTERRUPTIONS,
+        restart=RESTART, save=SAVE_STEPS, **{name: "\n".join(lines) for name, lines in tables.items()},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,54 @@
+"""Which implementation computes attention and the loss: what `auto` means, and what cannot be asked for. Pure.
+
+`auto` takes what was measured to be faster, and elsewhere what is oldest (docs/performance.md).
+"""
+
+from launch.hardware import Topology
+from launch.spec import Attention, Loss, ModelSpec, Path, Precision, RunSpec
+
+
+def attention_of(spec: RunSpec, gpu: bool) -> Attention:
+    """Of training. On CPU processes packed rows go document by document, which is faster than to mask their scores."""
+    asked = spec.model.attention
+    if asked != "auto":
+        return asked
+    return "varlen" if spec.data.packing and not gpu else "sdpa"
+
+
+def answering_attention(model: ModelSpec) -> Attention:
+    """Of an evaluation, which pads its batches."""
+    return "eager" if model.attention == "eager" else "sdpa"
+
+
+def loss_of(spec: RunSpec, precision: Precision, gpu: bool) -> Loss:
+    asked = spec.training.loss
+    if asked != "auto":
+        return asked
+    return "plain" if gpu or not_chunked(spec, precision) else "chunked"
+
+
+def not_chunked(spec: RunSpec, precision: Precision) -> str:
+    """Why the loss cannot be computed in chunks; empty where it can."""
+    if "lm_head" in spec.lora.modules_to_save:
+        return "lora.modules_to_save trains the output head, whose own gradient is not made in chunks"
+    if spec.training.extra.get("use_liger_kernel"):
+        return "training.extra.use_liger_kernel brings a loss of its own; remove one of the two"
+    if precision == "fp16":
+        return "in fp16 a chunk's small gradients vanish, for they are made before the loss is scaled up"
+    return ""
+
+
+def conflicts(spec: RunSpec, topology: Topology, precision: Precision) -> list[tuple[Path, str]]:
+    """What the spec names and these devices cannot do."""
+    found: list[tuple[Path, str]] = []
+    reason = not_chunked(spec, precision)
+    if spec.training.loss == "chunked" and reason:
+        found.append((("training", "loss"), f"training.loss chunked: {reason}: use plain or auto"))
+    if spec.training.compile and spec.training.extra.get("torch_compile"):
+        message = "training.extra.torch_compile compiles the whole model, and training.compile each block: use one"
+        found.append((("training", "compile"), message))
+    if spec.model.attention == "varlen" and topology.device == "gpu" and (precision == "fp32" or not topology.bf16):
+        why = "needs bf16 or fp16 on compute capability 8.0 or above, as FlashAttention does"
+        message = f"model.attention varlen {why}; {topology.device_name} in {precision} has sdpa or eager"
+        found.append((("model", "attention"), message))
+    return found

@@ -1,0 +1,156 @@
+"""Attention by documents: packed rows give each document's own logits and the losses and gradients of SDPA's mask."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from launch.memory import activations
+from launch.spec import LoraSpec
+from tests.training.live_memory import saved_bytes
+from tests.training.test_memory import architecture_of, built, setting
+from training.attention import NAME, documents, register, varlen_forward
+from training.data.collate import Collator
+
+register()
+TOLERANCE = 1e-5  # of fp32 logits and of gradients against their norm: sums in another order
+
+
+def rows(*lengths: list[int]) -> list[dict[str, Any]]:
+    """One sequence of random documents for each list of lengths."""
+    torch.manual_seed(2)
+    made = []
+    for number, each in enumerate(lengths):
+        ids = torch.randint(1, 200, (sum(each),)).numpy()
+        made.append({"index": number, "input_ids": ids, "labels": ids, "lengths": each})
+    return made
+
+
+def collated(varlen: bool, *lengths: list[int]) -> dict[str, Any]:
+    batch = Collator(0, packed=True, varlen=varlen)(rows(*lengths))
+    batch.pop("indices")
+    return batch
+
+
+def model(kind: str, attention: str, **more: Any) -> Any:
+    torch.manual_seed(1)
+    shapes = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 200, "max_position_embeddings": 512,
+        "use_cache": False,
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, **{**shapes, **more})
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def test_where_documents_begin_and_end() -> None:
+    """Rows laid end to end, what pads a row a document of its own."""
+    batch = collated(True, [3, 4], [5])
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 1]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 7, 12, 14]
+    assert batch["cu_seq_lens_q"].dtype == torch.int32
+    assert batch["max_length_q"] == 5
+    assert documents(torch.arange(9)[None])["cu_seq_lens_q"].tolist() == [0, 9]
+
+
+def test_rows_that_are_not_packed_need_no_mask_either() -> None:
+    batch = Collator(0, packed=False, varlen=True)(rows([4], [2]))
+    assert "attention_mask" not in batch
+    assert batch["cu_seq_lens_q"].tolist() == [0, 4, 6, 8]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_losses_and_gradients_are_those_of_a_mask(kind: str, checkpointing: bool) -> None:
+    found = []
+    for attention in ("sdpa", NAME):
+        trained = model(kind, attention).train()
+        if checkpointing:
+            trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        loss = trained(**collated(attention == NAME, [30, 7, 50], [41, 44])).loss
+        loss.backward()
+        found.append((loss.detach(), torch.cat([p.grad.flatten() for p in trained.parameters()])))
+    (masked, gradients), (ours, by_document) = found
+    assert float(ours) == pytest.approx(float(masked), rel=TOLERANCE)
+    assert float((by_document - gradients).norm() / gradients.norm()) < TOLERANCE
+
+
+def test_packed_logits_are_each_document_s_own() -> None:
+    trained = model("qwen2", NAME)
+    lengths = [12, 30, 1, 20]
+    packed = collated(True, lengths)
+    labels = packed.pop("labels")
+    with torch.no_grad():
+        logits = trained(**packed).logits[0]
+        for part, alone in zip(logits.split(lengths), labels[0].split(lengths), strict=True):
+            torch.testing.assert_close(part, trained(input_ids=alone[None]).logits[0], rtol=0, atol=TOLERANCE)
+
+
+def test_a_window_of_attention_is_kept() -> None:
+    """Mistral looks back so many tokens; by documents as with a mask."""
+    options = {"sliding_window": 8}
+    batches = [collated(varlen, [30, 7]) for varlen in (False, True)]
+    with torch.no_grad():
+        masked, ours = (
+            model("mistral", name, **options)(**batch).loss for name, batch in zip(("sdpa", NAME), batches, strict=True)
+        )
+        wider = model("mistral", NAME, sliding_window=None)(**batches[1]).loss
+    assert float(ours) == pytest.approx(float(masked), rel=TOLERANCE)
+    assert float(wider) != pytest.approx(float(ours), rel=TOLERANCE)
+
+
+def test_packed_rows_without_their_boundaries_are_refused() -> None:
+    packed = collated(False, [5, 6])
+    with pytest.raises(ValueError, match="needs cu_seq_lens_q"):
+        model("qwen2", NAME)(**packed)
+
+
+def test_answers_to_padded_questions_are_those_of_sdpa() -> None:
+    ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
+    asked = {
+        "input_ids": ids,
+        "attention_mask": (ids > 0).long(),
+        "max_new_tokens": 6,
+        "do_sample": False,
+        "use_cache": True,
+    }
+    answers = [model("qwen2", name).eval().generate(**asked, pad_token_id=0) for name in ("sdpa", NAME)]
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_what_it_keeps_for_the_backward_pass(kind: str, precision: str) -> None:
+    """Within 3 % of the forecast. On CPU the documents' outputs are kept beside the one that they are laid into."""
+    made = built(kind, precision, LoraSpec(dropout=0.0), NAME, zero=precision == "bf16")
+    architecture = architecture_of(made)
+    here = setting(
+        architecture, precision, LoraSpec(dropout=0.0), precision == "bf16", attention=NAME, max_length=64  # type: ignore[arg-type]
+    )  # fmt: skip
+    batch = collated(True, [40, 24], [64])
+    batch.pop("labels")
+    kept = saved_bytes(made, lambda: made.get_base_model().model(**batch))
+    assert activations.saved(architecture, here) == pytest.approx(kept, rel=0.03)
+
+
+def test_the_kernel_of_a_gpu_is_asked_for_causal_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is passed to torch's kernel, by a stand-in for it that computes the same on a CPU."""
+    import torch.nn.attention.varlen as kernel
+
+    import training.attention as ours
+
+    def stand_in(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, most_q: int, most_k: int, **options: Any) -> Any:
+        assert cu_q is cu_k
+        assert most_q == most_k == 9
+        assert options == {"scale": 0.25, "window_size": (-1, 0), "enable_gqa": True}
+        assert (q.shape, k.shape, v.shape) == ((14, 4, 16), (14, 2, 16), (14, 2, 16))
+        return ours._one_by_one(q, k, v, cu_q, options["scale"], None)
+
+    monkeypatch.setattr(kernel, "varlen_attn", stand_in)
+    q, k = torch.randn(1, 4, 14, 16), torch.randn(1, 2, 14, 16)
+    bounds = torch.tensor([0, 5, 14], dtype=torch.int32)
+    expected = varlen_forward(None, q, k, k, None, cu_seq_lens_q=bounds, max_length_q=9, scaling=0.25)[0]
+    flat = [states.transpose(1, 2).flatten(0, 1) for states in (q, k, k)]
+    found = ours._on_gpu(*flat, bounds, 9, 0.25, None)
+    assert torch.equal(found.view_as(expected), expected)

@@ -1,0 +1,51 @@
+"""Blocks that are compiled compute what they computed, by one graph for all but the first and for all rows."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from tests.conftest import Workspace
+from tests.training.test_initial import plan_for
+from training.data.collate import collator
+from training.model import load
+
+TOLERANCE = 1e-5  # of a loss and of the gradients against their norm: fused operations round once where two did
+
+
+def trained(workspace: Workspace, compiled: bool) -> tuple[list[float], torch.Tensor]:
+    """Losses of three packed batches of other documents, and the gradients of the last."""
+    plan = plan_for(
+        workspace, training={"compile": compiled}, data={"packing": True, "max_length": 96}, model={"attention": "sdpa"}
+    )  # fmt: skip
+    model = load(plan).train()
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    collate, losses = collator(plan, 0), []
+    for lengths in ([40, 30], [90], [20, 20, 20]):
+        batch: dict[str, Any] = collate([row(lengths)])
+        batch.pop("indices")
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        losses.append(float(loss.detach()))
+        assert batch["input_ids"].shape == (1, 96 if compiled else sum(lengths))
+    return losses, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def row(lengths: list[int]) -> dict[str, Any]:
+    ids = torch.arange(1, sum(lengths) + 1).numpy() % 300
+    return {"index": 0, "input_ids": ids, "labels": ids, "lengths": lengths}
+
+
+def test_losses_and_gradients_are_those_of_blocks_that_are_not(workspace: Workspace) -> None:
+    counters.clear()
+    losses, gradients = trained(workspace, compiled=True)
+    assert counters["stats"]["unique_graphs"] == 2  # the first block's input has no gradient
+    assert not counters["graph_break"]
+    plain, expected = trained(workspace, compiled=False)
+    assert losses == pytest.approx(plain, rel=TOLERANCE)
+    assert float((gradients - expected).norm() / expected.norm()) < TOLERANCE
