@@ -2,9 +2,8 @@
 
 A packed sequence under SDPA needs a block-diagonal mask, length x length, and torch's fastest kernels take none: scores
 between documents are computed and thrown away. Here the kernel is told where documents begin. On a GPU it is torch's
-own (torch.nn.attention.varlen, FlashAttention-2; FlashAttention-3 where its package is installed), on a CPU a causal
-SDPA for each document. What comes without the collator's boundaries, a question that is answered or a model that is
-checked, goes the way of SDPA.
+own (torch.nn.attention.varlen, FlashAttention-2), on a CPU a causal SDPA for each document. What comes without the
+collator's boundaries, a question that is answered or a model that is checked, goes the way of SDPA.
 """
 
 from typing import Any

@@ -72,11 +72,17 @@ def hit(source: Source, number: int, before: Sequence[str], line: str, after: Se
     rank = _whose(source, line, text, before, groups)
     mine = before if own is None else [each for each in before if lines.labelled(each) == own]
     node = groups.get("node") or groups.get("node2") or _reported(text, before, "host") or source.node
-    at = lines.written(line, source.year) or lines.last_written(before, source.year) or source.until
+    at = lines.written(line, source.year) or lines.last_written(before, source.year) or _at_most(source, after)
     pid = int(groups["pid"]) if "pid" in groups else None
     work = _completed(rank, (line, *after[:12]))
     doing = tracebacks.doing(mine)
     return Hit(known, source.file, number, text, rank, node, at, doing, pid, tracebacks.chained(after), work)
+
+
+def _at_most(source: Source, after: Sequence[str]) -> float | None:
+    """When a line was written at the latest that nothing before it tells the time of."""
+    bounds = (lines.next_written(after, source.year), source.until)
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _whose(source: Source, line: str, text: str, before: Sequence[str], groups: dict[str, str]) -> int | None:

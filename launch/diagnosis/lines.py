@@ -60,6 +60,11 @@ def last_written(lines: Iterable[str], year: int) -> float | None:
     return next((at for line in reversed(list(lines)) if (at := written(line, year)) is not None), None)
 
 
+def next_written(lines: Iterable[str], year: int) -> float | None:
+    """The time of the first of these lines that tells one."""
+    return next((at for line in lines if (at := written(line, year)) is not None), None)
+
+
 def _seconds(parts: list[int], fraction: str | None, utc: bool = False) -> float | None:
     try:
         year, month, day, hour, minute, second = parts

@@ -5,6 +5,7 @@ first (`at`), and which public issues its shape was taken from. The words betwee
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from launch.diagnosis.explain import explain
 from launch.diagnosis.known import BY_NAME, KNOWN
+from launch.diagnosis.lines import last_written
 from launch.rundir import Attempt, RunDir
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -21,11 +23,22 @@ OF_THE_RUN = ("job.log", "preflight.json")
 
 
 def laid_out(case: str, root: Path) -> Attempt:
-    """A case as the first attempt of a run."""
+    """A case as the first attempt of a run, each file last changed when its last line was written.
+
+    One that tells no time ends a second before any that does: whoever tells of an end tells of it afterwards.
+    """
     attempt = RunDir(root).attempt(1)
     attempt.root.mkdir(parents=True)
-    for path in (CORPUS / case).iterdir():
-        shutil.copy(path, root if path.name in OF_THE_RUN else attempt.root)
+    files = list((CORPUS / case).iterdir())
+    ends = {path: last_written(path.read_text(errors="replace").splitlines(), 2026) for path in files}
+    told = [end for end in ends.values() if end is not None]
+    if all(path.name in OF_THE_RUN for path in files):  # an attempt that left nothing is taken for one of now
+        told = []
+    for path in files:
+        copy = shutil.copy(path, root if path.name in OF_THE_RUN else attempt.root)
+        if told:
+            end = ends[path] or min(told) - 1
+            os.utime(copy, (end, end))
     return attempt
 
 
