@@ -1,24 +1,18 @@
-"""transformers.Trainer with muster's order of samples, evaluation and checkpoints. The loop itself is transformers'."""
+"""transformers.Trainer with muster's order of samples, evaluation and gate. The loop itself is transformers'."""
 
-import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from launch.plan import Plan
-from launch.rundir import PROGRESS, RunDir
-from training import checkpoint
-from training.adapter import Tensors, adapter_files, read_adapter, trainable_parameters
+from launch.rundir import RunDir
 from training.arguments import loraplus
 from training.control import Control
 from training.data.collate import collator
@@ -29,27 +23,20 @@ from training.evaluation.loss import summed_loss
 from training.evaluation.questions import Question
 from training.evaluation.while_training import ask
 from training.gate import Gate
-from training.generators import local_generators, seed_rank, set_generators
+from training.generators import local_generators
 from training.initial import leaves_base_unchanged
 from training.model import DTYPES
 from training.monitoring import Recorder
 from training.rehearsal import rehearse
-from training.rollback import START, Beginning, Unsound, go_back, lower_learning_rates, set_schedule
+from training.resumable import ResumableTrainer
+from training.rollback import Beginning, Unsound, go_back, lower_learning_rates
 from training.saving import Saver
 from training.soundness import check_model, evaluating
-from training.states import (
-    MOMENTS,
-    gather_adapter,
-    gather_optimizer,
-    read_loss_scale,
-    scatter_adapter,
-    scatter_optimizer,
-    write_loss_scale,
-)  # fmt: skip
+from training.states import gather_adapter, read_loss_scale
 
 
-class AdapterTrainer(Trainer):
-    """Order, evaluation and checkpoints of muster on transformers' loop.
+class AdapterTrainer(ResumableTrainer):
+    """Order, evaluation and gate of muster on transformers' loop.
 
     train(resume_from_checkpoint=PATH) continues from a good checkpoint directory of muster's own format.
     """
@@ -73,7 +60,7 @@ class AdapterTrainer(Trainer):
         self.saver = Saver()
         self.gate = Gate(plan, run, control, args.device)
         self.recorder = Recorder(plan, run, control, train, per_epoch, self.gate)
-        self.beginning: Beginning | None = None
+        self.beginning = None
         self.batches = MicroBatches(
             len(train),
             args.seed,
@@ -97,11 +84,6 @@ class AdapterTrainer(Trainer):
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
-
-    @property
-    def peft_model(self) -> Any:
-        """The model without the engine's wrappers."""
-        return self.accelerator.unwrap_model(self.model)
 
     # Order
 
@@ -230,70 +212,7 @@ class AdapterTrainer(Trainer):
             f"{prefix}_rouge_l": sum(row["rouge_l"] for row in rows) / len(rows),
         }
 
-    # Checkpoints
-
-    def trainable_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """As the engine holds them between steps. Every rank calls this.
-
-        FSDP2 leaves its outermost module whole after a forward pass, under parameters that the optimizer does not know.
-        """
-        for module in self.model_wrapped.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
-        return trainable_parameters(self.peft_model)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """What every rank must do is done here; rank 0 writes the files while the training goes on."""
-        began = time.monotonic()
-        self.ranks.pulse.mark("saving", self.state.global_step)
-        self.saver.finish()
-        step, parameters = self.state.global_step, self.trainable_parameters()
-        adapter = gather_adapter(parameters)
-        moments, updates = gather_optimizer(self.optimizer, parameters)
-        generators, best = self._generators(), self.best_checkpoint()
-        if self.ranks.rank == 0:
-            progress = {
-                "step": step,
-                "updates": updates,
-                "tokens": self.recorder.tokens,
-                "scheduler_epoch": self.lr_scheduler.last_epoch,
-                "scaler": read_loss_scale(self.optimizer, self.accelerator.scaler),
-                "stability": self.gate.guard.state(),
-                "strategy": self.plan.strategy,
-                "world_size": self.plan.world_size,
-                "optimizer": self.plan.optimizer,
-                **self.identity,
-            }
-            others = {"optimizer.safetensors": moments, "generators.safetensors": generators}
-            texts = {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
-            stalled = time.monotonic() - began
-            self.saver.begin(lambda: self._write(step, adapter, others, texts, began, stalled, best))
-        if self.gate.guard.trouble is None:  # else it may be the only place that is good enough to go back to
-            self.beginning = None
-        self.recorder.paused += time.monotonic() - began
-
-    def _write(
-        self, step: int, adapter: Tensors, others: dict[str, Tensors], texts: dict[str, str], began: float,
-        stalled: float, best: Path | None,
-    ) -> None:  # fmt: skip
-        """The half of a save that a thread does: from tensors in host memory to a directory with its name."""
-        tensors, own = adapter_files(self.peft_model, adapter)
-        size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors | others, own | texts)
-        seconds = round(time.monotonic() - began, 3)
-        self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=round(stalled, 4), bytes=size)
-        checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, best)
-
-    def best_checkpoint(self) -> Path | None:
-        """The checkpoint with the lowest eval_loss, while early stopping keeps one."""
-        step = self.state.best_global_step if self.plan.spec.training.early_stopping_patience else None
-        return self.run_dir.checkpoint(step) if step else None
-
-    def _trainer_state(self) -> str:
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, "state") and callable(callback.state):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-        # TrainerState.save_to_json writes exactly this; the checkpoint writes its files itself.
-        return json.dumps(dataclasses.asdict(self.state), indent=2, sort_keys=True)
+    # Beginning
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Rehearses the largest batch, then loads the adapter and its moments by name, where transformers would load
@@ -314,53 +233,3 @@ class AdapterTrainer(Trainer):
         precision = DTYPES[self.plan.precision]
         check_model(self.model_wrapped, self.peft_model, self.args.device, precision, unchanged)
         return prepared
-
-    def put_back(self, beginning: Beginning) -> None:
-        """The run as it was before anything was rehearsed: the adapter, and an optimizer without a past."""
-        parameters = self.trainable_parameters()
-        scatter_adapter(parameters, beginning.adapter)
-        zeros = {name: torch.zeros_like(value) for name, value in beginning.adapter.items()}
-        nothing = {f"{name}.{moment}": value for name, value in zeros.items() for moment in MOMENTS}
-        scatter_optimizer(self.optimizer, parameters, nothing, updates=0)
-        write_loss_scale(self.optimizer, self.accelerator.scaler, beginning.scale)
-
-    def restore(self, directory: Path) -> None:
-        parameters = self.trainable_parameters()
-        scatter_adapter(parameters, read_adapter(directory, self.peft_model, parameters))
-        progress = checkpoint.read_progress(directory)
-        scatter_optimizer(
-            self.optimizer, parameters, load_file(directory / "optimizer.safetensors"), progress["updates"]
-        )
-        set_schedule(self.lr_scheduler, progress["scheduler_epoch"])
-        write_loss_scale(self.optimizer, self.accelerator.scaler, progress["scaler"])
-        self.gate.guard.restore(progress.get("stability", {}))
-        self.recorder.tokens = progress["tokens"]
-        self.recorder.forget_after(progress["step"])
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The adapter is loaded in _restore, once the engine holds it."""
-
-    def _generators(self) -> dict[str, torch.Tensor]:
-        """Every rank's random generators, which decide dropout."""
-        return {
-            f"{kind}-{rank}": state
-            for kind, mine in local_generators(self.args.device).items()
-            for rank, state in enumerate(self.ranks.gather(mine))
-        }
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """This rank's generators; on another world size a seed that depends on rank and step."""
-        if checkpoint is None:
-            return
-        if checkpoint == START:
-            assert self.beginning is not None
-            set_generators(self.beginning.generators, self.args.device)
-            return
-        saved = load_file(Path(checkpoint) / "generators.safetensors")
-        if len([name for name in saved if name.startswith("cpu-")]) != self.plan.world_size:
-            seed_rank(self.plan.spec.training.seed, self.ranks.rank, self.state.global_step)
-            return
-        mine = f"-{self.ranks.rank}"
-        set_generators(
-            {name.removesuffix(mine): saved[name] for name in saved if name.endswith(mine)}, self.args.device
-        )
