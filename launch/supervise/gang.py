@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from launch.allocation import Allocation
+from launch.container import Inside, inside
 from launch.plan import Plan
 from launch.preflight.fleet import CLOCK_FIX, DECISIVE, DIRECTORY_FIX, ahead_of_others, fleet_results, odd_ones
 from launch.preflight.probe import Probe
@@ -44,7 +45,10 @@ def gather(job: Allocation, plan: Plan, run: RunDir, environ: Mapping[str, str])
     try:
         with tempfile.TemporaryDirectory() as folder:
             (read := Path(folder, "plan.json")).write_text(plan.model_dump_json(), encoding="utf-8")
-            asked = {node: _Asked(job, node, (run.root, token, job.number), read, environ) for node in job.nodes}
+            within = inside(plan, run, outer=environ)
+            asked = {
+                node: _Asked(job, within, node, (run.root, token, job.number), read, environ) for node in job.nodes
+            }
             deadline = time.monotonic() + seconds
             while waiting := [node for node in asked if node not in answers and node not in silent]:
                 for node in waiting:
@@ -62,12 +66,13 @@ class _Asked:
     """The step that asks one node."""
 
     def __init__(
-        self, job: Allocation, node: str, arguments: tuple[object, ...], read: Path, environ: Mapping[str, str]
-    ):
+        self, job: Allocation, place: Inside, node: str, arguments: tuple[object, ...], read: Path,
+        environ: Mapping[str, str],
+    ):  # fmt: skip
         self.out, self.err = read.with_name(f"{node}.out"), read.with_name(f"{node}.err")
-        argv = step_argv(job, [node], "muster-probe", "launch.preflight.probe", *arguments, read=read)
+        argv = step_argv(job, place, [node], "muster-probe", "launch.preflight.probe", *arguments, read=read)
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
-            self.process = start_step(argv, out, err, environ)
+            self.process = start_step(argv, place, out, err, environ)
 
     def answer(self) -> Probe | None:
         """Its clock as it stands beside ours: what is left in the difference is how long the answer took."""

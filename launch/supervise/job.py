@@ -11,6 +11,7 @@ from rich.console import Console
 
 from launch.allocation import Allocation
 from launch.cluster.commands import SlurmError, slurm
+from launch.container import Inside, inside
 from launch.errors import NoPlanError, PreflightError, UsageError
 from launch.journal import event, write_json
 from launch.local import environment
@@ -22,7 +23,7 @@ from launch.screen import checks_view
 from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
 from launch.supervise.gang import Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
-from launch.supervise.pairs import culprits, measured
+from launch.supervise.pairs import Rates, culprits, measured
 from launch.supervise.requeue import requeue
 from launch.supervise.srun import start_step, step_argv
 from launch.wording import plural
@@ -84,9 +85,13 @@ class Job:
         if last is None or last.nodes or not lost_touch(last) or len(fit) < len(self.nodes):
             return {}  # nothing of the kind, or a rank or a node is known to have been the reason
         self._say(f"looking for the node that is the reason: {plural(len(fit), 'node')} exchange in pairs")
-        rates = measured(self.allocation, fit, plan.topology.device, plan.spec.preflight.allreduce_seconds)
+        rates = self._paired(plan, fit)
         event(self.run.events, "paired", rates={"-".join(pair): rate for pair, rate in rates.items()})
         return culprits(rates)
+
+    def _paired(self, plan: Plan, nodes: Sequence[str]) -> Rates:
+        limits, place = plan.spec.preflight, inside(plan, self.run)
+        return measured(self.allocation, place, nodes, plan.topology.device, limits.allreduce_seconds)
 
     def _show(self, plan: Plan, gathered: Gathered) -> None:
         """What was found on the nodes that train: into preflight.json, and once onto the screen."""
@@ -127,11 +132,9 @@ class Job:
 
     def start(self, plan: Plan, attempt: Attempt, resume: str) -> "StepWorkers":
         arguments = (self.run.root, attempt.number, resume, self.nodes[0], self.port)
-        name = f"muster-{attempt.number}"
-        return StepWorkers(
-            step_argv(self.allocation, self.nodes, name, "launch.supervise.node", *arguments), attempt, name,
-            self.allocation,
-        )  # fmt: skip
+        name, place = f"muster-{attempt.number}", inside(plan, self.run, resume)
+        argv = step_argv(self.allocation, place, self.nodes, name, "launch.supervise.node", *arguments)
+        return StepWorkers(argv, place, attempt, name, self.allocation)
 
     def requeue(self, wish: Requeue) -> None:
         """Raises Stopped when Slurm will not start the job again."""
@@ -141,10 +144,10 @@ class Job:
 class StepWorkers:
     """The workers of all nodes: one step of the job."""
 
-    def __init__(self, argv: list[str], attempt: Attempt, name: str, job: Allocation):
+    def __init__(self, argv: list[str], place: Inside, attempt: Attempt, name: str, job: Allocation):
         self.attempt, self.name, self.job = attempt, name, job
         self.writer = log_writer(attempt.launcher_log, environment(os.environ))
-        self.srun = start_step(argv, self.writer.stdin, self.writer.stdin, os.environ)
+        self.srun = start_step(argv, place, self.writer.stdin, self.writer.stdin, os.environ)
         assert self.writer.stdin is not None
         self.writer.stdin.close()
 
