@@ -35,7 +35,7 @@ class ContainerSpec(Section):
     """Image that the nodes train in: a file such as `muster.sif` or `muster.sqsh` on storage that all nodes see, or
     another name that the runtime takes; by default the nodes' own system."""
     runtime: Literal["apptainer", "pyxis"] = "apptainer"
-    """What starts it: `apptainer exec` in each step, or Slurm itself with its plugin pyxis (`srun --container-image`)."""
+    """What starts it: `apptainer exec` in each step, or Slurm with its plugin pyxis (`srun --container-image`)."""
     mounts: list[Mount] = Field(default_factory=list)
     """Folders of the nodes that it sees beside those of the run, the model, the data and the Hugging Face cache:
     `/PATH`, `/PATH:/INSIDE` or `/PATH:/INSIDE:ro`."""

@@ -1,5 +1,6 @@
 """Every node of a job answers before a run starts on it: which of them are fit, and why the others are not."""
 
+import re
 import tempfile
 import time
 import uuid
@@ -24,6 +25,8 @@ from launch.supervise.srun import start_step, step_argv
 from launch.wording import named
 
 LOOK_SECONDS = 0.1
+# Of a node whose task was started and then ended: asked again, it would say the same.
+CANNOT = "cannot answer: "
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ def gather(job: Allocation, plan: Plan, run: RunDir, environ: Mapping[str, str])
     return Gathered(in_order, silent)
 
 
+_TASK_ENDED = re.compile(r"srun: error: \S+: tasks? [\d,-]+: ")
+
+
 class _Asked:
     """The step that asks one node."""
 
@@ -88,8 +94,12 @@ class _Asked:
     def words(self) -> str:
         """What srun, or the node's Python, said last."""
         lines = self.err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        own = [line for line in lines if not line.startswith("srun: error: ") or "Exited with exit code" not in line]
+        own = [line for line in lines if not _TASK_ENDED.match(line)]
         return own[-1].removeprefix("srun: error: ") if own else f"exit code {self.process.returncode}"
+
+    def ran(self) -> bool:
+        """Whether the node has started what asks it, which then ended by itself."""
+        return any(map(_TASK_ENDED.match, self.err.read_text(encoding="utf-8", errors="replace").splitlines()))
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -105,7 +115,7 @@ def _listen(
     if found is not None:
         answers[node] = found
     elif ended:
-        silent[node] = f"does not answer: {asked.words()}"
+        silent[node] = f"{CANNOT if asked.ran() else 'does not answer: '}{asked.words()}"
     elif overdue:
         silent[node] = f"has not answered within {seconds:g} s (preflight.answer_seconds)"
 

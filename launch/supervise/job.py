@@ -21,7 +21,7 @@ from launch.processes import log_writer
 from launch.rundir import Attempt, RunDir
 from launch.screen import checks_view
 from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
-from launch.supervise.gang import Gathered, chosen, gather, together, told, unfit
+from launch.supervise.gang import CANNOT, Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
 from launch.supervise.pairs import Rates, culprits, measured
 from launch.supervise.requeue import requeue
@@ -73,7 +73,9 @@ class Job:
         deadline = time.monotonic() + CONTROLLER_SECONDS
         while True:
             found = gather(self.allocation, plan, self.run, os.environ)
-            away = not found.probes or any(CONTROLLER_AWAY in why for why in found.silent.values())
+            reasons = found.silent.values()
+            lost = not found.probes and not all(why.startswith(CANNOT) for why in reasons)
+            away = lost or any(CONTROLLER_AWAY in why for why in reasons)
             if not away or self.run.stop.exists() or time.monotonic() > deadline:
                 return found
             self._say(f"no node answers ({told(found.silent)}): asked again in {AGAIN_SECONDS:g} s")

@@ -106,8 +106,8 @@ def test_paths_that_cannot_be_mounted(place: Path) -> None:
     [
         ("{mounts: [scratch]}", "slurm.container.mounts.0: 'scratch' is not allowed"),
         ("{mounts: ['/a:/b:rx']}", "slurm.container.mounts.0: '/a:/b:rx' is not allowed"),
-        ("{image: a.sif, runtime: docker}", "slurm.container.runtime: 'docker' is not allowed; allowed: apptainer, pyxis"),
-        ("{image: a.sif, runtime: pyxis}", "a.sif is an image of apptainer: runtime: apptainer, or an image that pyxis"),
+        ("{image: a.sif, runtime: docker}", "runtime: 'docker' is not allowed; allowed: apptainer, pyxis"),
+        ("{image: a.sif, runtime: pyxis}", "a.sif is an image of apptainer: runtime: apptainer, or an image"),
         ("{imag: a.sif}", "slurm.container.imag: unknown key. Did you mean 'image'?"),
     ],
 )  # fmt: skip
