@@ -202,7 +202,7 @@ def run(
 ) -> None:
     """Plan, check and train: on this machine, or on all nodes of the Slurm job around it."""
     from launch.allocation import allocation
-    from launch.claim import claim, finished, refuse_secrets
+    from launch.claim import claim, finished, refuse_secrets, until_free
     from launch.screen import console, plan_view
 
     resolved = _resolve(spec, overrides)
@@ -221,6 +221,8 @@ def run(
     if job is not None and job.restarts and (resume == "never" or place.complete_checkpoints()):
         resume = "auto"  # it was said of the job's first start
     refuse_secrets(place, resolved)
+    if job is not None and job.restarts:
+        until_free(place, say)
     claim(place, resolved, resume)
     if dry_run:
         _dry_run(resolved, spec, place, resume, accepted, job)

@@ -42,6 +42,12 @@ class Workers(Protocol):
     def kill(self) -> None:
         """Ends all of them at once."""
 
+    def cut_off(self) -> bool:
+        """Whether this machine has lost touch with those that could end them, or start others."""
+
+    def leave(self) -> None:
+        """Lets go of them: they end by themselves when they miss whoever supervises them."""
+
     def close(self) -> None:
         """Waits for their last words."""
 
@@ -92,7 +98,8 @@ def _follow(
             hang = watch.look(read_pulses(attempt), time.monotonic())
             if hang is not None:
                 hang = _with_stacks(hang, watch, attempt, workers)
-                _end_all(attempt, workers)
+                # Nodes that are told to end would end, and nobody who can reach Slurm would give the job back.
+                workers.leave() if workers.cut_off() else _end_all(attempt, workers)
                 return hang
             time.sleep(LOOK_SECONDS)
     return None

@@ -12,8 +12,8 @@ from rich.console import Console
 from launch.allocation import Allocation
 from launch.cluster.commands import SlurmError, slurm
 from launch.container import Inside, inside
-from launch.errors import NoPlanError, PreflightError, UsageError
-from launch.journal import event, write_json
+from launch.errors import NoPlanError, PreflightError, Stopped, UsageError
+from launch.journal import event, rows, write_json
 from launch.local import environment
 from launch.plan import Plan
 from launch.preflight import CHECKS, Context, accept, document
@@ -42,6 +42,7 @@ class Job:
 
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
+        self.began = time.time()
         self.again = allocation.restarts > 0
         self.nodes: list[str] = []
         self.port = 0
@@ -77,9 +78,24 @@ class Job:
             lost = not found.probes and not all(why.startswith(CANNOT) for why in reasons)
             away = lost or any(CONTROLLER_AWAY in why for why in reasons)
             if not away or self.run.stop.exists() or time.monotonic() > deadline:
+                self._end_left()
                 return found
+            self._refuse_given_back()
             self._say(f"no node answers ({told(found.silent)}): asked again in {AGAIN_SECONDS:g} s")
             time.sleep(AGAIN_SECONDS)
+
+    def _end_left(self) -> None:
+        """What an attempt has left behind that could not be ended."""
+        last = self.run.attempt(self.run.last_attempt())
+        with contextlib.suppress(OSError):
+            if last.root.is_dir():
+                last.over.touch()
+
+    def _refuse_given_back(self) -> None:
+        """Raises Stopped where another node has given this job back: its next start goes on with the run."""
+        for row in rows(self.run.events):
+            if row["event"] == "requeued" and row.get("job") == self.allocation.job and row["time"] > self.began:
+                raise Stopped(f"another node of this job has put it back into the queue: {row.get('reason')}")
 
     def _traced(self, plan: Plan, past: Sequence[Past], fit: Sequence[str]) -> dict[str, str]:
         """After ranks could not exchange: the node that pairs of nodes, one after another, show to be the reason."""
@@ -167,6 +183,19 @@ class StepWorkers:
                 self._cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.srun.pid, signal.SIGKILL)
+
+    def cut_off(self) -> bool:
+        """Storage may still be in reach when Slurm is not, and then all other nodes go by what is written there."""
+        try:
+            slurm("squeue", "--noheader", f"--jobs={self.job.number}")
+        except SlurmError as error:
+            return error.silence in ("controller", "overdue")
+        return False
+
+    def leave(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.srun.pid, signal.SIGKILL)
+        self.srun.wait()
 
     def _cancel(self) -> None:
         """By the step's number, which Slurm alone knows."""

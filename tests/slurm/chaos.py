@@ -5,12 +5,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
-from tests.conftest import Workspace, losses
+from tests.conftest import ROOT, Workspace, losses
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import STEPS, SlurmRun
 
@@ -29,6 +30,9 @@ class Scenario:
     spares: int = 0
     nodes: int = 2
     fault: str = "pass"
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variables: Callable[[Path], dict[str, str]] = lambda folder: {}
+    """What the job's environment has more, for a run in this folder."""
     options: tuple[str, ...] = ()
     outcomes: tuple[str, ...] | None = None
     """Classes of the attempts that left an outcome, where they are certain."""
@@ -38,8 +42,9 @@ class Scenario:
 def disturbed(scenario: Scenario, cluster: Cluster, workspace: Workspace) -> SlurmRun:
     """The run, begun and ready for its fault."""
     run = SlurmRun(
-        cluster, workspace, scenario.name, scenario.nodes, scenario.spares, scenario.fault, options=scenario.options
-    )
+        cluster, workspace, scenario.name, scenario.nodes, scenario.spares, scenario.fault, scenario.sections,
+        scenario.options, scenario.variables(workspace.root),
+    )  # fmt: skip
     return run.submit()
 
 
@@ -133,6 +138,41 @@ def kill_head_node(run: SlurmRun) -> float:
     return began
 
 
+def cut_head_node(run: SlurmRun) -> float:
+    """Supervisor and rank go on there alone, with the storage in reach: the other node has to give the job back."""
+    run.at_step(6)
+    node = run.cluster.job(run.job)["BatchHost"]
+    run.cluster.cut(node)
+    began = time.time()
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 150)
+    return began
+
+
+def reach_time_limit(run: SlurmRun) -> float:
+    """Slurm sends its warning by itself: 30 s before the limit, which it looks at every 30 s, up to a minute early."""
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 150)
+    return time.time()
+
+
+def clock_jumps(run: SlurmRun) -> float:
+    """On one node, an hour ahead, as its workers see it; the monotonic clock goes on, as when somebody sets a clock."""
+    run.at_step(6)
+    run.cluster.replace_file(run.ranks()[1]["node"], run.variables["FAKETIME_TIMESTAMP_FILE"], "+3600s\n")
+    return time.time()
+
+
+def own_clock(folder: Path) -> dict[str, str]:
+    """Each worker's clock is off by what a file says, which a node may have another one of.
+
+    A worker becomes a Python with libfaketime once it starts: the library cannot be inherited from another node.
+    """
+    (folder / "clock").write_text("+0s\n")
+    faked = folder / "faked"
+    faked.mkdir()
+    (faked / "sitecustomize.py").write_text(FAKED)
+    return {"PYTHONPATH": f"{ROOT}:{faked}", "FAKETIME_TIMESTAMP_FILE": str(folder / "clock")}
+
+
 def warn_of_time_limit(run: SlurmRun) -> float:
     """What Slurm sends before a time limit, by --signal=B:USR1@grace."""
     run.at_step(6)
@@ -213,6 +253,14 @@ def requeued(run: SlurmRun) -> None:
     assert run.events("stopped")
 
 
+def given_back(run: SlurmRun) -> None:
+    """By the node that was not cut off; the job went on without the other."""
+    requeued_by_slurm(run)
+    assert run.events("requeued")[0]["reason"].startswith("nothing was seen of the run's supervisor for ")
+    nodes = {row["node"] for row in run.ranks().values()}
+    assert nodes == {name for name in run.cluster.names if "DOWN" not in run.cluster.node_state(name)}
+
+
 def requeued_by_slurm(run: SlurmRun) -> None:
     assert run.cluster.job(run.job)["Restarts"] != "0"
 
@@ -225,6 +273,18 @@ def on_one_node(run: SlurmRun) -> None:
 def refused(run: SlurmRun) -> None:
     assert run.events("checkpoint_refused")
     assert run.events("resumed")[-1]["step"] == 4
+
+
+def hour_ahead(run: SlurmRun) -> None:
+    """The jump was seen by the rank there, and by nobody else."""
+    ahead = {rank: row["time"] - time.time() > 3000 for rank, row in run.ranks().items()}
+    assert ahead == {0: False, 1: True}, run.ranks()
+    run.cluster.show_again(run.ranks()[1]["node"], run.variables["FAKETIME_TIMESTAMP_FILE"])
+
+
+def at_the_limit(run: SlurmRun) -> None:
+    requeued(run)
+    assert run.cluster.job(run.job)["TimeLimit"] == "00:02:00"
 
 
 def halved(run: SlurmRun) -> None:
@@ -253,6 +313,19 @@ if not hasattr(training.checkpoint, "slow"):
     training.checkpoint.save_file = save_file
 """
 
+FAKED = """
+import os, sys
+if "RANK" in os.environ and "training" in sys.orig_argv and "LD_PRELOAD" not in os.environ:
+    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+    os.environ.update(LD_PRELOAD=library, FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1")
+    os.execv(sys.executable, sys.orig_argv)
+"""
+# As long as the limit and longer, on the job's first start.
+SLOW_FIRST = """
+if attempt == 1:
+    time.sleep(4)
+"""
+
 SCENARIOS = [
     Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
     Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, outcomes=("communication", "done"),
@@ -266,6 +339,11 @@ SCENARIOS = [
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
     Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
     Scenario("time-limit", "Slurm's warning before the time limit", warn_of_time_limit, check=requeued),
+    Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node, check=given_back),
+    Scenario("time-limit-reached", "a time limit of 2 minutes runs out, Slurm warns by itself", reach_time_limit,
+             fault=SLOW_FIRST, options=("--time=2",), sections={"slurm": {"grace_seconds": 30}}, check=at_the_limit),
+    Scenario("clock-jumps", "a node's clock jumps an hour ahead", clock_jumps, variables=own_clock, outcomes=("done",),
+             check=hour_ahead),
     Scenario("preempted", "an urgent job takes the nodes", preempt, check=requeued_by_slurm),
     Scenario("controller-restarted", "slurmctld is killed and started", restart_controller, outcomes=("done",)),
     Scenario("daemon-restarted", "slurmd of a node is killed and started", restart_daemon, outcomes=("done",)),
