@@ -314,7 +314,7 @@ def _check_and_train(
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
     from launch.checking import checked, rows_alone
     from launch.claim import take
-    from launch.journal import write_json
+    from launch.journal import event, write_json
     from launch.preflight import document
     from launch.screen import checks_view
     from launch.supervise.decisions import Requeue
@@ -330,6 +330,8 @@ def _check_and_train(
     if found.problem is not None:
         raise found.problem
     _claimed = take(place, resolved, resume)  # kept until this process ends
+    if job is not None:  # `muster status` finds a job by it that nobody has submitted through muster
+        event(place.events, "job_started", job=job.job, nodes=list(job.nodes))
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
     where = Here(place) if job is None else Job(place, job, accepted, screen)

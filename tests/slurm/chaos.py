@@ -12,8 +12,9 @@ from typing import Any
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT, Workspace, losses
+from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import STEPS, SlurmRun
+from tests.slurm.runs import SLOW, STEPS, SlurmRun
 
 # Two runs on the same devices add up in the same order; on others they do not.
 EXACT, OTHER_DEVICES = 0.0, 1e-5
@@ -155,22 +156,20 @@ def reach_time_limit(run: SlurmRun) -> float:
 
 
 def clock_jumps(run: SlurmRun) -> float:
-    """On one node, an hour ahead, as its workers see it; the monotonic clock goes on, as when somebody sets a clock."""
+    """On one node, an hour ahead, as the run sees it; the monotonic clock goes on, as when somebody sets a clock."""
     run.at_step(6)
-    run.cluster.replace_file(run.ranks()[1]["node"], run.variables["FAKETIME_TIMESTAMP_FILE"], "+3600s\n")
+    run.cluster.replace_file(run.ranks()[1]["node"], run.variables["CLOCK_IS_OFF_BY"], "3600")
     return time.time()
 
 
 def own_clock(folder: Path) -> dict[str, str]:
-    """Each worker's clock is off by what a file says, which a node may have another one of.
-
-    A worker becomes a Python with libfaketime once it starts: the library cannot be inherited from another node.
-    """
-    (folder / "clock").write_text("+0s\n")
-    faked = folder / "faked"
-    faked.mkdir()
-    (faked / "sitecustomize.py").write_text(FAKED)
-    return {"PYTHONPATH": f"{ROOT}:{faked}", "FAKETIME_TIMESTAMP_FILE": str(folder / "clock")}
+    """The clock of each Python of the run is off by what a file says, which a node may have another one of."""
+    (folder / "clock").write_text("0")
+    ours = folder / "own-clock"
+    before_steps(ours, SLOW)
+    file = ours / "sitecustomize.py"
+    file.write_text(OWN_CLOCK + file.read_text())
+    return {"PYTHONPATH": f"{ROOT}:{ours}", "CLOCK_IS_OFF_BY": str(folder / "clock")}
 
 
 def warn_of_time_limit(run: SlurmRun) -> float:
@@ -279,7 +278,7 @@ def hour_ahead(run: SlurmRun) -> None:
     """The jump was seen by the rank there, and by nobody else."""
     ahead = {rank: row["time"] - time.time() > 3000 for rank, row in run.ranks().items()}
     assert ahead == {0: False, 1: True}, run.ranks()
-    run.cluster.show_again(run.ranks()[1]["node"], run.variables["FAKETIME_TIMESTAMP_FILE"])
+    run.cluster.show_again(run.ranks()[1]["node"], run.variables["CLOCK_IS_OFF_BY"])
 
 
 def at_the_limit(run: SlurmRun) -> None:
@@ -313,12 +312,11 @@ if not hasattr(training.checkpoint, "slow"):
     training.checkpoint.save_file = save_file
 """
 
-FAKED = """
-import os, sys
-if "RANK" in os.environ and "training" in sys.orig_argv and "LD_PRELOAD" not in os.environ:
-    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
-    os.environ.update(LD_PRELOAD=library, FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1")
-    os.execv(sys.executable, sys.orig_argv)
+# libfaketime cannot: with it Python 3.11's time.sleep fails (EINVAL) unless the monotonic clock jumps as well.
+OWN_CLOCK = """
+import os, time
+inner = time.time
+time.time = lambda: inner() + float(open(os.environ["CLOCK_IS_OFF_BY"]).read())
 """
 # As long as the limit and longer, on the job's first start.
 SLOW_FIRST = """

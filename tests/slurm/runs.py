@@ -124,6 +124,7 @@ class Reader:
         self.ended, self.looks = threading.Event(), 0
         self.states: list[str] = []
         """What `muster status` has said, in order."""
+        self.jobs: set[str] = set()
         self.wrong: list[str] = []
         self.threads = [threading.Thread(target=look, daemon=True) for look in (self._read, self._ask)]
 
@@ -150,7 +151,9 @@ class Reader:
                 argv = [sys.executable, "-m", "launch", "status", str(self.root), "--json"]
                 done = subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True)
                 try:
-                    self.states.append(json.loads(done.stdout)["state"])
+                    found = json.loads(done.stdout)
+                    self.states.append(found["state"])
+                    self.jobs.add(found["job"])
                 except (ValueError, KeyError, TypeError) as error:
                     self.wrong.append(f"muster status: {error}: {done.stdout[-500:]!r} {done.stderr[-500:]!r}")
                 if done.returncode or "Traceback" in done.stderr or "warning" in done.stderr.lower():

@@ -51,6 +51,6 @@ def test_a_fault(scenario: Scenario, cluster: Cluster, undisturbed: SlurmRun, wo
     assert scenario.outcomes is None or tuple(run.outcomes()) == scenario.outcomes
     assert reader.looks > 10
     assert not reader.wrong
-    assert reader.states
+    assert run.job in reader.jobs, "started by hand, and known all the same"
     assert not {"failed", "interrupted"} & set(reader.states), "no fault of these is the end of the run"
     assert run.back_after(struck) < 180
