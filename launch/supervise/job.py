@@ -42,7 +42,7 @@ class Job:
 
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
-        self.began = time.time()
+        self.before = len(list(rows(run.events)))
         self.again = allocation.restarts > 0
         self.nodes: list[str] = []
         self.port = 0
@@ -93,8 +93,8 @@ class Job:
 
     def _refuse_given_back(self) -> None:
         """Raises Stopped where another node has given this job back: its next start goes on with the run."""
-        for row in rows(self.run.events):
-            if row["event"] == "requeued" and row.get("job") == self.allocation.job and row["time"] > self.began:
+        for row in list(rows(self.run.events))[self.before :]:
+            if row["event"] == "requeued" and row.get("job") == self.allocation.job:
                 raise Stopped(f"another node of this job has put it back into the queue: {row.get('reason')}")
 
     def _traced(self, plan: Plan, past: Sequence[Past], fit: Sequence[str]) -> dict[str, str]:

@@ -135,7 +135,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_of_choice(
     assert (run / "argv").read_text().splitlines()[-2:] == ["--resume", str(checkpoint)]
     for other in ("--afresh", "--array=lora.rank=4,8"):
         done = ask("submit", spec, "--resume", "earlier", other)
-        assert (done.code, done.err) == (2, f"error: --resume earlier and {other.partition('=')[0]}: give one of them\n")
+        told = f"error: --resume earlier and {other.partition('=')[0]}: give one of them\n"
+        assert (done.code, done.err) == (2, told)
 
 
 def test_a_run_whose_job_waits_or_runs_is_not_sent_again(
