@@ -34,7 +34,7 @@ def workspace() -> Workspace:
 def measured(scenario: Scenario, cluster: Cluster, place: Workspace, undisturbed: SlurmRun) -> dict[str, Any]:
     """Raises AssertionError where the run does not end as it must."""
     run = disturbed(scenario, cluster, place)
-    with Reader(run.root) as reader:
+    with Reader(run) as reader:
         struck = scenario.strike(run)
         state = run.ends()
     assert state == "COMPLETED", cluster.output(run.job)
@@ -45,6 +45,7 @@ def measured(scenario: Scenario, cluster: Cluster, place: Workspace, undisturbed
         "name": scenario.name, "fault": scenario.does, "nodes": scenario.nodes, "spares": scenario.spares,
         "attempts": len(list(run.root.glob("attempts/*"))), "seconds_to_next_step": round(run.back_after(struck), 1),
         "tolerance": scenario.tolerance, "looks": reader.looks,
+        "asked": len(reader.states),
     }  # fmt: skip
 
 

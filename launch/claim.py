@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,8 @@ from launch.spec import strings, training_identity
 
 # A second `muster run` that looks whether the lock is free holds it for an instant itself.
 LOCK_SECONDS = 1.0
+# A supervisor that was cut off gives up after 300 s and the time of one round of questions (supervise/job.py).
+GIVE_UP_SECONDS = 600.0
 # Of a new run directory: its owner writes, the group reads. One that is there keeps what it has.
 PRIVATE = 0o750
 
@@ -118,6 +120,17 @@ def trained_by(run: RunDir) -> str | None:
         except OSError:  # no lock file yet, or storage without locks: `hold` will say
             pass
     return None
+
+
+def until_free(run: RunDir, say: Callable[[str], None], seconds: float = GIVE_UP_SECONDS) -> None:
+    """Waits for whoever trains here to end, so long: the earlier start of a job that Slurm has requeued may go on, on a
+    node that was cut off. Who is there after that is told by `claim`."""
+    deadline, told = time.monotonic() + seconds, False
+    while (holder := trained_by(run)) and time.monotonic() < deadline:
+        if not told:
+            say(f"{run.root}: {holder} trains here still, from before the job was requeued: waiting for its end")
+            told = True
+        time.sleep(LOCK_SECONDS)
 
 
 def hold(run: RunDir, path: Path) -> IO[str]:

@@ -205,7 +205,7 @@ def run(
 ) -> None:
     """Plan, check and train: on this machine, or on all nodes of the Slurm job around it."""
     from launch.allocation import allocation
-    from launch.claim import claim, finished, refuse_secrets
+    from launch.claim import claim, finished, refuse_secrets, until_free
     from launch.screen import console, plan_view
 
     resolved = _resolve(spec, overrides)
@@ -224,6 +224,8 @@ def run(
     if job is not None and job.restarts and (resume == "never" or place.complete_checkpoints()):
         resume = "auto"  # it was said of the job's first start
     refuse_secrets(place, resolved)
+    if job is not None and job.restarts:
+        until_free(place, say)
     claim(place, resolved, resume)
     if dry_run:
         _dry_run(resolved, spec, place, resume, accepted, job)
@@ -315,7 +317,7 @@ def _check_and_train(
     """Raises typer.Exit with the attempt's exit code when that is not 0."""
     from launch.checking import checked, rows_alone
     from launch.claim import take
-    from launch.journal import write_json
+    from launch.journal import event, write_json
     from launch.preflight import document
     from launch.screen import checks_view
     from launch.supervise.decisions import Requeue
@@ -331,6 +333,8 @@ def _check_and_train(
     if found.problem is not None:
         raise found.problem
     _claimed = take(place, resolved, resume)  # kept until this process ends
+    if job is not None:  # `muster status` finds a job by it that nobody has submitted through muster
+        event(place.events, "job_started", job=job.job, nodes=list(job.nodes))
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
     where = Here(place) if job is None else Job(place, job, accepted, screen)

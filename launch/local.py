@@ -58,6 +58,12 @@ class NodeWorkers:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.launcher.pid, signal.SIGKILL)
 
+    def cut_off(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        self.kill()
+
     def close(self) -> None:
         """Waits until what they printed is in their log."""
         self.launcher.wait()

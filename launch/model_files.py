@@ -131,6 +131,11 @@ def import_cache(directory: Path) -> Path:
     return Path(_hf_home(), "muster", f"{name}-{weights_identity(str(directory))}")
 
 
+def caches() -> list[Path]:
+    """Folders of what was fetched from the Hugging Face hub, there or not."""
+    return [Path(_hf_home()), Path(_hub_cache())]
+
+
 def _hf_home() -> str:
     """As huggingface_hub.constants finds it, whose import would take longer than all of `muster plan` may."""
     shared = os.environ.get("XDG_CACHE_HOME", "~/.cache")

@@ -29,11 +29,20 @@ def reference() -> str:
 
 def _table(prefix: str, fields: dict[str, Any]) -> str:
     lines = ["| key | default | what |", "| --- | --- | --- |"]
-    for name, info in fields.items():
+    for name, info in _flat(fields).items():
         default = "required" if info.is_required() else f"`{_shown(info)}`"
         description = " ".join((info.description or "").split()).replace("|", "\\|")
         lines.append(f"| `{prefix}{name}` | {default} | {description} |")
     return "\n".join(lines) + "\n"
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A section inside a section key by key."""
+    found: dict[str, Any] = {}
+    for name, info in fields.items():
+        inner = getattr(info.annotation, "model_fields", None)
+        found |= _flat(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}": info}
+    return found
 
 
 def _shown(info: Any) -> str:

@@ -130,10 +130,19 @@ def script(job: BatchJob, text: Script) -> str:
         "fi",
         'export PATH="$venv/bin:$PATH"',
         *text.before,
+        *_outside(slurm),
         "# exec: the signal at the time limit reaches the supervisor itself.",
         f"exec python -m launch.supervisor {text.arguments}",
     ]
     return "\n".join(["#!/bin/bash", *head, *options(job), "", *body]) + "\n"
+
+
+def _outside(slurm: SlurmSpec) -> list[str]:
+    container = slurm.container
+    if container.image is None:
+        return []
+    what = f"{printable(container.image)} ({container.runtime})"
+    return [f"# The supervisor runs out here, where srun is; what it starts on the nodes runs in {what}."]
 
 
 def pattern(path: str) -> str:

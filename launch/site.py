@@ -17,6 +17,7 @@ from typing import Any
 
 from launch.errors import Mistake, UsageError
 from launch.located import Located, locate
+from launch.slurm_spec import is_file
 from launch.spec import Path as KeyPath
 
 # Of a run alone: as a default it would be wrong for every run on one node.
@@ -55,6 +56,10 @@ def read_site(file: Path) -> Located:
     for key in PATHS:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = absolute(section[key], file.resolve().parent)
+    container = section.get("container") if isinstance(section, dict) else None
+    image = container.get("image") if isinstance(container, dict) else None
+    if isinstance(container, dict) and isinstance(image, str) and is_file(image):
+        container["image"] = absolute(image, file.resolve().parent)
     return site
 
 

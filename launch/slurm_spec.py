@@ -20,14 +20,32 @@ def _text(pattern: str, takes: str) -> Any:
 Word = Annotated[str, _text(rf"^[^\s#'\"\\{_CONTROL}]+$", "one word without spaces, quotes, # or \\")]
 Line = Annotated[str, _text(rf"^[^{_CONTROL}]+$", "text on one line")]
 Option = Annotated[str, _text(rf"^--?[A-Za-z][^{_CONTROL}]*$", "an option of sbatch such as --mail-type=END")]
+# `:` parts a mount, `,` several of them, for both runtimes.
+_FOLDER = rf"/[^:,{_CONTROL}]*"
+Mount = Annotated[str, _text(rf"^{_FOLDER}(:{_FOLDER}(:(ro|rw))?)?$", "/PATH, /PATH:/INSIDE or /PATH:/INSIDE:ro")]
 VariableName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name")]
 # No program can be given a variable with a byte 0 in it.
 VariableValue = Annotated[str, _text(r"^[^\x00]*$", "text")] | int
 
 
+class ContainerSpec(Section):
+    """What the job's nodes train in. The supervisor stays outside, where srun and scontrol are (docs/slurm.md)."""
+
+    image: Line | None = None
+    """Image that the nodes train in: a file such as `muster.sif` or `muster.sqsh` on storage that all nodes see, or
+    another name that the runtime takes; by default the nodes' own system."""
+    runtime: Literal["apptainer", "pyxis"] = "apptainer"
+    """What starts it: `apptainer exec` in each step, or Slurm with its plugin pyxis (`srun --container-image`)."""
+    mounts: list[Mount] = Field(default_factory=list)
+    """Folders of the nodes that it sees beside those of the run, the model, the data and the Hugging Face cache:
+    `/PATH`, `/PATH:/INSIDE` or `/PATH:/INSIDE:ro`."""
+    python: Line = "python3"
+    """Python of the image; muster and what it trains with are installed there."""
+
+
 class SlurmSpec(Section):
-    """What a batch job asks of Slurm. A run that is started by hand does not read it. A file of the site may give
-    defaults for all of it but `spares` (docs/slurm.md)."""
+    """What a batch job asks of Slurm. Of it, a run that is started by hand reads `container` alone. A file of the site
+    may give defaults for all of it but `spares` (docs/slurm.md)."""
 
     partition: Word = "gpu"
     """Slurm partition."""
@@ -71,6 +89,8 @@ class SlurmSpec(Section):
     muster was started from."""
     environment: dict[VariableName, VariableValue] = Field(default_factory=dict)
     """Variables of the job, such as `NCCL_SOCKET_IFNAME: ib0`."""
+    container: ContainerSpec = ContainerSpec()
+    """What the nodes train in, key by key."""
     extra: list[Option] = Field(default_factory=list)
     """More options of sbatch, such as `--mail-type=END`, an #SBATCH line each."""
 
@@ -78,6 +98,11 @@ class SlurmSpec(Section):
     def time_seconds(self) -> int:
         """The time limit in seconds."""
         return seconds_of(self.time)
+
+
+def is_file(image: str) -> bool:
+    """Whether an image is a file or folder, and no name in a registry."""
+    return image.startswith(("/", "./", "../", "~")) or image.endswith((".sif", ".sqsh", ".squashfs", ".img"))
 
 
 def seconds_of(time: str) -> int:
@@ -119,6 +144,12 @@ def conflicts(slurm: SlurmSpec) -> list[tuple[tuple[str, ...], str]]:
             f"{slurm.grace_seconds} s before the end of a job of {slurm.time_seconds} s is before it began; lower it"
         )
         found.append((("slurm", "grace_seconds"), message))
+    container = slurm.container
+    if container.runtime == "pyxis" and (container.image or "").endswith(".sif"):
+        message = (
+            f"{container.image} is an image of apptainer: runtime: apptainer, or an image that pyxis takes (.sqsh)"
+        )
+        found.append((("slurm", "container", "image"), message))
     for index, option in enumerate(slurm.extra):
         name = _option(option)
         if name in TAKEN:

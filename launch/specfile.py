@@ -18,6 +18,7 @@ from launch.extra import not_allowed, refused
 from launch.located import Located, locate
 from launch.site import PATHS, read_site, site_file, with_defaults
 from launch.site import absolute as from_folder
+from launch.slurm_spec import is_file
 from launch.spec import Path, RunSpec, contradictions
 
 # Of data files, also when compressed. What ends otherwise and has the form owner/name is a data set of the hub.
@@ -220,7 +221,10 @@ def _from_folder(spec: RunSpec, folder: FilePath) -> RunSpec:
     if looks_like_path(model.variant) or os.path.isdir(folder / model.variant):
         model = model.model_copy(update={"variant": absolute(model.variant)})
     paths = {key: getattr(spec.slurm, key) for key in PATHS}
-    slurm = {key: from_folder(value, folder) for key, value in paths.items() if value is not None}
+    slurm: dict[str, Any] = {key: from_folder(value, folder) for key, value in paths.items() if value is not None}
+    container = spec.slurm.container
+    if container.image is not None and is_file(container.image):
+        slurm["container"] = container.model_copy(update={"image": absolute(container.image)})
     changed = {"data": data, "model": model, "lora": lora, "slurm": spec.slurm.model_copy(update=slurm)}
     return spec.model_copy(update=changed)
 

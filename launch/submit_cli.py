@@ -44,6 +44,13 @@ def submit(
     afresh: Annotated[
         bool, typer.Option("--afresh", help="Move an earlier run of that directory aside, as run --resume never does.")
     ] = False,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|PATH",
+            help="Go on from the newest good checkpoint, or from this one; --afresh for none.",
+        ),
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Plan and check; print the script and the command; send nothing.")
     ] = False,
@@ -59,19 +66,19 @@ def submit(
 
     if ignored := set_aside(os.environ):
         say(f"warning: {', '.join(ignored)}: not used; the spec's slurm section says what is asked for")
+    start = _start(resume, afresh, bool(array))
     changes = elements(array) if array else None
     read = draft(spec, overrides).spec
     cluster = ask(read.slurm) if read else Cluster()  # of a spec that cannot be read all mistakes follow
     plans = [_planned(spec, [*overrides, *change], gpus, cluster) for change in changes or [[]]]
     folder = _folder(plans[0], run_dir, sweep=changes is not None)
-    found = request(plans, folder, changes, cluster, accepted, _dependency(after))
+    found = request(plans, folder, changes, cluster, accepted, _dependency(after), start)
     if not as_json:
         console().print(plan_view(found.plan))
     if _finished(found, afresh):
         return
-    resume = "never" if afresh else "auto"
     refuse_queued(found)
-    _claim(found, resume)
+    _claim(found, start)
     checks = _checked(found, str(spec), accepted)
     if not as_json:
         console().print(checks_view(checks.results, checks.place))
@@ -80,7 +87,18 @@ def submit(
     if checks.problem is not None:
         raise checks.problem
     if not dry_run:
-        _send(found, checks, resume, as_json)
+        _send(found, checks, start, as_json)
+
+
+def _start(resume: str, afresh: bool, sweep: bool) -> str:
+    """What the job goes on from: auto, never, or the whole path of a checkpoint."""
+    if resume == "never":
+        raise UsageError("--resume never: it is --afresh that moves an earlier run aside, once, before the job waits")
+    if resume == "auto":
+        return "never" if afresh else "auto"
+    if afresh or sweep:
+        raise UsageError(f"--resume {resume} and {'--afresh' if afresh else '--array'}: give one of them")
+    return str(Path(resume).resolve())
 
 
 def _planned(spec: Path, overrides: list[str], gpus: str | None, cluster: "Cluster") -> "Plan":

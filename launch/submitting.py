@@ -145,10 +145,11 @@ def elements(array: Sequence[str]) -> list[list[str]]:
 
 def request(
     plans: Sequence[Plan], folder: Path, changes: list[list[str]] | None, cluster: Cluster, accepted: Sequence[str],
-    options: Sequence[str],
+    options: Sequence[str], resume: str = "auto",
 ) -> Request:  # fmt: skip
-    """The job of one plan, or of a sweep's plans."""
+    """The job of one plan, or of a sweep's plans. `resume` may name a checkpoint; `never` is done before the job."""
     words = [word for name in accepted for word in ("--accept", name)]
+    words += [] if resume in ("auto", "never") else ["--resume", resume]
     place, first = RunDir(folder), plans[0]
     venv, file = python_environment(first), place.job_script
     if changes is None:

@@ -1,26 +1,21 @@
 """What the kernel of this machine and Slurm noted of an attempt."""
 
-import os
 import re
-import signal
-import subprocess
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from launch.cluster.commands import SlurmError
+from launch.cluster.queue import State, state_of
 from launch.diagnosis.hits import Hit
 from launch.diagnosis.known import recognised
 from launch.preflight.kernel import LOG, read_log
-from launch.processes import die_with_parent
 
-# A healthy controller answers within a second; slurmctld's own message time-out is 10 s.
-SLURM_SECONDS = 10.0
 # The kernel notes a kill when it decides it; a process with much memory takes a while to be gone.
 MARGIN_SECONDS = 60.0
 _RECORD = re.compile(r"\d+,\d+,(\d+),[^;]*;(.*)")
 # What the kernel calls the processes that train: Python, or torch's rename of its main thread.
 _OURS = re.compile(r"\((?:python[\d.]*|pt_main_thread|pt_data_worker|accelerate|torchrun)\)")
-_PAIR = re.compile(r"(?:^|\s)([A-Z][A-Za-z0-9/:_]*)=(\S*)")
 
 
 def kernel_hits(began: float, ended: float, pids: Mapping[int, int], node: str | None, path: Path = LOG) -> list[Hit]:
@@ -55,60 +50,21 @@ def in_records(
 
 def slurm_hits(job: str) -> tuple[list[Hit], str | None]:
     """What Slurm noted of a job that explains its end, and what could not be read of it, if so."""
-    hits, silent = [], ""
-    for argv in (
-        ("sacct", "-X", "-n", "-P", "-o", "State,ExitCode,DerivedExitCode,End,NodeList", "-j", job),
-        ("scontrol", "-o", "show", "job", job),
-    ):
-        try:
-            printed = _answer(argv)
-        except OSError as error:
-            silent = silent or f"{argv[0]} says nothing of job {job}: {error}"
-            continue
-        text = noted(argv[0], printed)
-        known = recognised(text) if text else None
-        if known is not None:
-            hits.append(Hit(known, f"{argv[0]} {job}", 1, text, None, None, _end(text)))
-        if text:
-            return hits, None
-    return hits, silent or None
-
-
-def noted(command: str, printed: str) -> str:
-    """`JobState=TIMEOUT EndTime=... ...` of what sacct or scontrol prints of one job; empty where it knows none."""
-    if command == "sacct":
-        rows = [line.split("|") for line in printed.splitlines() if line.count("|") >= 4]
-        if not rows:
-            return ""
-        state, code, derived, end, nodes = rows[-1][:5]
-        state = state.split()[0]
-        return f"JobState={state} ExitCode={code} DerivedExitCode={derived} EndTime={end} NodeList={nodes}"
-    pairs = dict(_PAIR.findall(printed))
-    keys = ("JobState", "Reason", "Restarts", "ExitCode", "DerivedExitCode", "EndTime", "NodeList")
-    return " ".join(f"{key}={pairs[key]}" for key in keys if key in pairs) if "JobState" in pairs else ""
-
-
-def _end(text: str) -> float | None:
-    found = re.search(r"EndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", text)
-    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
-
-
-def _answer(argv: Collection[str]) -> str:
-    """What a command prints. Raises OSError, with a reason for people, where it does not answer."""
-    name = next(iter(argv))
     try:
-        process = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", start_new_session=True, preexec_fn=die_with_parent,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise OSError(f"{name} is not on this machine") from None
-    try:
-        out, err = process.communicate(timeout=SLURM_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise OSError(f"{name} has not answered within {SLURM_SECONDS:g} s") from None
-    if process.returncode:
-        raise OSError((err or out).strip().partition("\n")[0] or f"{name} ended with {process.returncode}")
-    return out
+        state = state_of(job)
+    except SlurmError as error:
+        return [], f"Slurm says nothing of job {job}: {error.told}"
+    if state is None:
+        return [], f"Slurm knows nothing of job {job} any more"
+    text = noted(state)
+    known = recognised(text)
+    return ([Hit(known, f"{state.source} {job}", 1, text, None, None, state.end)] if known else []), None
+
+
+def noted(state: State) -> str:
+    """`JobState=TIMEOUT Reason=TimeLimit ...`, as Slurm itself would write it on a line."""
+    pairs = {
+        "JobState": state.state, "Reason": state.reason, "Restarts": state.restarts, "ExitCode": state.exit_code,
+        "NodeList": state.nodes,
+    }  # fmt: skip
+    return " ".join(f"{key}={value}" for key, value in pairs.items() if value not in ("", None))

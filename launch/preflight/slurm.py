@@ -17,6 +17,7 @@ from launch.hardware import GIB
 from launch.model_files import find
 from launch.preflight.check import Check
 from launch.preflight.result import Batch, Context, Finding, failed, passed, unknown, warned
+from launch.slurm_spec import is_file
 from launch.wording import amount, plural, span
 
 MAN = "man sbatch"
@@ -204,6 +205,8 @@ def shared(context: Context) -> Finding:
     places |= {"the model": model} if model is not None else {}
     places |= {f"data.{key}": Path(source) for key in ("train", "eval")
                if (source := getattr(plan.spec.data, key)) and Path(source).is_absolute()}  # fmt: skip
+    image = plan.spec.slurm.container.image
+    places |= {"the image": Path(image)} if image is not None and is_file(image) else {}
     found = {what: (place, storage_of(place)) for what, place in places.items()}
     if same_host(names):
         return passed("the only node is this machine")

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Protocol
 
@@ -42,6 +42,12 @@ class Workers(Protocol):
     def kill(self) -> None:
         """Ends all of them at once."""
 
+    def cut_off(self) -> bool:
+        """Whether this machine has lost touch with those that could end them, or start others."""
+
+    def leave(self) -> None:
+        """Lets go of them: they end by themselves when they miss whoever supervises them."""
+
     def close(self) -> None:
         """Waits for their last words."""
 
@@ -56,7 +62,8 @@ def run_attempt(
     attempt = run.attempt(run.last_attempt() + 1)
     attempt.root.mkdir(parents=True)
     write_json(attempt.plan, plan.model_dump(mode="json"))
-    began = time.time()
+    # By place and not by time: somebody may set the clock back meanwhile.
+    before, began = len(list(rows(run.events))), time.monotonic()
     workers = start(plan, attempt)
     with Follower(run, console, verbose) as follower:  # to the workers' last words
         try:
@@ -66,8 +73,9 @@ def run_attempt(
                 workers.kill()
             workers.close()
     returncode = workers.poll() or 0
-    ended = _ended(plan, run, attempt, returncode, began, stopper.kill, hang)
-    _tell(run, attempt, ended, returncode, began)
+    told = {row["event"] for row in list(rows(run.events))[before:]}
+    ended = _ended(plan, run, attempt, returncode, told, stopper.kill, hang)
+    _tell(run, attempt, ended, returncode, told, time.monotonic() - began)
     return ended
 
 
@@ -94,7 +102,8 @@ def _follow(
         hang = watch.look(read_pulses(attempt), time.monotonic())
         if hang is not None:
             hang = _with_stacks(hang, watch, attempt, workers)
-            _end_all(attempt, workers)
+            # Nodes that are told to end would end, and nobody who can reach Slurm would give the job back.
+            workers.leave() if workers.cut_off() else _end_all(attempt, workers)
             return hang
         time.sleep(LOOK_SECONDS)
     return None
@@ -133,7 +142,7 @@ def _end_all(attempt: Attempt, workers: Workers) -> None:
 
 
 def _ended(
-    plan: Plan, run: RunDir, attempt: Attempt, returncode: int, began: float, killed: bool, hang: Hang | None
+    plan: Plan, run: RunDir, attempt: Attempt, returncode: int, told: Set[str], killed: bool, hang: Hang | None
 ) -> Ended:
     step = last_step(run)
     if killed:
@@ -142,7 +151,6 @@ def _ended(
     failures = read_failures(attempt)
     if hang is not None and not failures:
         return Ended(ExitCode.COMMUNICATION, _told(hang, attempt), step, nodes=hang.nodes)
-    told = {row["event"] for row in rows(run.events) if row["time"] >= began}
     done, stopped = finished(run), "stopped" in told
     fine = (returncode == 0 and done) or stopped
     why = explain(attempt) if not fine and unexplained(failures, plan.world_size) else None
@@ -165,16 +173,15 @@ def _told(hang: Hang, attempt: Attempt) -> str:
     return f"the run hangs: {who} {hang.why}; stacks: {attempt.root}/stacks-rank-*.txt"
 
 
-def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, began: float) -> None:
+def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, told: Set[str], seconds: float) -> None:
     kind = ended.code.name.lower()
-    told = {row["event"] for row in rows(run.events) if row["time"] >= began}
     ending = {"exit_code": int(ended.code), "class": kind, "reason": ended.reason, "step": ended.step}
     more = {
         "error": ended.error,
         "nodes": list(ended.nodes),
         "checks": list(ended.checks),
         "returncode": returncode,
-        "seconds": round(time.time() - began, 1),
+        "seconds": round(seconds, 1),
     }
     with contextlib.suppress(OSError):  # on a full disk the exit code and the message are all that can be left
         if ended.code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in told:

@@ -1,5 +1,6 @@
 """Every node of a job answers before a run starts on it: which of them are fit, and why the others are not."""
 
+import re
 import tempfile
 import time
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from launch.allocation import Allocation
+from launch.container import Inside, inside
 from launch.plan import Plan
 from launch.preflight.fleet import CLOCK_FIX, DECISIVE, DIRECTORY_FIX, ahead_of_others, fleet_results, odd_ones
 from launch.preflight.probe import Probe
@@ -23,6 +25,8 @@ from launch.supervise.srun import start_step, step_argv
 from launch.wording import named
 
 LOOK_SECONDS = 0.1
+# Of a node whose task was started and then ended: asked again, it would say the same.
+CANNOT = "cannot answer: "
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ def gather(job: Allocation, plan: Plan, run: RunDir, environ: Mapping[str, str])
     try:
         with tempfile.TemporaryDirectory() as folder:
             (read := Path(folder, "plan.json")).write_text(plan.model_dump_json(), encoding="utf-8")
-            asked = {node: _Asked(job, node, (run.root, token, job.number), read, environ) for node in job.nodes}
+            within = inside(plan, run, outer=environ)
+            asked = {
+                node: _Asked(job, within, node, (run.root, token, job.number), read, environ) for node in job.nodes
+            }
             deadline = time.monotonic() + seconds
             while waiting := [node for node in asked if node not in answers and node not in silent]:
                 for node in waiting:
@@ -58,16 +65,20 @@ def gather(job: Allocation, plan: Plan, run: RunDir, environ: Mapping[str, str])
     return Gathered(in_order, silent)
 
 
+_TASK_ENDED = re.compile(r"srun: error: \S+: tasks? [\d,-]+: ")
+
+
 class _Asked:
     """The step that asks one node."""
 
     def __init__(
-        self, job: Allocation, node: str, arguments: tuple[object, ...], read: Path, environ: Mapping[str, str]
-    ):
+        self, job: Allocation, place: Inside, node: str, arguments: tuple[object, ...], read: Path,
+        environ: Mapping[str, str],
+    ):  # fmt: skip
         self.out, self.err = read.with_name(f"{node}.out"), read.with_name(f"{node}.err")
-        argv = step_argv(job, [node], "muster-probe", "launch.preflight.probe", *arguments, read=read)
+        argv = step_argv(job, place, [node], "muster-probe", "launch.preflight.probe", *arguments, read=read)
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
-            self.process = start_step(argv, out, err, environ)
+            self.process = start_step(argv, place, out, err, environ)
 
     def answer(self) -> Probe | None:
         """Its clock as it stands beside ours: what is left in the difference is how long the answer took."""
@@ -83,8 +94,12 @@ class _Asked:
     def words(self) -> str:
         """What srun, or the node's Python, said last."""
         lines = self.err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        own = [line for line in lines if not line.startswith("srun: error: ") or "Exited with exit code" not in line]
+        own = [line for line in lines if not _TASK_ENDED.match(line)]
         return own[-1].removeprefix("srun: error: ") if own else f"exit code {self.process.returncode}"
+
+    def ran(self) -> bool:
+        """Whether the node has started what asks it, which then ended by itself."""
+        return any(map(_TASK_ENDED.match, self.err.read_text(encoding="utf-8", errors="replace").splitlines()))
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -100,7 +115,7 @@ def _listen(
     if found is not None:
         answers[node] = found
     elif ended:
-        silent[node] = f"does not answer: {asked.words()}"
+        silent[node] = f"{CANNOT if asked.ran() else 'does not answer: '}{asked.words()}"
     elif overdue:
         silent[node] = f"has not answered within {seconds:g} s (preflight.answer_seconds)"
 

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from launch.allocation import Allocation
 from launch.cluster.commands import SlurmError, slurm
-from launch.errors import NoPlanError, PreflightError, UsageError
-from launch.journal import event, write_json
+from launch.container import Inside, inside
+from launch.errors import NoPlanError, PreflightError, Stopped, UsageError
+from launch.journal import event, rows, write_json
 from launch.local import environment
 from launch.plan import Plan
 from launch.preflight import CHECKS, Context, accept, document
@@ -20,9 +21,9 @@ from launch.processes import log_writer
 from launch.rundir import Attempt, RunDir
 from launch.screen import checks_view
 from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
-from launch.supervise.gang import Gathered, chosen, gather, together, told, unfit
+from launch.supervise.gang import CANNOT, Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
-from launch.supervise.pairs import culprits, measured
+from launch.supervise.pairs import Rates, culprits, measured
 from launch.supervise.requeue import requeue
 from launch.supervise.srun import start_step, step_argv
 from launch.wording import plural
@@ -41,6 +42,7 @@ class Job:
 
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
+        self.before = len(list(rows(run.events)))
         self.again = allocation.restarts > 0
         self.nodes: list[str] = []
         self.port = 0
@@ -72,11 +74,28 @@ class Job:
         deadline = time.monotonic() + CONTROLLER_SECONDS
         while True:
             found = gather(self.allocation, plan, self.run, os.environ)
-            away = not found.probes or any(CONTROLLER_AWAY in why for why in found.silent.values())
+            reasons = found.silent.values()
+            lost = not found.probes and not all(why.startswith(CANNOT) for why in reasons)
+            away = lost or any(CONTROLLER_AWAY in why for why in reasons)
             if not away or self.run.stop.exists() or time.monotonic() > deadline:
+                self._end_left()
                 return found
+            self._refuse_given_back()
             self._say(f"no node answers ({told(found.silent)}): asked again in {AGAIN_SECONDS:g} s")
             time.sleep(AGAIN_SECONDS)
+
+    def _end_left(self) -> None:
+        """What an attempt has left behind that could not be ended."""
+        last = self.run.attempt(self.run.last_attempt())
+        with contextlib.suppress(OSError):
+            if last.root.is_dir():
+                last.over.touch()
+
+    def _refuse_given_back(self) -> None:
+        """Raises Stopped where another node has given this job back: its next start goes on with the run."""
+        for row in list(rows(self.run.events))[self.before :]:
+            if row["event"] == "requeued" and row.get("job") == self.allocation.job:
+                raise Stopped(f"another node of this job has put it back into the queue: {row.get('reason')}")
 
     def _traced(self, plan: Plan, past: Sequence[Past], fit: Sequence[str]) -> dict[str, str]:
         """After ranks could not exchange: the node that pairs of nodes, one after another, show to be the reason."""
@@ -84,9 +103,13 @@ class Job:
         if last is None or last.nodes or not lost_touch(last) or len(fit) < len(self.nodes):
             return {}  # nothing of the kind, or a rank or a node is known to have been the reason
         self._say(f"looking for the node that is the reason: {plural(len(fit), 'node')} exchange in pairs")
-        rates = measured(self.allocation, fit, plan.topology.device, plan.spec.preflight.allreduce_seconds)
+        rates = self._paired(plan, fit)
         event(self.run.events, "paired", rates={"-".join(pair): rate for pair, rate in rates.items()})
         return culprits(rates)
+
+    def _paired(self, plan: Plan, nodes: Sequence[str]) -> Rates:
+        limits, place = plan.spec.preflight, inside(plan, self.run)
+        return measured(self.allocation, place, nodes, plan.topology.device, limits.allreduce_seconds)
 
     def _show(self, plan: Plan, gathered: Gathered) -> None:
         """What was found on the nodes that train: into preflight.json, and once onto the screen."""
@@ -127,11 +150,9 @@ class Job:
 
     def start(self, plan: Plan, attempt: Attempt, resume: str) -> "StepWorkers":
         arguments = (self.run.root, attempt.number, resume, self.nodes[0], self.port)
-        name = f"muster-{attempt.number}"
-        return StepWorkers(
-            step_argv(self.allocation, self.nodes, name, "launch.supervise.node", *arguments), attempt, name,
-            self.allocation,
-        )  # fmt: skip
+        name, place = f"muster-{attempt.number}", inside(plan, self.run, resume)
+        argv = step_argv(self.allocation, place, self.nodes, name, "launch.supervise.node", *arguments)
+        return StepWorkers(argv, place, attempt, name, self.allocation)
 
     def requeue(self, wish: Requeue) -> None:
         """Raises Stopped when Slurm will not start the job again."""
@@ -141,10 +162,10 @@ class Job:
 class StepWorkers:
     """The workers of all nodes: one step of the job."""
 
-    def __init__(self, argv: list[str], attempt: Attempt, name: str, job: Allocation):
+    def __init__(self, argv: list[str], place: Inside, attempt: Attempt, name: str, job: Allocation):
         self.attempt, self.name, self.job = attempt, name, job
         self.writer = log_writer(attempt.launcher_log, environment(os.environ))
-        self.srun = start_step(argv, self.writer.stdin, self.writer.stdin, os.environ)
+        self.srun = start_step(argv, place, self.writer.stdin, self.writer.stdin, os.environ)
         assert self.writer.stdin is not None
         self.writer.stdin.close()
 
@@ -162,6 +183,19 @@ class StepWorkers:
                 self._cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.srun.pid, signal.SIGKILL)
+
+    def cut_off(self) -> bool:
+        """Storage may still be in reach when Slurm is not, and then all other nodes go by what is written there."""
+        try:
+            slurm("squeue", "--noheader", f"--jobs={self.job.number}")
+        except SlurmError as error:
+            return error.silence in ("controller", "overdue")
+        return False
+
+    def leave(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.srun.pid, signal.SIGKILL)
+        self.srun.wait()
 
     def _cancel(self) -> None:
         """By the step's number, which Slurm alone knows."""

@@ -1,6 +1,5 @@
 """Attempt after attempt, until the run is done or nothing can be mended."""
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -57,7 +56,7 @@ def supervise(
     _forget_stop(run)
     plan = _remembered(plan, run)
     past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
-    began = time.time()
+    before = len(list(rows(run.events)))
     with Stopper(run, console, place.in_job) as stopper:
         while True:
             ready = place.prepared(plan, past)
@@ -72,13 +71,13 @@ def supervise(
             decision = decide(plan, past, stopper.asked)
             if not isinstance(decision, Restart):
                 return _with_remedies(decision, plan)
-            resume = "auto" if _saved(run, began) else resume
+            resume = "auto" if _saved(run, before) else resume
             plan = _restarted(plan, decision, run, console)
 
 
-def _saved(run: RunDir, began: float) -> bool:
+def _saved(run: RunDir, before: int) -> bool:
     """Whether there is a checkpoint of our own to go on from, and no longer the one that --resume named."""
-    return any(row["event"] == "saved" and row["time"] >= began for row in rows(run.events))
+    return any(row["event"] == "saved" for row in list(rows(run.events))[before:])
 
 
 def _forget_stop(run: RunDir) -> None:

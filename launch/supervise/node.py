@@ -57,6 +57,8 @@ def _follow(run: RunDir, workers: NodeWorkers, attempt: Attempt, supervisor: "Su
         now = time.monotonic()
         if supervisor.lost(now):
             workers.kill()
+            if run.last_attempt() > attempt.number:  # it was cut off for a while, and goes on
+                return
             _take_over(run, f"nothing was seen of the run's supervisor for {supervisor.limit:g} s")
             return
         if workers.poll() is not None:

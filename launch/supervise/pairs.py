@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from launch.allocation import Allocation
+from launch.container import Inside
 from launch.preflight.probe import FIRST_PORT, PORTS
 from launch.supervise.srun import start_step, step_argv
 
@@ -53,11 +54,13 @@ def culprits(rates: Rates) -> dict[str, str]:
     return found
 
 
-def measured(job: Allocation, nodes: Sequence[str], device: str, seconds: float) -> dict[Pair, float | None]:
+def measured(
+    job: Allocation, place: Inside, nodes: Sequence[str], device: str, seconds: float
+) -> dict[Pair, float | None]:
     """The rate of each pair of some rounds; each round runs at once and has so many seconds."""
     found: dict[Pair, float | None] = {}
     for number, pairs in enumerate(rounds(nodes)):
-        started = {pair: Exchange(job, pair, device, 1, seconds, number + 2) for pair in pairs}
+        started = {pair: Exchange(job, place, pair, device, 1, seconds, number + 2) for pair in pairs}
         found |= {pair: answer and answer[1] for pair, answer in ((p, one.answer()) for p, one in started.items())}
     return found
 
@@ -70,17 +73,18 @@ class Exchange:
     """An all-reduce among processes on some nodes of the job, begun at once."""
 
     def __init__(
-        self, job: Allocation, nodes: Sequence[str], device: str, devices: int, seconds: float, number: int = 1
-    ):
+        self, job: Allocation, place: Inside, nodes: Sequence[str], device: str, devices: int, seconds: float,
+        number: int = 1,
+    ):  # fmt: skip
         """`devices` processes of each node. Of several at one time on a node, each has another `number`; 0 would be
         where the run itself meets."""
         in_order = sorted(nodes, key=job.nodes.index)  # Slurm numbers them in its own order
         port = FIRST_PORT + (7 * job.number + 101 * number) % PORTS
         argv = step_argv(
-            job, in_order, "muster-exchange", "training.exchange", in_order[0], port, device, devices, seconds
+            job, place, in_order, "muster-exchange", "training.exchange", in_order[0], port, device, devices, seconds
         )
         self.deadline = time.monotonic() + seconds + _START_SECONDS
-        self.process = start_step(argv, subprocess.PIPE, subprocess.PIPE, os.environ)
+        self.process = start_step(argv, place, subprocess.PIPE, subprocess.PIPE, os.environ)
 
     def answer(self) -> tuple[float, float] | None:
         """(seconds of an all-reduce, bus bandwidth in GB/s); None where it was not made in time."""

@@ -3,6 +3,7 @@
 import os
 
 from launch.allocation import Allocation
+from launch.container import Inside, inside
 from launch.plan import Plan
 from launch.preflight.fleet import answered, unanswered
 from launch.preflight.result import Context, Result
@@ -16,18 +17,18 @@ def roll_call(job: Allocation, context: Context) -> list[Result]:
     plan = context.plan
     gathered = gather(job, plan, context.run, os.environ)
     found = together(gathered.probes, plan.spec.preflight.clock_skew_seconds)
-    answers = _answers(job, plan, gathered)
+    answers = _answers(job, inside(plan, context.run), plan, gathered)
     return [answers if result.name == answers.name else result for result in found] or [answers]
 
 
-def _answers(job: Allocation, plan: Plan, gathered: Gathered) -> Result:
+def _answers(job: Allocation, place: Inside, plan: Plan, gathered: Gathered) -> Result:
     limits, topology, nodes = plan.spec.preflight, plan.topology, list(gathered.probes)
     if gathered.silent:
         return unanswered(gathered.silent)
-    made = Exchange(job, nodes, topology.device, topology.devices_per_node, limits.allreduce_seconds).answer()
+    made = Exchange(job, place, nodes, topology.device, topology.devices_per_node, limits.allreduce_seconds).answer()
     if made is not None and (limits.allreduce_gbps is None or made[1] >= limits.allreduce_gbps):
         return answered(*made, limits.allreduce_gbps)
-    reasons = culprits(measured(job, nodes, topology.device, limits.allreduce_seconds))
+    reasons = culprits(measured(job, place, nodes, topology.device, limits.allreduce_seconds))
     if made is None:
         # Where pairs do not tell, as with two nodes, any of them may be the reason.
         return unanswered(reasons or dict.fromkeys(nodes, f"no all-reduce within {limits.allreduce_seconds:g} s"))

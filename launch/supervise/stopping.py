@@ -16,8 +16,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 class Stopper:
     """First signal: ask the workers to save and stop, through the run directory. Second: kill them.
 
-    In a batch job USR1 is the scheduler's warning (#SBATCH --signal) before a time limit or a preemption, and no
-    signal kills: Slurm sends several, and has its own kill for the end.
+    In a job USR1 is the scheduler's warning (#SBATCH --signal) before a time limit or a preemption, and no signal
+    kills but Ctrl-C in a session of salloc: Slurm sends several of the others, and has its own kill for the end.
     """
 
     def __init__(self, run: RunDir, console: Console, in_job: bool = False):
@@ -42,11 +42,11 @@ class Stopper:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked != "nobody":
-            self.kill = not self.in_job
+            self.kill = self.kill or not self.in_job or number == signal.SIGINT
             return
         self.asked = "scheduler" if self.in_job and number == signal.SIGUSR1 else "person"
         with contextlib.suppress(OSError):
             self.run.stop.touch()
         with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
-            again = "" if self.in_job else "; once more to kill it"
+            again = "" if self.in_job and number != signal.SIGINT else "; once more to kill it"
             self.console.print(f"stopping: the run saves a checkpoint at the next step and ends{again}")

@@ -34,11 +34,14 @@ def scripts() -> dict[str, str]:
     small = plan_of("1xA100-80GB")
     large = plan_of("8xA100-80GB", 2, spec_of(cluster={"nodes": 2}, slurm=LARGE))
     cpu = plan_of("8xA100-80GB").model_copy(update={"topology": small.topology.model_copy(update={"device": "cpu"})})
+    image = {"partition": "a100", "modules": ["apptainer"], "container": {"image": "/images/it's 1.sif"}}
+    boxed = plan_of("8xA100-80GB", 2, spec_of(cluster={"nodes": 2}, slurm=image))
     file, venv, spec = str(RUN.job_script), "/shared/venv", str(RUN.spec)
     words = ["--accept", "slurm-shared"]
     return {
         "one-gpu": run_script(job_of(small), file, venv, spec, str(RUN.root)),
         "two-nodes": run_script(job_of(large), file, venv, spec, str(RUN.root), words),
+        "container": run_script(job_of(boxed), file, venv, spec, str(RUN.root)),
         "cpu": run_script(job_of(cpu), file, venv, spec, str(RUN.root)),
         "sweep": sweep_script(job_of(small, elements=4), file, venv, str(RUN.root), words),
     }

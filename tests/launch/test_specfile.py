@@ -131,6 +131,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "modules": [],
         "venv": None,
         "environment": {},
+        "container": {"runtime": "apptainer", "image": None, "mounts": [], "python": "python3"},
         "extra": [],
     }
 

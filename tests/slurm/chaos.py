@@ -5,14 +5,16 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
-from tests.conftest import Workspace, losses
+from tests.conftest import ROOT, Workspace, losses
+from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import STEPS, SlurmRun
+from tests.slurm.runs import SLOW, STEPS, SlurmRun
 
 # Two runs on the same devices add up in the same order; on others they do not.
 EXACT, OTHER_DEVICES = 0.0, 1e-5
@@ -29,6 +31,9 @@ class Scenario:
     spares: int = 0
     nodes: int = 2
     fault: str = "pass"
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variables: Callable[[Path], dict[str, str]] = lambda folder: {}
+    """What the job's environment has more, for a run in this folder."""
     options: tuple[str, ...] = ()
     outcomes: tuple[str, ...] | None = None
     """Classes of the attempts that left an outcome, where they are certain."""
@@ -38,8 +43,9 @@ class Scenario:
 def disturbed(scenario: Scenario, cluster: Cluster, workspace: Workspace) -> SlurmRun:
     """The run, begun and ready for its fault."""
     run = SlurmRun(
-        cluster, workspace, scenario.name, scenario.nodes, scenario.spares, scenario.fault, options=scenario.options
-    )
+        cluster, workspace, scenario.name, scenario.nodes, scenario.spares, scenario.fault, scenario.sections,
+        scenario.options, scenario.variables(workspace.root),
+    )  # fmt: skip
     return run.submit()
 
 
@@ -133,6 +139,39 @@ def kill_head_node(run: SlurmRun) -> float:
     return began
 
 
+def cut_head_node(run: SlurmRun) -> float:
+    """Supervisor and rank go on there alone, with the storage in reach: the other node has to give the job back."""
+    run.at_step(6)
+    node = run.cluster.job(run.job)["BatchHost"]
+    run.cluster.cut(node)
+    began = time.time()
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 150)
+    return began
+
+
+def reach_time_limit(run: SlurmRun) -> float:
+    """Slurm sends its warning by itself: 30 s before the limit, which it looks at every 30 s, up to a minute early."""
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 150)
+    return time.time()
+
+
+def clock_jumps(run: SlurmRun) -> float:
+    """On one node, an hour ahead, as the run sees it; the monotonic clock goes on, as when somebody sets a clock."""
+    run.at_step(6)
+    run.cluster.replace_file(run.ranks()[1]["node"], run.variables["CLOCK_IS_OFF_BY"], "3600")
+    return time.time()
+
+
+def own_clock(folder: Path) -> dict[str, str]:
+    """The clock of each Python of the run is off by what a file says, which a node may have another one of."""
+    (folder / "clock").write_text("0")
+    ours = folder / "own-clock"
+    before_steps(ours, SLOW)
+    file = ours / "sitecustomize.py"
+    file.write_text(OWN_CLOCK + file.read_text())
+    return {"PYTHONPATH": f"{ROOT}:{ours}", "CLOCK_IS_OFF_BY": str(folder / "clock")}
+
+
 def warn_of_time_limit(run: SlurmRun) -> float:
     """What Slurm sends before a time limit, by --signal=B:USR1@grace."""
     run.at_step(6)
@@ -213,6 +252,14 @@ def requeued(run: SlurmRun) -> None:
     assert run.events("stopped")
 
 
+def given_back(run: SlurmRun) -> None:
+    """By the node that was not cut off; the job went on without the other."""
+    requeued_by_slurm(run)
+    assert run.events("requeued")[0]["reason"].startswith("nothing was seen of the run's supervisor for ")
+    nodes = {row["node"] for row in run.ranks().values()}
+    assert nodes == {name for name in run.cluster.names if "DOWN" not in run.cluster.node_state(name)}
+
+
 def requeued_by_slurm(run: SlurmRun) -> None:
     assert run.cluster.job(run.job)["Restarts"] != "0"
 
@@ -225,6 +272,18 @@ def on_one_node(run: SlurmRun) -> None:
 def refused(run: SlurmRun) -> None:
     assert run.events("checkpoint_refused")
     assert run.events("resumed")[-1]["step"] == 4
+
+
+def hour_ahead(run: SlurmRun) -> None:
+    """The jump was seen by the rank there, and by nobody else."""
+    ahead = {rank: row["time"] - time.time() > 3000 for rank, row in run.ranks().items()}
+    assert ahead == {0: False, 1: True}, run.ranks()
+    run.cluster.show_again(run.ranks()[1]["node"], run.variables["CLOCK_IS_OFF_BY"])
+
+
+def at_the_limit(run: SlurmRun) -> None:
+    requeued(run)
+    assert run.cluster.job(run.job)["TimeLimit"] == "00:02:00"
 
 
 def halved(run: SlurmRun) -> None:
@@ -253,6 +312,18 @@ if not hasattr(training.checkpoint, "slow"):
     training.checkpoint.save_file = save_file
 """
 
+# libfaketime cannot: with it Python 3.11's time.sleep fails (EINVAL) unless the monotonic clock jumps as well.
+OWN_CLOCK = """
+import os, time
+inner = time.time
+time.time = lambda: inner() + float(open(os.environ["CLOCK_IS_OFF_BY"]).read())
+"""
+# As long as the limit and longer, on the job's first start.
+SLOW_FIRST = """
+if attempt == 1:
+    time.sleep(4)
+"""
+
 SCENARIOS = [
     Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
     Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, outcomes=("communication", "done"),
@@ -266,6 +337,11 @@ SCENARIOS = [
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
     Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
     Scenario("time-limit", "Slurm's warning before the time limit", warn_of_time_limit, check=requeued),
+    Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node, check=given_back),
+    Scenario("time-limit-reached", "a time limit of 2 minutes runs out, Slurm warns by itself", reach_time_limit,
+             fault=SLOW_FIRST, options=("--time=2",), sections={"slurm": {"grace_seconds": 30}}, check=at_the_limit),
+    Scenario("clock-jumps", "a node's clock jumps an hour ahead", clock_jumps, variables=own_clock, outcomes=("done",),
+             check=hour_ahead),
     Scenario("preempted", "an urgent job takes the nodes", preempt, check=requeued_by_slurm),
     Scenario("controller-restarted", "slurmctld is killed and started", restart_controller, outcomes=("done",)),
     Scenario("daemon-restarted", "slurmd of a node is killed and started", restart_daemon, outcomes=("done",)),

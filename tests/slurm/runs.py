@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
 
 STEPS = 22
+# Between two looks of `muster status`: it takes a second of one of two cores.
+STATUS_SECONDS = 3.0
 # A step takes so long that a fault can be put between two of them.
 SLOW = "import time; time.sleep(0.25)"
 
@@ -31,6 +34,8 @@ class SlurmRun:
     fault: str = "pass"
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    """Added to the environment of the job."""
     directory: Path | None = None
     job: str = ""
 
@@ -56,7 +61,7 @@ class SlurmRun:
             f"--nodes={self.nodes + self.spares}", "--ntasks-per-node=1", "--no-kill", "--open-mode=append",
             "--requeue", "--signal=B:USR1@30", f"--chdir={ROOT}", *self.options,
         )  # fmt: skip
-        self.job = self.cluster.submit(script, *options, env=variables)
+        self.job = self.cluster.submit(script, *options, env={**variables, **self.variables})
         return self
 
     # --- reading it ---
@@ -110,27 +115,49 @@ class SlurmRun:
         return min(row["time"] for row in self.rows("metrics.jsonl") if row.get("time", 0) > since) - fault
 
 
-class Reader(threading.Thread):
-    """Reads a run directory without a pause, as somebody who looks at it at the worst moment does."""
+class Reader:
+    """Reads a run directory without a pause, and asks `muster status` every few seconds, as somebody who looks at the
+    worst moment does."""
 
-    def __init__(self, root: Path):
-        super().__init__(daemon=True)
-        self.root, self.ended, self.looks = root, threading.Event(), 0
+    def __init__(self, run: SlurmRun):
+        self.root, self.environment = run.root, run.cluster.environment()
+        self.ended, self.looks = threading.Event(), 0
+        self.states: list[str] = []
+        """What `muster status` has said, in order."""
+        self.jobs: set[str] = set()
         self.wrong: list[str] = []
+        self.threads = [threading.Thread(target=look, daemon=True) for look in (self._read, self._ask)]
 
     def __enter__(self) -> "Reader":
-        self.start()
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.ended.set()
-        self.join()
+        for thread in self.threads:
+            thread.join()
 
-    def run(self) -> None:
+    def _read(self) -> None:
         while not self.ended.is_set():
             self.wrong += list(_inconsistent(self.root))
             self.looks += 1
             time.sleep(0.02)
+
+    def _ask(self) -> None:
+        """A process each time, as a person has it. Before plan.json is there it is no run directory."""
+        while not self.ended.wait(STATUS_SECONDS):
+            if (self.root / "plan.json").exists():
+                argv = [sys.executable, "-m", "launch", "status", str(self.root), "--json"]
+                done = subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+                try:
+                    found = json.loads(done.stdout)
+                    self.states.append(found["state"])
+                    self.jobs.add(found["job"])
+                except (ValueError, KeyError, TypeError) as error:
+                    self.wrong.append(f"muster status: {error}: {done.stdout[-500:]!r} {done.stderr[-500:]!r}")
+                if done.returncode or "Traceback" in done.stderr or "warning" in done.stderr.lower():
+                    self.wrong.append(f"muster status: exit code {done.returncode}: {done.stderr[-500:]!r}")
 
 
 def _inconsistent(root: Path) -> Iterator[str]:

@@ -43,7 +43,7 @@ def undisturbed(nodes: Cluster, base_workspace: Workspace) -> SlurmRun:
 @pytest.mark.parametrize("scenario", [_marked(one) for one in SCENARIOS])
 def test_a_fault(scenario: Scenario, cluster: Cluster, undisturbed: SlurmRun, workspace: Workspace) -> None:
     run = disturbed(scenario, cluster, workspace)
-    with Reader(run.root) as reader:
+    with Reader(run) as reader:
         struck = scenario.strike(run)
         assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert_the_same(run, undisturbed, scenario.tolerance)
@@ -51,4 +51,6 @@ def test_a_fault(scenario: Scenario, cluster: Cluster, undisturbed: SlurmRun, wo
     assert scenario.outcomes is None or tuple(run.outcomes()) == scenario.outcomes
     assert reader.looks > 10
     assert not reader.wrong
+    assert run.job in reader.jobs, "started by hand, and known all the same"
+    assert not {"failed", "interrupted"} & set(reader.states), "no fault of these is the end of the run"
     assert run.back_after(struck) < 180

@@ -122,6 +122,23 @@ def test_a_run_is_sent_recorded_and_started_with_its_own_spec(
     assert (found["job"], found["state"], found["slurm"]["state"]) == (job, "starting", "RUNNING")
 
 
+def test_a_run_that_goes_on_from_a_checkpoint_of_choice(
+    ask: Callable[..., Finished], spec: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "earlier/checkpoints/step-000004"
+    assert "earlier: not a checkpoint directory" in ask("submit", spec, "--resume", "earlier").err
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    assert ask("submit", spec, "--resume", "earlier/checkpoints/step-000004").code == 0
+    run = tmp_path / "runs/run"
+    until(lambda: (run / "argv").exists(), "started")
+    assert (run / "argv").read_text().splitlines()[-2:] == ["--resume", str(checkpoint)]
+    for other in ("--afresh", "--array=lora.rank=4,8"):
+        done = ask("submit", spec, "--resume", "earlier", other)
+        told = f"error: --resume earlier and {other.partition('=')[0]}: give one of them\n"
+        assert (done.code, done.err) == (2, told)
+
+
 def test_a_run_whose_job_waits_or_runs_is_not_sent_again(
     cluster: Cluster, ask: Callable[..., Finished], spec: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from launch.cluster.answers import Gres, Node, Partition
 from launch.cluster.commands import SlurmError
 from launch.cluster.controller import Cluster
 from launch.cluster.job import batch_job
-from launch.preflight import CHECKS
+from launch.preflight import CHECKS, container
 from launch.preflight import slurm as checks
 from launch.preflight.result import Batch, Context, Finding
 from launch.rundir import RunDir
@@ -140,5 +140,5 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
 def test_elsewhere_they_are_skipped_with_the_reason() -> None:
     context = Context(plan=plan_of(), run=RunDir(Path("/x")))
     ours = [check for check in CHECKS if check.family == "slurm"]
-    assert len(ours) == len(checks.CHECKS)
+    assert len(ours) == len(checks.CHECKS) + len(container.CHECKS)
     assert {check.concerns(context) for check in ours} == {"not a batch job: muster submit looks"}

@@ -23,6 +23,16 @@ def test_the_second_signal_kills_on_a_machine_and_not_in_a_job(tmp_path: Path) -
             assert asked.kill is not in_job
 
 
+def test_ctrl_c_in_a_session_of_salloc_kills_the_second_time(tmp_path: Path) -> None:
+    with stopper(tmp_path, True) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (asked.asked, asked.kill) == ("person", False)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.kill
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.kill
+
+
 def test_usr1_is_the_schedulers_in_a_job_alone(tmp_path: Path) -> None:
     for in_job, expected in ((True, "scheduler"), (False, "person")):
         with stopper(tmp_path, in_job) as asked:
