@@ -20,7 +20,7 @@ class StabilitySpec(Section):
     `roll_back` goes back to the last checkpoint before it and leaves its global batch out, `lower_learning_rate` goes
     back too, and on with a smaller learning rate. An empty list stops at once."""
     window: Annotated[int, Field(ge=8)] = 64
-    """Optimizer steps that a loss is compared with, and after which trouble counts as over."""
+    """Optimizer steps before it that a loss is compared with."""
     spike_deviations: Annotated[float, Field(gt=0)] | None = 10.0
     """A loss is a spike when it is this many standard deviations above the median of the window, and at least 0.5; the
     deviation is 1.4826 times the median distance from the median. `null` judges no finite loss."""

@@ -1,5 +1,6 @@
 """What a run has to say to people while it trains, as lines: each logged step, what happens, and warnings."""
 
+import math
 import time
 from collections.abc import Collection
 
@@ -15,7 +16,8 @@ class Teller:
     def __init__(self, run: RunDir, attempt: int, verbose: bool = False, events: Collection[str] | None = OF_WORKERS):
         """`events`: the names of those that are told, None for all."""
         self.wanted = events
-        self.began = time.time()
+        self.latest: Row = {"time": time.time()}
+        """The last row of metrics that was told, or a time before which there is nothing to tell."""
         self.events, self.samples, self.metrics = Tail(run.events), Tail(run.samples), Tail(run.metrics)
         self.heard = Heard(run.attempt(attempt), verbose)
         self.total: int | None = None
@@ -36,8 +38,10 @@ class Teller:
         for row in self.samples.rows():
             self.step = row.get("step")
         for row in self.metrics.rows():
-            if row.get("time", self.began) < self.began:  # kept when a resume wrote the file anew
+            # A resume or a rollback writes the file anew, with the rows that it keeps.
+            if row.get("time", math.inf) < self.latest["time"] or row == self.latest:
                 continue
+            self.latest = row if "time" in row else self.latest
             if "loss" in row:
                 self.numbers = numbers(row)
             line = logged(row, self.total)

@@ -71,7 +71,8 @@ def training_arguments(
         deepspeed=deepspeed,
         accelerator_config={"use_configured_state": True},
         report_to=training.report_to if reports else [],
-        **{"run_name": plan.name, **training.extra},
+        # Rotary frequencies, the same on every rank: a broadcast would only make ranks wait in each forward pass.
+        **{"run_name": plan.name, "ddp_broadcast_buffers": False, **training.extra},
     )
     try:
         arguments = TrainingArguments(**options)

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,17 +11,25 @@ from launch.plan import Plan
 from launch.spec import SHARDS_BASE
 from training.gate import Outcome
 
-Kind = Literal["gradients_grow", "loss_flat", "learning_rate_zero", "labels_masked", "slower", "rank_last"]
+Kind = Literal[
+    "gradients_grow", "gradients_vanish", "loss_flat", "learning_rate_zero", "labels_masked", "row_suspect", "slower",
+    "rank_last",
+]  # fmt: skip
 
 # Steps whose median is one point of a trend.
 BLOCK = 16
 # So many blocks, each above the one before it and the last this many times the first: not the noise of batches, and
 # more than what an adapter's gradients grow by while its B leaves zero.
 BLOCKS, GROWTH = 4, 10.0
+# A run's last steps that have gradients of a hundredth of its first ones', and a loss that has hardly fallen, are of an
+# adapter that has died: what it adds no longer depends on what it is given.
+LAST, VANISHED, ALIVE = 8, 0.01, 0.9
 # A loss that has fallen by less than this share, and by less than two standard errors, has not fallen.
 FALL = 0.02
 # Rows of metrics that tell how fast a run is, and how many of the last ones have to be slower.
 ROWS, SLOW_ROWS, SLOWER = 5, 3, 2 / 3
+# For less than so many seconds anything may slow a machine down.
+SLOW_SECONDS = 60.0
 # A rank that is this much above the median in nine of ten steps is not unlucky.
 LATER, MOSTLY = 1.1, 0.9
 
@@ -43,8 +51,12 @@ class Drift:
         self.losses: deque[float] = deque(maxlen=BLOCK)
         self.norms: deque[float] = deque(maxlen=BLOCK * BLOCKS)
         self.latest: deque[list[float]] = deque(maxlen=BLOCK * BLOCKS)
-        self.rates: list[float] = []
+        self.first_norms: list[float] = []
+        self.rates: list[tuple[float, float]] = []
+        """(seconds since 1970, tokens a second)"""
+        self.left_out: Counter[str] = Counter()
         self.zero_rates = 0
+        self.learns = False
 
     def after_step(self, ended: Outcome, step: int, learning_rate: float, last: bool) -> list[Drifting]:
         """`step` counts from 1; `last` says that it is the run's last one, at which some schedules reach 0."""
@@ -55,13 +67,29 @@ class Drift:
             if len(self.first) < BLOCK and step == len(self.first) + 1:
                 self.first.append(ended.agreed.loss)
             self.latest.append(ended.agreed.own_seconds)
-            found += [self._growing(step), self._flat(step), self._last_rank()]
+            if len(self.first_norms) < LAST and 1 < step == len(self.first_norms) + 2:
+                self.first_norms.append(ended.agreed.grad_norm)
+            found += [self._growing(step), self._vanished(), self._flat(step, last), self._last_rank()]
         return self._once(found)
+
+    def after_skip(self, ids: Sequence[str]) -> list[Drifting]:
+        """`ids` are the samples of a step whose update was left out."""
+        self.left_out.update(set(ids))
+        often = [name for name, times in self.left_out.items() if times > 1]
+        if not often:
+            return []
+        return self._once([
+            Drifting(
+                "row_suspect",
+                f"more than one step was left out with {', '.join(sorted(often)[:5])} in its batch",
+                "look at such a row, and leave it out: see the events `skipped`",
+            )
+        ])  # fmt: skip
 
     def after_log(self, row: dict[str, Any]) -> list[Drifting]:
         """`row` is one of metrics.jsonl."""
         if row["tokens_per_second"]:  # none where every step was left out
-            self.rates.append(row["tokens_per_second"])
+            self.rates.append((row["time"], row["tokens_per_second"]))
         return self._once([self._slower()])
 
     def _once(self, found: Sequence[Drifting | None]) -> list[Drifting]:
@@ -102,17 +130,34 @@ class Drift:
             "lower training.learning_rate or lengthen warmup_ratio; a spike of the loss often follows",
         )
 
-    def _flat(self, step: int) -> Drifting | None:
-        if len(self.first) < BLOCK or step < BLOCK * BLOCKS:
+    def _vanished(self) -> Drifting | None:
+        if len(self.first_norms) < LAST or len(self.first) < LAST:
             return None
-        before, now = statistics.mean(self.first), statistics.mean(self.losses)
-        error = ((statistics.variance(self.first) + statistics.variance(self.losses)) / BLOCK) ** 0.5
-        if before - now >= FALL * before or before - now >= 2 * error:
-            self.first = []  # it has learnt something: never asked again
+        began, now = statistics.median(self.first_norms), max(list(self.norms)[-LAST:])
+        if now > VANISHED * began or statistics.median(list(self.losses)[-LAST:]) < ALIVE * self.first[0]:
+            return None
+        return Drifting(
+            "gradients_vanish",
+            f"gradients have vanished: their norm was {began:.3g} and is {now:.3g}, and the loss has not fallen",
+            "the adapter has died, as of a training.learning_rate that is far too high: begin anew with a lower one",
+        )
+
+    def _flat(self, step: int, last: bool) -> Drifting | None:
+        """After 64 steps, or at the end of a run that is shorter."""
+        ended = last and BLOCK <= step < BLOCK * BLOCKS
+        if self.learns or len(self.first) < BLOCK or (step < BLOCK * BLOCKS and not ended):
+            return None
+        most = min(BLOCK, step // 2)
+        first, now = self.first[:most], list(self.losses)[-most:]
+        began, ended_at = statistics.mean(first), statistics.mean(now)
+        fall = began - ended_at
+        error = ((statistics.variance(first) + statistics.variance(now)) / most) ** 0.5
+        if fall >= FALL * began or fall >= 2 * error:
+            self.learns = True  # never asked again
             return None
         return Drifting(
             "loss_flat",
-            f"after {step} steps the loss is where it began: {before:.4g} -> {now:.4g}",
+            f"after {step} steps the loss is where it began: {began:.4g} -> {ended_at:.4g}",
             "is training.learning_rate too small, or lora.target_modules too few? See `muster data stats` for labels",
         )
 
@@ -136,9 +181,10 @@ class Drift:
     def _slower(self) -> Drifting | None:
         if len(self.rates) < ROWS + SLOW_ROWS:
             return None
-        usual = statistics.median(self.rates[:-SLOW_ROWS])
-        now = max(self.rates[-SLOW_ROWS:])
-        if now > SLOWER * usual:
+        usual = statistics.median(rate for _, rate in self.rates[:-SLOW_ROWS])
+        now = max(rate for _, rate in self.rates[-SLOW_ROWS:])
+        since = self.rates[-1][0] - self.rates[-SLOW_ROWS - 1][0]
+        if now > SLOWER * usual or since < SLOW_SECONDS:
             return None
         return Drifting(
             "slower",

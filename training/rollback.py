@@ -167,12 +167,14 @@ def _given_up(trainer: Any, verdict: Verdict, trouble: Trouble) -> str:
     plan, times = trainer.plan, len(trainer.gate.lessons.lowered)
     tried = []
     if trouble.rolled_back and trainer.gate.lessons.trouble is not None:
-        tried.append("going back without its batches")
+        tried.append("going back without the batches before it")
     if times:
         tried.append(f"lowering the learning rate {plural(times, 'time')}")
     after = f" after {' and '.join(tried)}" if tried else ""
+    kept = trainer.run_dir.complete_checkpoints()
+    where = f"{kept[0].name} is from before it" if kept else "no checkpoint is from before it"
     return (
-        f"step {trainer.gate.step} cannot be trained on{after}: {verdict.reason}. The last checkpoint is from before"
-        f" it; its samples are in samples.jsonl. Lower training.learning_rate ({plan.spec.training.learning_rate:g}),"
-        " or look at those rows and leave them out"
+        f"step {trainer.gate.step} cannot be trained on{after}: {verdict.reason}. {where}; its samples are in"
+        f" samples.jsonl. Look at those rows and leave them out, or lower training.learning_rate"
+        f" ({plan.spec.training.learning_rate:g}), in a run of another name (or --resume never)"
     )

@@ -23,8 +23,8 @@ ENOUGH, EARLY_SPIKE = 8, 2.0
 LEAST_SPIKE = 0.5
 # A model that knows nothing has a loss of ln(vocabulary); one that is so much worse is broken, whatever came before.
 WORSE_THAN_GUESSING = 1.5
-# Of the steps of a window, so many may be left out; more is not the fault of a few rows.
-SKIPPED_SHARE = 1 / 8
+# So many sound steps beyond the last unsound one, and what comes next is another trouble.
+CALM = 8
 
 What = Literal["go_on", "skip", "roll_back", "lower_learning_rate", "stop"]
 
@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass
 class Trouble:
-    """Unsound steps that belong together: fewer sound ones than a window lie between them."""
+    """Unsound steps that belong together: CALM sound ones or fewer lie between them."""
 
     steps: list[int]
     rolled_back: int = 0
@@ -84,7 +84,7 @@ class Guard:
         if reason is None:
             self.losses.append(step.loss)
             self.in_a_row = 0
-            if self.trouble is not None and step.number > self.trouble.steps[-1] + self.spec.window:
+            if self.trouble is not None and step.number > max(self.trouble.steps) + CALM:
                 self.trouble = None
             return Verdict("go_on", threshold=limit)
         self.skipped += 1
@@ -97,9 +97,8 @@ class Guard:
     def _answer(self, trouble: Trouble) -> What:
         """The mildest action that has not failed yet."""
         actions = self.spec.actions
-        most = max(self.spec.skips_in_a_row, int(self.spec.window * SKIPPED_SHARE))
-        if "skip" in actions and self.in_a_row <= self.spec.skips_in_a_row and len(trouble.steps) <= most:
-            return "skip"
+        if "skip" in actions and self.in_a_row <= self.spec.skips_in_a_row:
+            return "skip"  # a step now and then costs no more than itself, whatever is wrong with its rows
         if "roll_back" in actions and not trouble.rolled_back and not trouble.lowered:
             trouble.rolled_back += 1
             return "roll_back"

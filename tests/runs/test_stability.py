@@ -127,6 +127,7 @@ def test_going_back_is_as_if_the_batches_had_never_been(
     run, done = trained(workspace, "back", BROKEN, cluster=TWO_RANKS, training=recipe, **DROPOUT)
     assert done.code == 0, done.err
     assert [row["step"] for row in events(run, "skipped")] == [7, 8, 9]
+    assert done.err.count("step 1/22: loss") == (1 if to_step else 2), "nothing that was kept is told again"
     (back,) = events(run, "rolled_back")
     assert (back["step"], back["to_step"], back["checkpoint"]) == (9, to_step, checkpoint)
     assert [row["step"] for row in back["left_out"]] == [7, 8, 9]
@@ -166,6 +167,9 @@ def test_a_poisoned_row_is_skipped_wherever_it_comes_and_named(workspace: Worksp
     assert not events(run, "rolled_back")
     assert logged(run)[-1]["loss"] < 1.5
     assert logged(run)[-1]["skipped_steps"] == len(skipped)
+    suspects = [row["message"] for row in events(run, "warning") if row["kind"] == "row_suspect"]
+    assert [message.split(" with ")[1] for message in suspects] == ["poison in its batch"]
+    assert done.err.count("step 1/") == 1
 
 
 def test_a_learning_rate_a_thousand_times_too_high_is_lowered_and_then_named(workspace: Workspace) -> None:
@@ -174,9 +178,9 @@ def test_a_learning_rate_a_thousand_times_too_high_is_lowered_and_then_named(wor
     run, done = trained(workspace, "steep", training=recipe, **whole)
     assert done.code == 7
     assert re.search(
-        r"error: rank 0: step \d+ cannot be trained on after going back without its batches and lowering the learning"
-        r" rate 3 times: its loss of [\d.]+ is above [\d.]+, the limit after the steps before it\..*Lower"
-        r" training.learning_rate \(5\), or look at those rows",
+        r"error: rank 0: step \d+ cannot be trained on after going back without the batches before it and lowering the"
+        r" learning rate 3 times: its loss of [\d.]+ is above [\d.]+, the limit after the steps before it\..*lower"
+        r" training.learning_rate \(5\), in a run of another name",
         done.err,
     )
     first, *later = events(run, "rolled_back")

@@ -102,9 +102,10 @@ def test_ranks_that_take_turns_are_fine() -> None:
     assert not told(drift(), (ended(n, falling(n), own=own) for n, own in enumerate(times, 1)))
 
 
-def rows(*rates: float) -> list[Drifting]:
+def rows(*rates: float, seconds: float = 30.0) -> list[Drifting]:
     one = drift()
-    return [warning for rate in rates for warning in one.after_log({"tokens_per_second": rate})]
+    found = ((number * seconds, rate) for number, rate in enumerate(rates))
+    return [warning for time, rate in found for warning in one.after_log({"time": time, "tokens_per_second": rate})]
 
 
 def test_tokens_a_second_that_fall_by_a_third_and_stay_there() -> None:
@@ -116,3 +117,38 @@ def test_tokens_a_second_that_fall_by_a_third_and_stay_there() -> None:
 def test_one_slow_row_and_rows_of_steps_that_were_left_out_are_no_fall() -> None:
     assert not rows(*[1000.0] * 8, 600, 610, 900, 600, 1000)
     assert not rows(*[1000.0] * 8, 0, 0, 0, 0)
+
+
+def test_a_slow_minute_is_not_half_a_minute() -> None:
+    assert not rows(*[1000.0] * 8, 600, 610, 620, seconds=19)
+
+
+def test_an_adapter_that_has_died_is_told() -> None:
+    """The loss has settled where it began, and no gradient says which way is better."""
+    outcomes = (ended(n, 2.0, 1.0 if n < 12 else 0.004) for n in range(1, 60))
+    ((step, warning),) = told(drift(), outcomes)
+    assert (step, warning.kind) == (19, "gradients_vanish")
+    assert "their norm was 1 and is 0.004" in warning.message
+
+
+def test_small_gradients_of_a_run_that_has_learnt_are_no_death() -> None:
+    assert not told(drift(), (ended(n, 2 * falling(n), 1.0 if n < 40 else 0.004) for n in range(1, 200)))
+
+
+def test_a_short_run_is_asked_at_its_end_whether_it_has_learnt() -> None:
+    def kinds(losses: list[float]) -> set[str]:
+        one = drift()
+        every = [one.after_step(ended(n, loss), n, 1e-4, last=n == len(losses)) for n, loss in enumerate(losses, 1)]
+        return {warning.kind for found in every for warning in found}
+
+    assert kinds([2.0 + 0.01 * (n % 3) for n in range(22)]) == {"loss_flat"}
+    assert not kinds([2.0 - 0.02 * n for n in range(22)])
+    assert not kinds([2.0 + 0.01 * (n % 3) for n in range(12)])
+
+
+def test_a_row_that_is_in_every_batch_that_is_left_out_is_named_once() -> None:
+    one = drift()
+    assert not one.after_skip(["a", "b", "poison"])
+    (warning,) = one.after_skip(["c", "poison"])
+    assert warning.message == "more than one step was left out with poison in its batch"
+    assert not one.after_skip(["d", "poison"])

@@ -102,21 +102,19 @@ def test_a_sound_step_begins_the_count_in_a_row_anew_but_not_the_trouble() -> No
     assert one.trouble.steps == [1, 2, 4, 5, 7]
 
 
-def test_every_second_step_left_out_is_not_a_few_rows_fault() -> None:
-    one = guard(window=64)
-    answers = judged(one, [NAN if number % 2 else 2.0 for number in range(40)])
-    assert answers[:17] == ["go_on", "skip"] * 8 + ["go_on"]
-    assert answers[17] == "roll_back"
+def test_steps_that_are_unsound_now_and_then_are_left_out_for_ever() -> None:
+    """A poisoned row comes once an epoch, and an epoch may be short: going back would not mend it."""
+    assert set(judged(guard(), [NAN if number % 4 == 3 else 2.0 for number in range(400)])) == {"go_on", "skip"}
 
 
-def test_trouble_is_over_after_a_window_of_sound_steps() -> None:
-    one = guard(window=8)
-    assert judged(one, [NAN, NAN, NAN]) == ["skip", "skip", "roll_back"]
-    judged(one, [2.0] * 8, 4)
+def test_trouble_is_over_after_eight_sound_steps_beyond_it() -> None:
+    one = guard(actions=["roll_back"])
+    assert judged(one, [NAN]) == ["roll_back"]
+    judged(one, [2.0] * 8, 2)
     assert one.trouble is not None
-    judged(one, [2.0], 12)
+    judged(one, [2.0], 10)
     assert one.trouble is None
-    assert judged(one, [NAN, NAN, NAN], 13) == ["skip", "skip", "roll_back"]
+    assert judged(one, [NAN], 11) == ["roll_back"]
 
 
 def test_a_batch_without_labels_is_skipped_and_is_no_trouble() -> None:
