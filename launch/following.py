@@ -120,6 +120,8 @@ def status(
     slurm = ask(job) if job is not None else None
     holder, attempt = held(run), run.last_attempt()
     word, why = _state(run, slurm, holder, attempt)
+    if word not in ("running", "waiting", "finished") and slurm and slurm.state == "COMPLETING" and _given_back(events):
+        word, why = "waiting", "put back into the queue, and its nodes are being freed"
     step, steps, loss, pace = _progress(run, events)
     running = word in ("running", "stopping") and steps is not None and step is not None and pace is not None
     checkpoints = run.complete_checkpoints()
@@ -138,6 +140,12 @@ def _job(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
     told = [str(event["job"]) for event in events if event.get("job")]
     job = recorded(run)
     return told[-1] if told else job.id if job else None
+
+
+def _given_back(events: list[dict[str, Any]]) -> bool:
+    """Whether the last word of a job is that it is queued again: what Slurm ends of it then is no end of the run."""
+    told = [event["event"] for event in events if event.get("job")]
+    return told[-1:] == ["requeued"]
 
 
 def _name(run: RunDir) -> str:

@@ -130,6 +130,16 @@ def test_a_requeued_job_starts_until_it_has_an_attempt_of_its_own(run: RunDir) -
     assert look(run, state("RUNNING", start=began + 5)).state == "starting"
 
 
+def test_a_job_that_was_given_back_after_a_failure_waits_while_its_nodes_are_freed(run: RunDir) -> None:
+    submitted(run)
+    trained(run)
+    outcome(run, 8, "the run hangs")
+    assert look(run, state("COMPLETING")).state == "failed"
+    event(run.events, "requeued", job="7", reason="nothing was seen of the run's supervisor")
+    assert look(run, state("COMPLETING")).state == "waiting"
+    assert look(run, state("FAILED", exit_code=8)).state == "failed"
+
+
 def test_a_job_that_ended_before_its_first_attempt(run: RunDir) -> None:
     submitted(run)
     found = look(run, state("FAILED", exit_code=3))
