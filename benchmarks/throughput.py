@@ -139,9 +139,7 @@ def _in_own_process(job: Job, argv: list[str]) -> Measured:
         json.dump(asdict(job), file)
         file.flush()
         environment = os.environ | ({} if job.gpu else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
-        done = subprocess.run(
-            [*argv, file.name], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
-        )
+        done = subprocess.run([*argv, file.name], capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 

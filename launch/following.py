@@ -142,7 +142,7 @@ def _job(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
     return told[-1] if told else job.id if job else None
 
 
-def _given_back(events: list[dict[str, Any]]) -> bool:
+def _given_back(events: Sequence[dict[str, Any]]) -> bool:
     """Whether the last word of a job is that it is queued again: what Slurm ends of it then is no end of the run."""
     told = [event["event"] for event in events if event.get("job")]
     return told[-1:] == ["requeued"]
