@@ -723,30 +723,3 @@ def test_muster_discovers_the_gpus_of_each_machine(cache: Path) -> None:
     assert found["small-memory-free"][0][0][3] == 3 * GIB
     assert found["driver-not-loaded"][0] == []
     assert "0 GPUs that can be used" in found["driver-not-loaded"][1]
-
-
-SAMPLE = """
-import json, os, sys
-import pynvml
-from training.monitoring import _gpu_sample
-for name, file in json.loads(os.environ["FILES"]).items():
-    sys.stdout.flush()
-    if os.fork():
-        os.wait()
-        continue
-    os.environ["FAKE_NVML_SCENARIO"] = file
-    pynvml.nvmlInit()
-    rows = [_gpu_sample(pynvml, index) for index in range(min(pynvml.nvmlDeviceGetCount(), 4))]
-    print(json.dumps([name, [list(row.values()) for row in rows]]), flush=True)
-    os._exit(0)
-"""
-
-
-def test_the_sampler_of_resources_reads_them_and_leaves_out_what_it_cannot(cache: Path) -> None:
-    done = batch(SAMPLE, cache, ["power-cap", "mig-on", "gpu-lost-mid-query"])
-    assert done.code == 0, done.err
-    rows = dict(map(json.loads, done.out.splitlines()))
-    reserved = 551 * MIB
-    assert rows["power-cap"][0] == [0, 100, reserved, 699.0, 66]
-    assert rows["mig-on"][0] == [0, None, reserved, 71.0, 33]
-    assert rows["gpu-lost-mid-query"][2:] == [[2, 0, reserved, 71.0, 33], [3, 0, reserved, 71.0, None]]

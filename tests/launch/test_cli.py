@@ -130,6 +130,7 @@ def test_schema_is_the_json_schema_of_the_spec(capsys: pytest.CaptureFixture[str
         "slurm",
         "preflight",
         "recovery",
+        "stability",
         "monitoring",
     ]
 

@@ -24,6 +24,7 @@ def test_the_names() -> None:
         "resources": "resources.jsonl",
         "events": "events.jsonl",
         "samples": "samples.jsonl",
+        "stability": "stability.json",
         "attempts": "attempts",
         "checkpoints": "checkpoints",
         "adapter": "adapter",
@@ -36,6 +37,7 @@ def test_the_names() -> None:
         "lock": "lock",
         "claimed": "claimed",
         "stop": "stop",
+        "report": "report.html",
     }
 
 

@@ -50,7 +50,7 @@ def test_a_worker_has_the_attention_the_constants_and_the_adapter_that_the_spec_
         trained(wide, "single", sdpa, "held-sdpa"),
     ]
     told = [next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified") for run in runs]
-    assert [row["attention"] for row in told] == ["eager", "eager", "sdpa"]
+    assert [row["attention"] for row in told] == ["eager", "eager", "varlen"]
     assert {(row["quantization"], row["adapter_precision"]) for row in told} == {("nf4", "bf16")}
     for run in runs[1:]:
         assert_same_training(run, runs[0], tolerance=2e-3)  # bf16 keeps three digits

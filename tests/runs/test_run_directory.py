@@ -43,7 +43,8 @@ def test_a_complete_run_directory(workspace: Workspace) -> None:
     assert [row["step"] for row in steps] == list(range(1, 23))
     assert set(steps[0]) == {
         "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "step_seconds", "mfu",
-        "gpu_memory_peak_bytes", "time",
+        "data_seconds", "compute_seconds", "optimizer_seconds", "communication_seconds", "gpu_memory_peak_bytes",
+        "gpu_memory_allocated_bytes", "gpu_memory_reserved_bytes", "process_memory_bytes", "skipped_steps", "time",
     }  # fmt: skip
     started = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "started")
     assert steps[-1]["tokens"] == 2 * started["data"]["tokens"]
