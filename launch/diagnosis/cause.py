@@ -120,7 +120,11 @@ def _when(hit: Hit) -> tuple[float, int, str, int]:
 
 
 def _near(hit: Hit, other: Hit) -> bool:
-    return hit.time is None or other.time is None or abs(hit.time - other.time) <= SAME_MOMENT
+    """Whether both may tell of one moment. What is only known to be no later may well be earlier."""
+    if hit.time is None or other.time is None:
+        return True
+    apart = hit.time - other.time
+    return (apart <= SAME_MOMENT or hit.latest) and (-apart <= SAME_MOMENT or other.latest)
 
 
 def _behind(candidates: Sequence[Hit], ranks: Collection[int]) -> tuple[int | None, str | None]:
