@@ -47,7 +47,7 @@ class Cause:
     time: float | None = None
     """Seconds since 1970, corrected by the clock of its node where that is known."""
     step: int | None = None
-    """The last optimizer step that the failing rank began."""
+    """The step that the message names, of numbers that went wrong; else the last that the failing rank began."""
     echoes: tuple[Evidence, ...] = ()
     """What the other ranks said of it, one line each."""
 

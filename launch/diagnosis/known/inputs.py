@@ -110,8 +110,8 @@ NUMBERS = (
                   r"\bloss(?:=|: | = | is )(?:nan|inf)\b", raised("NumericalError")),
         cause="the loss or the gradients are no longer finite numbers",
         fix=(
-            "lower training.learning_rate, train in bf16 instead of fp16, and look at the samples of that step"
-            " (samples.jsonl); the last checkpoint is from before it"
+            "lower training.learning_rate, train in bf16 if it is fp16 now, and look at the samples of that step"
+            " (samples.jsonl); a checkpoint, where there is one, is from before it"
         ),
         source="the training loop; torch.nn.utils.clip_grad",
     ),
