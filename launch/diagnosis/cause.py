@@ -47,7 +47,7 @@ class Cause:
     time: float | None = None
     """Seconds since 1970, corrected by the clock of its node where that is known."""
     step: int | None = None
-    """The last optimizer step that the failing rank began."""
+    """The step that the message names, of numbers that went wrong; else the last that the failing rank began."""
     echoes: tuple[Evidence, ...] = ()
     """What the other ranks said of it, one line each."""
 
@@ -120,7 +120,11 @@ def _when(hit: Hit) -> tuple[float, int, str, int]:
 
 
 def _near(hit: Hit, other: Hit) -> bool:
-    return hit.time is None or other.time is None or abs(hit.time - other.time) <= SAME_MOMENT
+    """Whether both may tell of one moment. What is only known to be no later may well be earlier."""
+    if hit.time is None or other.time is None:
+        return True
+    apart = hit.time - other.time
+    return (apart <= SAME_MOMENT or hit.latest) and (-apart <= SAME_MOMENT or other.latest)
 
 
 def _behind(candidates: Sequence[Hit], ranks: Collection[int]) -> tuple[int | None, str | None]:

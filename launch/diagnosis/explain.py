@@ -54,6 +54,11 @@ class _Known:
         pulse = self.pulses.get(hit.rank) if hit.rank is not None else None
         return replace(hit, node=pulse.node) if pulse else hit
 
+    def repeats(self, hit: Hit) -> bool:
+        """Whether a launcher only passes on what a rank wrote down itself: the rank's own words say whose they are."""
+        messages = (str(failure.get("message", "")).partition("\n")[0] for failure in self.failures.values())
+        return hit.rank is None and any(message and message in hit.text for message in messages)
+
     def until(self, rank: int) -> float | None:
         """When a rank wrote its last word."""
         if rank in self.failures:
@@ -70,7 +75,8 @@ def explained(attempt: Attempt, more: Iterable[Hit] = (), logs: Iterable[Path] =
     """The same, with what could not be read. `more` is what Slurm noted, `logs` are further files to read."""
     known, unread = _known(attempt), list[str]()
     run = RunDir(attempt.root.parent.parent)
-    hits = [*more, *map(known.placed, _in_logs(known, run, logs, unread))]
+    logged = map(known.placed, _in_logs(known, run, logs, unread))
+    hits = [*more, *(hit for hit in logged if not known.repeats(hit))]
     hits += [told for rank in known.failures if (told := _told(known, run, rank, hits)) is not None]
     offsets = clock_offsets(run)
     cause = first_of(hits, known.ranks, offsets)
@@ -180,4 +186,10 @@ def _completed(cause: Cause | None, known: _Known) -> Cause | None:
     node = cause.node or (known.node(cause.rank) if cause.rank is not None else None)
     pulse = known.pulses.get(cause.rank) if cause.rank is not None else None
     phase = cause.phase or (pulse.phase if pulse else None)
-    return replace(cause, node=node, phase=phase, step=pulse.step if pulse else None)
+    return replace(cause, node=node, phase=phase, step=_step(cause, pulse))
+
+
+def _step(cause: Cause, pulse: Pulse | None) -> int | None:
+    """The step that numbers went wrong in, as its message says: after going back a pulse shows another one."""
+    named = re.search(r"\bstep (\d+)", cause.evidence[0].text) if cause.exit_code == ExitCode.NUMERICAL else None
+    return int(named[1]) if named else pulse.step if pulse else None

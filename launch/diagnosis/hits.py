@@ -49,6 +49,8 @@ class Hit:
     """Whether the next exception in the same log came of this one."""
     completed: int | None = None
     """Of a collective that timed out: the number of the last one that this rank completed."""
+    latest: bool = False
+    """Whether `time` is only when it was written at the latest: nothing before it tells the time."""
 
     @property
     def place(self) -> str:
@@ -72,11 +74,13 @@ def hit(source: Source, number: int, before: Sequence[str], line: str, after: Se
     rank = _whose(source, line, text, before, groups)
     mine = before if own is None else [each for each in before if lines.labelled(each) == own]
     node = groups.get("node") or groups.get("node2") or _reported(text, before, "host") or source.node
-    at = lines.written(line, source.year) or lines.last_written(before, source.year) or _at_most(source, after)
+    told = lines.written(line, source.year) or lines.last_written(before, source.year)
+    at = told or _at_most(source, after)
     pid = int(groups["pid"]) if "pid" in groups else None
     work = _completed(rank, (line, *after[:12]))
     doing = tracebacks.doing(mine)
-    return Hit(known, source.file, number, text, rank, node, at, doing, pid, tracebacks.chained(after), work)
+    chained = tracebacks.chained(after)
+    return Hit(known, source.file, number, text, rank, node, at, doing, pid, chained, work, told is None)
 
 
 def _at_most(source: Source, after: Sequence[str]) -> float | None:

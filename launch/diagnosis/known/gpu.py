@@ -64,10 +64,32 @@ HARDWARE = (
         source="the CUDA driver",
     ),
     Known(
+        name="nvlink",
+        code=ExitCode.WORKER,
+        patterns=(r"uncorrectable NVLink error", r"CUDA_ERROR_NVLINK_UNCORRECTABLE"),
+        cause="the link between two GPUs (NVLink) lost data",
+        fix=f"nvidia-smi nvlink -e shows each link's errors; {_REPAIR}",
+        source="the CUDA driver",
+    ),
+    Known(
+        name="fabric-manager",
+        code=ExitCode.WORKER,
+        # As a warning torch prints it and goes on without a GPU; what ends the run is then another line.
+        patterns=(raised("RuntimeError", "AssertionError", saying=r"system not yet initialized"),
+                  r"CUDA error: system not yet initialized", r"CUDA_ERROR_SYSTEM_NOT_READY"),
+        cause="the driver has not set up the links between this node's GPUs: its fabric manager does not run",
+        fix=(
+            "have an administrator start it (systemctl status nvidia-fabricmanager), in the very version of the"
+            " driver; start elsewhere until then"
+        ),
+        source="the CUDA runtime, error 802",
+    ),
+    Known(
         name="gpu-lost",
         code=ExitCode.WORKER,
         patterns=(r"CUDA error: unspecified launch failure", r"CUDA error: the launch timed out",
-                  r"CUDA-capable device\(s\) is/are busy or unavailable", r"GPU is lost"),
+                  r"CUDA error: device unavailable", r"CUDA-capable devices?(?:\(s\))? (?:is/)?are busy or unavailable",
+                  r"GPU is lost"),
         cause="the GPU stopped answering, or is not ours to use",
         fix="see dmesg | grep -i xid on that node; nvidia-smi -q shows compute mode and errors; start on another GPU",
         source="the CUDA driver",
@@ -114,7 +136,7 @@ SOFTWARE = (
         # As a warning torch prints it and goes on without a GPU; what ends the run is then another line.
         patterns=(raised("RuntimeError", "AssertionError", saying=r"driver on your system is too old"),
                   r"CUDA driver version is insufficient for CUDA runtime version",
-                  r"Driver/library version mismatch",
+                  r"Driver/library version mismatch", r"provided PTX was compiled with an unsupported toolchain",
                   r"system has unsupported display driver / cuda driver combination"),
         cause="the NVIDIA driver of the node is older than the CUDA that torch was built with",
         fix="have the driver updated, or install a torch built for an older CUDA; muster preflight names both versions",

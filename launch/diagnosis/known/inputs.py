@@ -31,6 +31,18 @@ INPUTS = (
         source="huggingface_hub; transformers",
     ),
     Known(
+        name="hub-busy",
+        code=ExitCode.WORKER,
+        patterns=(r"429 Client Error", r"\bToo Many Requests for url"),
+        cause="the hub was asked too often from this address and refuses more for a while",
+        fix=(
+            "wait some minutes and start again, with HF_TOKEN set (an account is allowed more); better download the"
+            " model once to storage that the nodes share, and set model.variant to that folder"
+        ),
+        source="huggingface_hub",
+        another_try=True,
+    ),
+    Known(
         name="hub-unreachable",
         code=ExitCode.WORKER,
         patterns=(r"We couldn't connect to 'https://huggingface\.co'",
@@ -63,7 +75,7 @@ INPUTS = (
         name="dataset",
         code=ExitCode.DATA,
         patterns=(raised("DatasetGenerationError", "DatasetGenerationCastError", "DataFilesNotFoundError", "DataError"),
-                  raised("ArrowInvalid", "ArrowTypeError", "JSONDecodeError"),
+                  raised("ArrowInvalid", "ArrowTypeError", "JSONDecodeError", "UnicodeDecodeError"),
                   r"Not able to read records in the JSON file"),
         cause="the data cannot be read as rows of one shape",
         fix="muster data validate names every row that is wrong, with its line",
@@ -94,11 +106,12 @@ NUMBERS = (
         code=ExitCode.NUMERICAL,
         patterns=(r"the (?:loss|gradient norm) of step \d+ is (?:nan|inf)", r"logits that are not finite",
                   r"total norm of order .* is non-finite", r"'(?:loss|grad_norm)': '?(?:nan|inf)\b",
+                  r"Function '\w+' returned nan values",
                   r"\bloss(?:=|: | = | is )(?:nan|inf)\b", raised("NumericalError")),
         cause="the loss or the gradients are no longer finite numbers",
         fix=(
-            "lower training.learning_rate, train in bf16 instead of fp16, and look at the samples of that step"
-            " (samples.jsonl); the last checkpoint is from before it"
+            "lower training.learning_rate, train in bf16 if it is fp16 now, and look at the samples of that step"
+            " (samples.jsonl); a checkpoint, where there is one, is from before it"
         ),
         source="the training loop; torch.nn.utils.clip_grad",
     ),

@@ -89,7 +89,8 @@ SIGNALS = (
     Known(
         name="killed",
         code=ExitCode.WORKER,
-        patterns=(r"Signal 9 \(SIGKILL\)", r"exitcode\s*: -9\b", r"^Killed$", r"died with <Signals\.SIGKILL: 9>",
+        patterns=(r"Signal 9 \(SIGKILL\)", r"exitcode\s*: -9\b", r"^Killed$", r": line \d+: +\d+ Killed {4}",
+                  r"died with <Signals\.SIGKILL: 9>",
                   r"terminated with signal SIGKILL",
                   r"DataLoader worker \(pid\(?s?\)? (?P<pid>\d+)\) .*killed by signal: Killed",
                   task_ended(r"Killed")),

@@ -72,6 +72,16 @@ def test_the_kernel_s_record_explains_what_it_coincides_with() -> None:
     assert first(told("gpu-lost", 1, 98.0), replace(record, time=500.0)).name == "gpu-lost"
 
 
+def test_a_record_that_tells_no_time_of_its_own_may_be_of_that_moment() -> None:
+    """A log that counts seconds since the node was started: the file's own age says when the line was there already."""
+    record = told("xid", None, 500.0, file="launcher.log", latest=True)
+    assert first(told("gpu-lost", 1, 98.0), record).name == "xid"
+    assert first(told("gpu-lost", 1, 900.0), replace(record, time=500.0)).name == "xid"
+    late = told("gpu-lost", 1, 900.0, latest=True)
+    assert first(late, replace(record, time=100.0, latest=False)).name == "xid"
+    assert first(told("gpu-lost", 1, 98.0), told("xid", None, 500.0, file="kernel log")).name == "gpu-lost"
+
+
 @pytest.mark.parametrize(
     ("completed", "ranks", "rank", "summary"),
     [

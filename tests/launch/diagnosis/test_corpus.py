@@ -77,6 +77,6 @@ def test_the_corpus_shows_almost_every_failure_of_the_table() -> None:
     """Those that follow from others are in it as echoes; the rest is told by Slurm's or Python's own words alone."""
     shown = {case["known"] for case in CASES.values()}
     assert {known.name for known in KNOWN} - shown == {
-        "gpu-lost", "read-only", "stale-file", "no-such-repository", "arithmetic", "peer-lost", "cancelled",
+        "read-only", "stale-file", "no-such-repository", "arithmetic", "peer-lost", "cancelled",
         "aborted", "closed-by-launcher", "worker-failed",
     }  # fmt: skip

@@ -14,7 +14,7 @@ from launch.rundir import Attempt, RunDir
 from tests.conftest import Finished, muster
 from tests.launch.diagnosis.test_corpus import laid_out
 
-NAMES = {0: "done", 6: "gpu_memory", 8: "communication", 10: "worker", 75: "stopped"}
+NAMES = {0: "done", 6: "gpu_memory", 8: "communication", 10: "worker", 75: "stopped", 7: "numerical"}
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB"
 TRACE = 'Traceback (most recent call last):\n  File "torch/_tensor.py", line 647, in backward\n    run()\n'
 
@@ -234,3 +234,18 @@ def test_another_user_s_clock_does_not_move_the_page(tmp_path: Path) -> None:
     }
     assert times == {1795771904.0}
     assert os.environ.get("TZ") is None
+
+
+def test_a_step_that_was_given_up_is_named_by_the_rank_that_gave_it_up(tmp_path: Path) -> None:
+    """After going back the last pulse is of another step, and the launcher's log repeats what the rank wrote."""
+    run = run_in(tmp_path)
+    message = "step 3 cannot be trained on after going back without its batches 3 times: its loss is nan"
+    attempt = attempt_of(run, 7, f"rank 0: {message}", launcher=f"training run\nerror: {message}\n")
+    told = {"rank": 0, "exit_code": 7, "error": "NumericalError", "message": message, "time": time.time()}
+    attempt.failure(0).write_text(json.dumps(told))
+    pulse = {"rank": 0, "node": "n1", "pid": 5, "phase": "training", "step": 95, "marks": 9, "time": time.time()}
+    attempt.pulse(0).write_text(json.dumps(pulse))
+    cause = document(run)["cause"]
+    assert (cause["name"], cause["rank"], cause["step"], cause["echoes"]) == ("not-finite", 0, 3, [])
+    assert cause["evidence"][0]["file"] == "attempts/001/failure-rank-0.json"
+    assert "bf16 if it is fp16 now" in cause["fix"]

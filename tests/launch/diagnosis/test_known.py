@@ -44,6 +44,18 @@ def test_only_what_follows_from_something_else_leaves_its_fix_to_that() -> None:
         ("OSError: [Errno 28] No space left on device: '/dev/shm/torch_1_2'", "shared-memory"),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'a'", "missing-file"),
         ("ValueError: anything else", "exception"),
+        # One failure in the words of several versions.
+        ("  what():  CUDA out of memory. Tried to allocate 20.00 MiB", "gpu-memory"),
+        ("RuntimeError: CUDA error: all CUDA-capable devices are busy or unavailable", "gpu-lost"),
+        ("RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable", "gpu-lost"),
+        ("Exception: >- DeepSpeed Op Builder: Installed CUDA version 12.0 does not match", "op-build"),
+        ("AttributeError: 'NoneType' object has no attribute 'cquantize_blockwise_fp16_nf4'", "bitsandbytes"),
+        ("AttributeError: /l/libbitsandbytes_cpu.so: undefined symbol: cquantize_blockwise_fp16_nf4", "bitsandbytes"),
+        ("A module that was compiled using NumPy 1.x cannot be run in NumPy 2.1.0 as it may crash.", None),
+        ("UserWarning: CUDA initialization: Error 802: system not yet initialized", None),
+        ("huggingface_hub.errors.HfHubHTTPError: 429 Client Error: Too Many Requests for url: https://x", "hub-busy"),
+        ("/var/spool/slurmd/job00191/slurm_script: line 28:  8156 Killed                  python3 a.py", "killed"),
+        ("story, line 3: 12 Killed by a dragon", None),
         # Xid errors of applications are not the hardware's.
         ("NVRM: Xid (PCI:0000:44:00): 79, pid=1, GPU has fallen off the bus.", "xid"),
         ("NVRM: Xid (PCI:0000:44:00): 31, pid=1, name=python, MMU Fault", None),
