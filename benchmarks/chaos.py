@@ -77,7 +77,8 @@ TEXT = """\
 Each fault below is put into a run of 22 steps on a real Slurm of three nodes in network namespaces (`tests/slurm`).
 Afterwards the run is done, its ledger has each sample once an epoch, and losses and adapter are those of an undisturbed
 run: the same to the last bit on as many devices, within 1e-5 otherwise. All the while a reader looks at every file of
-the run directory, some forty times a second: none was ever half written.
+the run directory, some forty times a second, and `muster status --json` is asked every 3 s: no file was ever half
+written, and status never failed, nor called a run failed that went on.
 
 | fault | attempts | seconds to the next step | equal to the undisturbed run |
 | --- | --- | --- | --- |
@@ -89,7 +90,16 @@ import of torch, transformers and DeepSpeed on these cores. The tests' Slurm cal
 Python {python}, torch {torch}, {load}. `python -m benchmarks.chaos` makes this page anew, and `make chaos` asserts what
 it says.
 
-Not tried: a clock that jumps while a run trains, for the tests' nodes share the machine's clock; and real GPUs.
+The head node whose link is cut still reaches the storage: its supervisor lets go of the other nodes, and one of them
+gives the job back to Slurm, which by itself would leave it running until its time limit (`--no-kill`). The clock that
+jumps is the one that the run's own Python processes on a node see: the tests' nodes share the machine's.
+
+Ends that are meant to be ends, each with its code and without a requeue (`tests/slurm/test_endings.py`): a disk that
+fills up while a checkpoint is written (9; with space again `muster submit` goes on, and ends as undisturbed to the last
+bit), a weight that is not finite with `stability.actions: []` (7), a row that cannot be used (5). A clock that is set
+back by an hour on the batch script's node changes neither a stop (75) nor what follows it.
+
+Not tried: real GPUs.
 """
 
 

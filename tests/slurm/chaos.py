@@ -151,6 +151,7 @@ def cut_head_node(run: SlurmRun) -> float:
 
 def reach_time_limit(run: SlurmRun) -> float:
     """Slurm sends its warning by itself: 30 s before the limit, which it looks at every 30 s, up to a minute early."""
+    run.at_step(1)
     run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 150)
     return time.time()
 
