@@ -13,7 +13,7 @@ from launch.cluster.commands import SlurmError
 from launch.cluster.job import recorded
 from launch.cluster.queue import State, state_of
 from launch.errors import ExitCode, UsageError
-from launch.journal import parse_rows, rows
+from launch.journal import opened, parse_rows, rows
 from launch.rundir import RunDir
 from launch.wording import plural
 
@@ -234,7 +234,7 @@ def _progress(
 def last_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The complete rows at the end of a .jsonl file."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opened) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - TAIL_BYTES))
             block = file.read()

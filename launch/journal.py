@@ -7,15 +7,19 @@ import json
 import math
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launch.errors import HostError
 from launch.redact import redact, secret_values
 
 BEAT_BYTES = 256
+# What readers count with, wherever a row has it.
+_COUNTS = ("step", "steps", "to_step")
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -54,23 +58,53 @@ def event(path: Path, name: str, **data: Any) -> None:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete rows of a .jsonl file; none where there is no file."""
+    """The complete rows of a .jsonl file; none where there is no file. See parse_rows for what they can be trusted in.
+
+    Raises HostError where something else has the name: reading a pipe would wait for ever.
+    """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with open(path, encoding="utf-8", errors="replace", opener=opened) as file:
+            text = file.read()
     except FileNotFoundError:
         return
     yield from parse_rows(text)
 
 
+def opened(path: str, flags: int) -> int:
+    """An opener for files that others may have damaged: without waiting, and for regular files alone."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HostError(f"{path}: is no regular file; move it away: the run writes a new one")
+    return descriptor
+
+
 def parse_rows(text: str) -> Iterator[dict[str, Any]]:
-    """The rows of JSON Lines. One that a kill cut off is left out."""
+    """The rows of JSON Lines. One that a kill cut off is left out, and one whose numbers are none.
+
+    What every row has in common is thereby a number wherever it is there; an event always has its time.
+    """
     for line in text.split("\n"):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict):
-            yield row
+        if isinstance(row, dict) and (sound := _sound(row)) is not None:
+            yield sound
+
+
+def _sound(row: dict[str, Any]) -> dict[str, Any] | None:
+    """A row with numbers where readers count and compare; None where it has not. JSON may also hold NaN and true.
+
+    An event without a count still happened, and is told without it.
+    """
+    at = row.get("time", None if "event" in row else 0.0)
+    if type(at) not in (int, float) or not math.isfinite(at):  # type: ignore[arg-type]
+        return None
+    wrong = [key for key in _COUNTS if row.get(key) is not None and type(row[key]) is not int]
+    if wrong and "event" not in row:
+        return None
+    return {key: value for key, value in row.items() if key not in wrong} if wrong else row
 
 
 def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launch.journal import parse_rows
+from launch.journal import opened, parse_rows
 
 # Whoever was away for longer than this takes does not want to see it all.
 MOST_BYTES = 4 << 20
@@ -39,7 +39,7 @@ class Tail:
     def _block(self) -> bytes:
         """What is new, to the end of its last complete line."""
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=opened) as file:
                 found = os.fstat(file.fileno())
                 if found.st_ino != self.inode:  # a resume wrote it anew, without the rows that it will repeat
                     self.offset, self.inode, self.torn = 0, found.st_ino, False

@@ -13,8 +13,10 @@ def read_failures(attempt: Attempt | Evaluation) -> list[dict[str, Any]]:
     found = []
     for path in attempt.failures():
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if type(told["rank"]) is int and isinstance(told["time"], int | float) and ExitCode(told["exit_code"]):
+                found.append({"message": "", **told})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # cut short, or damaged since
             continue
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.cluster.queue import State
+from launch.errors import HostError
 from launch.following import OVER, Asker, Status, status
 from launch.happened import in_order as lines_in_order
 from launch.happened import logged, told
@@ -98,6 +99,9 @@ class Reader:
         self.ended: float | None = None
 
     def look(self) -> View:
+        """Raises HostError where the run directory is there no more: nothing will ever be written to it."""
+        if not self.run.root.is_dir():
+            raise HostError(f"{self.run.root}: the run directory is gone, removed, moved away or no longer mounted")
         events = self.tails["events"].rows()
         self.events += events
         found = self._status()

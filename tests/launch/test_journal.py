@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from launch.errors import HostError
+from launch.following import last_rows
 from launch.journal import append, event, keep_rows, new_directory, rows, write_json, write_text
+from launch.tail import Tail
 
 TOKEN = "hf_abcdefghijklmnopqrst"
 
@@ -49,6 +52,31 @@ def test_a_last_line_that_was_cut_off_is_left_out(file: Path) -> None:
 def test_a_line_that_is_no_object_is_left_out(file: Path) -> None:
     file.write_text('3\n{"step": 1}\n\nnull\n')
     assert steps(file) == [1]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        '{"event": "saved", "step": 2}', '{"event": "saved", "time": null, "step": 2}',
+        '{"event": "saved", "time": NaN, "step": 2}', '{"time": "noon", "step": 2}', '{"step": "x"}',
+        '{"step": true}', '{"step": 2, "steps": "many"}', "[" * 200_000,
+    ],
+)  # fmt: skip
+def test_a_row_whose_numbers_are_none_is_left_out(file: Path, damaged: str) -> None:
+    file.write_text(f'{{"step": 1}}\n{damaged}\n{{"event": "saved", "time": 5, "step": 3}}\n')
+    assert steps(file) == [1, 3]
+
+
+def test_an_event_is_told_without_a_count_that_is_none(file: Path) -> None:
+    file.write_text('{"event": "started", "time": 5, "step": 1, "steps": "many"}\n')
+    assert list(rows(file)) == [{"event": "started", "time": 5, "step": 1}]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(file: Path) -> None:
+    os.mkfifo(file)
+    for read in (lambda: list(rows(file)), lambda: list(last_rows(file)), Tail(file).rows):
+        with pytest.raises(HostError, match=r"rows\.jsonl: is no regular file"):
+            read()
 
 
 def test_a_row_after_a_torn_line_is_not_lost(file: Path) -> None:

@@ -216,3 +216,20 @@ def test_that_a_process_was_killed_is_known_from_its_exit_code() -> None:
 def test_a_stop_and_an_end_as_planned_need_no_explanation() -> None:
     assert outcome(75, [], 2, stopped=True, finished=False, explained=explained("ecc"))[0] == 75
     assert outcome(0, [], 2, stopped=False, finished=True, explained=explained("ecc"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"rank": 0, "time": 1.0},
+        {"rank": 0, "time": None, "exit_code": 7},
+        {"rank": 0, "time": 1.0, "exit_code": "x"},
+        5,
+    ],
+)
+def test_a_failure_file_without_its_numbers_tells_nothing(tmp_path: Path, damaged: object) -> None:
+    attempt = RunDir(tmp_path).attempt(1)
+    attempt.root.mkdir(parents=True)
+    attempt.failure(0).write_text(json.dumps(damaged))
+    attempt.failure(1).write_text(json.dumps({"rank": 1, "time": 1.0, "exit_code": 7, "message": "m"}))
+    assert [failure["rank"] for failure in read_failures(attempt)] == [1]

@@ -10,9 +10,11 @@ import pytest
 from launch.claim import hold
 from launch.cluster.commands import SlurmError
 from launch.cluster.queue import State
+from launch.errors import HostError
 from launch.journal import append, event, keep_rows, write_json
 from launch.rundir import RunDir
 from launch.watching import reading
+from launch.watching.lines import tell
 from launch.watching.reading import Reader, Slurm
 
 
@@ -214,3 +216,13 @@ def test_a_controller_that_falls_silent_is_told_and_what_it_said_last_is_kept(mo
         found = ask("7")
         heard.append((found and found.state, ask.silence is not None))
     assert heard == [("RUNNING", False), ("RUNNING", True), ("RUNNING", False)]
+
+
+def test_a_run_directory_that_is_gone_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "night")
+    run.root.mkdir()
+    reader = Reader(run)
+    reader.look()
+    run.root.rmdir()
+    with pytest.raises(HostError, match="night: the run directory is gone"):
+        tell(reader, print)
