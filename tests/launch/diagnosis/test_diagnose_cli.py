@@ -165,7 +165,7 @@ def test_what_slurm_does_not_tell_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     attempt_of(run, 10, "rank 1 ended", rank_1="step 1")
     (run.root / "job.json").write_text(json.dumps({"id": "12"}))
     monkeypatch.setenv("PATH", "/nowhere")
-    assert diagnosed(run).unread == ("sacct says nothing of job 12: sacct is not on this machine",)
+    assert diagnosed(run).unread == ("Slurm says nothing of job 12: scontrol is not on this machine",)
 
 
 def test_a_run_whose_checks_failed(tmp_path: Path) -> None:
