@@ -112,14 +112,14 @@ class Reader:
         now, over = time.time(), self._over(found)
         heard = self.attempt.heard.look(last=over)
         self.said += [Happening(line, min(now, self.attempt.last_words()), True) for line in heard]
-        written = [(event, line) for event in events for line in told(event)] + self._fresh(rows, found.steps)
+        written = [(event, line) for event in events for line in told(event)] + self._fresh(rows, self._steps(found))
         fresh = [*lines_in_order(written), *heard]
         nodes = tuple(self.nodes[name] for name in sorted(self.nodes, key=_counting))
         troubles = [f"Slurm does not answer: {found.slurm_silence}"] if found.slurm_silence else []
         if running := found.state in ("running", "stopping"):
             step_seconds = self.logged[-1].get("step_seconds") if self.logged else None
             troubles += [*self.attempt.troubles(now, step_seconds), *gpu_troubles(nodes)]
-        happened = [*happenings(self.events), *evaluated(self.evaluations, found.steps), *self.said]
+        happened = [*happenings(self.events), *evaluated(self.evaluations, self._steps(found)), *self.said]
         view = View(
             status=found, now=now, logged=tuple(self.logged), evaluations=tuple(self.evaluations), nodes=nodes,
             happenings=in_order(happened), troubles=tuple(troubles), attempts=self._earlier(found.attempt),
@@ -142,6 +142,11 @@ class Reader:
         self.evaluations = grown(self.evaluations, (row for row in rows if "eval_loss" in row))
         self.nodes = nodes_of(self.tails["resources"].rows(), self.nodes, self.attempt.gpu_bytes)
         return rows
+
+    def _steps(self, found: Status) -> int | None:
+        """Optimizer steps of the run: a status is some seconds old, the events are not."""
+        started = (event for event in reversed(self.events) if event.get("event") == "started")
+        return next((event["steps"] for event in started if "steps" in event), found.steps)
 
     def _fresh(self, rows: list[Row], total: int | None) -> list[tuple[Row, str]]:
         """Lines of rows that were not there before: a resume writes the file anew, with the rows that it keeps."""
