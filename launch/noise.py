@@ -64,6 +64,11 @@ HARMLESS = (
         "how bitsandbytes multiplies in int8, which model.quantization asks for",
     ),
     _harmless(
+        "early-stopping-best",
+        r"Using EarlyStoppingCallback without load_best_model_at_end",
+        "muster loads the best adapter itself, from its own checkpoint (docs/runs.md)",
+    ),
+    _harmless(
         "no-cache-while-training",
         r"[Cc]ach(?:e|ing)\S* is incompatible with gradient checkpointing",
         "keys and values are kept for generating; training has no use for them",

@@ -27,6 +27,10 @@ NOISE = {
         "[WARNING|bitsandbytes.autograd._functions] MatMul8bitLt: inputs will be cast from torch.bfloat16 to float16"
         " during quantization",
     ],
+    "early-stopping-best": [
+        "[WARNING|trainer_callback.py:747] 2026-11-27 10:28:55,237 >> Using EarlyStoppingCallback without"
+        " load_best_model_at_end=True. Once training is finished, the best model will not be loaded automatically.",
+    ],
     "no-cache-while-training": [
         "[WARNING|modeling_layers.py:103] 2026-11-27 09:08:30,019 >> Caching is incompatible with gradient"
         " checkpointing in Qwen2DecoderLayer. Setting `past_key_values=None`.",

@@ -39,7 +39,7 @@ def image(tmp_path: Path) -> Path:
 def test_a_run_in_a_container_ends_as_one_on_the_nodes_themselves(
     cluster: Cluster, image: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two nodes: asked, trained on, a rank killed and the run taken up again, all of it inside."""
+    """Two nodes: asked and trained on, all of it inside."""
     plain = SlurmRun(cluster, workspace, "plain").submit()
     assert plain.ends() == "COMPLETED", cluster.output(plain.job)
     monkeypatch.setenv("PATH", f"{STAND_IN}:{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin")
