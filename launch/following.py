@@ -1,6 +1,5 @@
 """What a run is doing: from its directory, and from Slurm where a job of it is known there."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from launch.cluster.commands import SlurmError
 from launch.cluster.job import recorded
 from launch.cluster.queue import State, state_of
 from launch.errors import ExitCode, UsageError
-from launch.journal import opened, parse_rows, rows
+from launch.journal import document, opened, parse_rows, rows
 from launch.rundir import RunDir
 from launch.wording import plural
 
@@ -149,10 +148,7 @@ def _given_back(events: Sequence[dict[str, Any]]) -> bool:
 
 
 def _name(run: RunDir) -> str:
-    try:
-        return str(json.loads(run.plan.read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return run.root.name
+    return str(document(run.plan).get("name") or run.root.name)
 
 
 def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -> tuple[Word, str]:
@@ -193,10 +189,7 @@ def _begun_since(run: RunDir, start: float | None) -> bool:
 
 def _phase(run: RunDir) -> str:
     """What rank 0 does where that is not training; empty where it has not said."""
-    try:
-        phase = str(json.loads(run.attempt(run.last_attempt()).pulse(0).read_text(encoding="utf-8"))["phase"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    phase = str(document(run.attempt(run.last_attempt()).pulse(0)).get("phase", ""))
     return "" if phase == "training" else phase
 
 
@@ -211,7 +204,7 @@ def _outcome(run: RunDir, attempt: int) -> tuple[int, str, float] | None:
     """Exit code and reason of the last attempt, and when it ended; None while it has none."""
     path = run.attempt(attempt).outcome
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = document(path)
         return int(found["exit_code"]), str(found["reason"]), path.stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
         return None

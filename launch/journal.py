@@ -79,6 +79,16 @@ def opened(path: str, flags: int) -> int:
     return descriptor
 
 
+def document(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; empty where it cannot be read: not there, cut short, or of another kind."""
+    try:
+        with open(path, encoding="utf-8", opener=opened) as file:
+            found = json.loads(file.read())
+    except (OSError, ValueError, RecursionError, HostError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def parse_rows(text: str) -> Iterator[dict[str, Any]]:
     """The rows of JSON Lines. One that a kill cut off is left out, and one whose numbers are none.
 

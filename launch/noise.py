@@ -69,6 +69,11 @@ HARMLESS = (
         "muster loads the best adapter itself, from its own checkpoint (docs/runs.md)",
     ),
     _harmless(
+        "paged-on-cpu",
+        r"Paged optimizers are not supported on CPU",
+        "pages move an optimizer's states to host memory, where on a CPU they are already; the numbers are the same",
+    ),
+    _harmless(
         "no-cache-while-training",
         r"[Cc]ach(?:e|ing)\S* is incompatible with gradient checkpointing",
         "keys and values are kept for generating; training has no use for them",

@@ -44,7 +44,7 @@ class Gate:
     """Of one rank. The trainer calls `begin`, counts what it computes in `losses` and `indices`, and calls `end`."""
 
     def __init__(self, plan: Plan, run: RunDir, ranks: Control, device: torch.device):
-        self.plan, self.run, self.ranks, self.device = plan, run, ranks, device
+        self.plan, self.ranks, self.device = plan, ranks, device
         self.places = plan.micro_batch_size * plan.gradient_accumulation_steps
         self.guard = Guard(plan.spec.stability, plan.architecture.vocab_size)
         self.lessons: Lessons = ranks.share(read_lessons(run.stability) if ranks.rank == 0 else None)

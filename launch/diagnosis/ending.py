@@ -1,22 +1,22 @@
 """Exit codes, failure files and what logs explain -> how an attempt ended."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from launch.diagnosis.cause import Cause
 from launch.errors import ExitCode
+from launch.journal import document
 from launch.rundir import Attempt, Evaluation
 
 
 def read_failures(attempt: Attempt | Evaluation) -> list[dict[str, Any]]:
     found = []
     for path in attempt.failures():
+        told = document(path)
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
             if type(told["rank"]) is int and isinstance(told["time"], int | float) and ExitCode(told["exit_code"]):
                 found.append({"message": "", **told})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # cut short, or damaged since
+        except (ValueError, KeyError):  # cut short, or damaged since
             continue
     return found
 

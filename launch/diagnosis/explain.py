@@ -1,6 +1,5 @@
 """One attempt: its logs and failure files, and the kernel's records of this machine -> the first cause."""
 
-import json
 import os
 import re
 import time
@@ -17,6 +16,7 @@ from launch.diagnosis.records import kernel_hits
 from launch.diagnosis.scan import hits_in
 from launch.diagnosis.tracebacks import doing
 from launch.errors import ExitCode
+from launch.journal import document
 from launch.preflight.result import read_document
 from launch.rundir import Attempt, RunDir
 from launch.supervise.pulses import Pulse, read_pulses
@@ -102,9 +102,9 @@ def _known(attempt: Attempt) -> _Known:
 def _world(attempt: Attempt, pulses: Mapping[int, Pulse]) -> int:
     """How many ranks took part; where no plan tells, as many as left a trace."""
     try:
-        topology = json.loads(attempt.plan.read_text(encoding="utf-8"))["topology"]
+        topology = document(attempt.plan)["topology"]
         return int(topology["nodes"] * topology["devices_per_node"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         logged = [
             int(found[1]) for path in attempt.root.glob("rank-*.log") if (found := re.search(r"-(\d+)\.", path.name))
         ]

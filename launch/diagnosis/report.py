@@ -1,6 +1,5 @@
 """A run, as `muster diagnose` tells of it: how it stands, the first cause, what was tried."""
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from launch.diagnosis.cause import Cause, Evidence
 from launch.diagnosis.explain import Explained, explained
 from launch.diagnosis.records import slurm_hits
 from launch.errors import ExitCode, HostError, UsageError
-from launch.journal import rows
+from launch.journal import document, rows
 from launch.rundir import Attempt, RunDir
 
 Status = Literal["done", "running", "stopped", "failed", "broken off", "not started"]
@@ -81,17 +80,25 @@ def _require(run: RunDir, number: int | None, last: int) -> None:
 
 
 def _tried(run: RunDir, last: int) -> tuple[Tried, ...]:
-    outcomes = [_read(run.attempt(number).outcome) for number in range(1, last + 1)]
+    outcomes = [document(run.attempt(number).outcome) for number in range(1, last + 1)]
     begun = [_changed(run.attempt(number).plan) for number in range(1, last + 1)]
     measures = [row for row in rows(run.events) if row.get("event") in _MEASURES]
     return tuple(
         Tried(
-            number, ExitCode(told["exit_code"]) if "exit_code" in told else None, str(told.get("reason", "")),
+            number, _code(told.get("exit_code")), str(told.get("reason", "")),
             told.get("step"), told.get("seconds"),
             tuple(_measure(row) for row in measures if _between(row["time"], begun, number - 1)),
         )
         for number, told in enumerate(outcomes, 1)
     )  # fmt: skip
+
+
+def _code(told: Any) -> ExitCode | None:
+    """None where an outcome tells none, or one that is not ours."""
+    try:
+        return ExitCode(told)
+    except ValueError:
+        return None
 
 
 def _between(at: float, begun: list[float | None], index: int) -> bool:
@@ -120,7 +127,7 @@ def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
 
 def _supervised(attempt: Attempt) -> str | None:
     """Who supervises it, on another node perhaps, where no lock is seen from here."""
-    beat, told = _changed(attempt.supervisor), _read(attempt.supervisor)
+    beat, told = _changed(attempt.supervisor), document(attempt.supervisor)
     if beat is None or time.time() - beat > SILENT_SECONDS:
         return None
     return f"process {told.get('pid')} on {told.get('node')}"
@@ -154,7 +161,7 @@ def _as_told(run: RunDir, attempt: Attempt, one: Tried) -> Cause:
     """Where no log explains the end: what whoever supervised the attempt wrote down."""
     assert one.exit_code is not None
     summary, _, rest = one.reason.partition("\n")
-    nodes = _read(attempt.outcome).get("nodes") or []
+    nodes = document(attempt.outcome).get("nodes") or []
     found = Evidence(str(attempt.outcome.relative_to(run.root)), 1, summary)
     return Cause(
         "reported", one.exit_code, None, nodes[0] if nodes else None, summary, (found,), rest, None, True,
@@ -164,7 +171,7 @@ def _as_told(run: RunDir, attempt: Attempt, one: Tried) -> Cause:
 
 def jobs(run: RunDir) -> list[str]:
     """The numbers of the batch jobs that the run has had, the last one only where job.json names one."""
-    told = _read(run.root / "job.json").get("id")
+    told = document(run.root / "job.json").get("id")
     if told:
         return [str(told)]
     named = [str(row[key]) for row in rows(run.events) for key in ("job", "job_id") if row.get(key)]
@@ -172,7 +179,7 @@ def jobs(run: RunDir) -> list[str]:
 
 
 def _before_any(run: RunDir) -> str:
-    checks = _read(run.preflight)
+    checks = document(run.preflight)
     if checks.get("status") == "fail":
         return str(checks.get("verdict"))
     return "no attempt has been made; muster preflight SPEC says whether one can work"
@@ -186,7 +193,7 @@ def _sentence(cause: Cause) -> str:
 
 
 def _name(run: RunDir) -> str:
-    return str(_read(run.plan).get("spec", {}).get("name") or run.root.name)
+    return str(document(run.plan).get("name") or run.root.name)
 
 
 def _changed(path: Path) -> float | None:
@@ -194,11 +201,3 @@ def _changed(path: Path) -> float | None:
         return path.stat().st_mtime
     except OSError:
         return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}

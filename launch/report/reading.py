@@ -1,7 +1,6 @@
 """Reads a run directory for its report. Whatever is missing, cut off or of another kind is left out."""
 
 import bisect
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from launch.diagnosis.report import Diagnosis, diagnosed
 from launch.following import Asker, Status, status
-from launch.journal import rows, scrub
+from launch.journal import document, rows, scrub
 from launch.plan import Plan
 from launch.rundir import PROGRESS, Evaluation, RunDir
 
@@ -114,14 +113,6 @@ def read(place: RunDir, ask: Asker) -> Reading:
 def drawable(value: Any) -> bool:
     """Whether it is a number that can be drawn: JSON may hold NaN, Infinity and integers of any length."""
     return type(value) in (float, int) and -LARGEST < value < LARGEST
-
-
-def document(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _text(path: Path) -> str:

@@ -1,12 +1,11 @@
 """What the attempts of a run have left behind, also those of an earlier job."""
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from launch.errors import ExitCode
-from launch.journal import rows
+from launch.journal import document, rows
 from launch.plan import Plan
 from launch.rundir import Attempt, RunDir
 from launch.supervise.decisions import Ended, Past
@@ -26,12 +25,12 @@ def history(run: RunDir) -> list[Past]:
 
 def _ended(path: Path) -> Ended | None:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = document(path)
         return Ended(
             ExitCode(told["exit_code"]), told["reason"], told.get("step", 0), told.get("error"),
             tuple(told.get("nodes", ())), tuple(told.get("checks", ())),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError):
         return None
 
 

@@ -1,19 +1,17 @@
 """Reads a run directory again and again, and only reads: a look costs what is new since the last one."""
 
-import json
 import math
 import re
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from launch.cluster.queue import State
 from launch.errors import HostError
 from launch.following import OVER, Asker, Status, status
 from launch.happened import in_order as lines_in_order
 from launch.happened import logged, told
+from launch.journal import document
 from launch.rank_logs import Heard
 from launch.rundir import RunDir
 from launch.spec import RecoverySpec
@@ -180,7 +178,7 @@ class _Attempt:
 
     def __init__(self, run: RunDir, number: int):
         self.number, self.place = number, run.attempt(number)
-        plan = _json(self.place.plan)
+        plan = document(self.place.plan)
         topology = plan.get("topology") or {}
         self.world_size: int | None = plan.get("world_size")
         self.gpu_bytes: float | None = topology.get("memory_bytes") if topology.get("device") == "gpu" else None
@@ -211,15 +209,7 @@ def _counting(name: str) -> list[tuple[int, str]]:
 
 
 def _outcome(run: RunDir, number: int) -> str:
-    ended = _json(run.attempt(number).outcome)
+    ended = document(run.attempt(number).outcome)
     reason = str(ended.get("reason") or "could not say how it ended").partition("\n")[0]
     at = f" at step {ended['step']}" if ended.get("step") else ""
     return f"ended as {ended['class']}{at}: {reason}" if ended.get("class") else reason
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

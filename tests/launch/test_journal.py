@@ -12,7 +12,7 @@ import pytest
 
 from launch.errors import HostError
 from launch.following import last_rows
-from launch.journal import append, event, keep_rows, new_directory, rows, write_json, write_text
+from launch.journal import append, document, event, keep_rows, new_directory, rows, write_json, write_text
 from launch.tail import Tail
 
 TOKEN = "hf_abcdefghijklmnopqrst"
@@ -248,3 +248,20 @@ def test_what_a_kill_left_of_a_directory_is_not_taken_for_new(tmp_path: Path) ->
     with new_directory(tmp_path / "model") as folder:
         (folder / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"text"', b"\xff\xfe", b"[" * 200_000])
+def test_a_document_that_cannot_be_read_is_empty(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "outcome.json"
+    path.write_bytes(content)
+    assert document(path) == {}
+
+
+def test_a_document_that_is_missing_or_a_pipe_is_empty(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    assert document(tmp_path / "pipe.json") == document(tmp_path / "none.json") == document(tmp_path) == {}
+
+
+def test_a_document_is_what_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "outcome.json", {"exit_code": 7, "nodes": ["n1"]})
+    assert document(tmp_path / "outcome.json") == {"exit_code": 7, "nodes": ["n1"]}

@@ -31,6 +31,10 @@ NOISE = {
         "[WARNING|trainer_callback.py:747] 2026-11-27 10:28:55,237 >> Using EarlyStoppingCallback without"
         " load_best_model_at_end=True. Once training is finished, the best model will not be loaded automatically.",
     ],
+    "paged-on-cpu": [
+        f"{SITE}/bitsandbytes/optim/optimizer.py:509: UserWarning: Paged optimizers are not supported on CPU. Falling"
+        " back to non-paged optimizer behavior.",
+    ],
     "no-cache-while-training": [
         "[WARNING|modeling_layers.py:103] 2026-11-27 09:08:30,019 >> Caching is incompatible with gradient"
         " checkpointing in Qwen2DecoderLayer. Setting `past_key_values=None`.",

@@ -23,7 +23,7 @@ def run_in(root: Path, name: str = "demo") -> RunDir:
     run = RunDir(root)
     root.mkdir(parents=True, exist_ok=True)
     topology = {"nodes": 1, "devices_per_node": 2}
-    run.plan.write_text(json.dumps({"spec": {"name": name}, "topology": topology}))
+    run.plan.write_text(json.dumps({"name": name, "topology": topology}))
     return run
 
 
