@@ -14,7 +14,7 @@ LISTENER = """\
 trap 'echo got USR1' USR1
 trap 'echo got TERM' TERM
 echo start ${SLURM_RESTART_COUNT:-0}
-for second in $(seq 300); do sleep 0.2; done
+for tick in $(seq 1500); do sleep 0.2; done  # 300 s, longer than any limit here
 """
 
 
