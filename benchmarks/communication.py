@@ -126,7 +126,7 @@ def compared(ranks: list[dict[str, list[float]]]) -> dict[str, Any]:
     estimated, bare = sent / link, statistics.median(both["alone"])
     return {
         "sent_bytes": sent, "probe_bytes_per_second": round(link), "step_seconds_without_exchange": round(computing, 4),
-        "exchange_seconds": round(cost, 4), "exchange_bareseconds": round(bare, 4),
+        "exchange_seconds": round(cost, 4), "exchange_alone_seconds": round(bare, 4),
         "estimated_exchange_seconds": round(estimated, 4),
         "share_in_the_step": round(share, 4), "share_of_the_bytes_alone": round(_share(bare, computing), 4),
         "estimated_share": round(_share(estimated, computing), 4),

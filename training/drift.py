@@ -12,8 +12,8 @@ from launch.spec import SHARDS_BASE
 from training.gate import Outcome
 
 Kind = Literal[
-    "gradients_grow", "gradients_vanish", "loss_flat", "learning_rate_zero", "labels_masked", "row_suspect", "slower",
-    "rank_last",
+    "gradients_grow", "gradients_vanish", "loss_flat", "loss_risen", "learning_rate_zero", "labels_masked",
+    "row_suspect", "slower", "rank_last",
 ]  # fmt: skip
 
 # Steps whose median is one point of a trend.
@@ -24,8 +24,9 @@ BLOCKS, GROWTH = 4, 10.0
 # A run's last steps that have gradients of a hundredth of its first ones', and a loss that has hardly fallen, are of an
 # adapter that has died: what it adds no longer depends on what it is given.
 LAST, VANISHED, ALIVE = 8, 0.01, 0.9
-# A loss that has fallen by less than this share, and by less than two standard errors, has not fallen.
-FALL = 0.02
+# A loss that has fallen by less than this share, and by less than two standard errors, has not fallen; and one that has
+# risen by both has risen.
+CHANGE = 0.02
 # Rows of metrics that tell how fast a run is, and how many of the last ones have to be slower.
 ROWS, SLOW_ROWS, SLOWER = 5, 3, 2 / 3
 # For less than so many seconds anything may slow a machine down.
@@ -42,7 +43,7 @@ class Drifting:
 
 
 class Drift:
-    """Looks at one attempt. Each kind is told once."""
+    """Looks at a run. Each kind is told once in an attempt."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -57,6 +58,15 @@ class Drift:
         self.left_out: Counter[str] = Counter()
         self.zero_rates = 0
         self.learns = False
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: how the run began."""
+        return {"first": self.first, "first_norms": self.first_norms, "learns": self.learns}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's state; the steps since the beginning are not those of this attempt alone."""
+        self.first, self.first_norms = list(state.get("first", ())), list(state.get("first_norms", ()))
+        self.learns = bool(state.get("learns", False))
 
     def after_step(self, ended: Outcome, step: int, learning_rate: float, last: bool) -> list[Drifting]:
         """`step` counts from 1; `last` says that it is the run's last one, at which some schedules reach 0."""
@@ -152,9 +162,15 @@ class Drift:
         began, ended_at = statistics.mean(first), statistics.mean(now)
         fall = began - ended_at
         error = ((statistics.variance(first) + statistics.variance(now)) / most) ** 0.5
-        if fall >= FALL * began or fall >= 2 * error:
+        if fall >= CHANGE * began or fall >= 2 * error:
             self.learns = True  # never asked again
             return None
+        if -fall >= CHANGE * began and -fall >= 2 * error:
+            return Drifting(
+                "loss_risen",
+                f"after {step} steps the loss is above where it began: {began:.4g} -> {ended_at:.4g}",
+                "training.learning_rate is too high, most likely: begin anew with a lower one",
+            )
         return Drifting(
             "loss_flat",
             f"after {step} steps the loss is where it began: {began:.4g} -> {ended_at:.4g}",

@@ -82,6 +82,7 @@ class Gate:
             @functools.wraps(update)  # its scheduler looks for a mark on it
             def step(*positional: Any, **named: Any) -> None:
                 if not self.left_out:
+                    trainer.settle_save()
                     with self.watch.part("optimizer"):
                         update(*positional, **named)
 
@@ -92,6 +93,7 @@ class Gate:
         update = engine.step
 
         def timed(*positional: Any, **named: Any) -> None:
+            trainer.settle_save()
             with self.watch.part("optimizer"):
                 update(*positional, **named)
 

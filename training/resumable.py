@@ -62,7 +62,7 @@ class ResumableTrainer(Trainer):
         return trainable_parameters(self.peft_model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """What every rank must do is done here; rank 0 writes the files while the training goes on."""
+        """What every rank must do is done here; rank 0 copies and writes while the training goes on."""
         began = time.monotonic()
         self.ranks.pulse.mark("saving", self.state.global_step)
         self.saver.finish()
@@ -78,15 +78,20 @@ class ResumableTrainer(Trainer):
                 "scheduler_epoch": self.lr_scheduler.last_epoch,
                 "scaler": read_loss_scale(self.optimizer, self.accelerator.scaler),
                 "stability": self.gate.guard.state(),
+                "drift": self.recorder.drift.state(),
                 "strategy": self.plan.strategy,
                 "world_size": self.plan.world_size,
                 "optimizer": self.plan.optimizer,
                 **self.identity,
             }
-            others = {"optimizer.safetensors": moments, "generators.safetensors": generators}
             texts = {PROGRESS: json.dumps(progress, indent=2), "trainer_state.json": self._trainer_state()}
             stalled = time.monotonic() - began
-            self.saver.begin(lambda: self._write(step, adapter, others, texts, began, stalled, best))
+
+            def write(copies: tuple[Tensors, Tensors]) -> None:
+                others = {"optimizer.safetensors": copies[1], "generators.safetensors": generators}
+                self._write(step, copies[0], others, texts, began, stalled, best)
+
+            self.saver.begin(lambda: (adapter.copies(), moments.copies()), write)
         if self.gate.guard.trouble is None:  # else it may be the only place that is good enough to go back to
             self.beginning = None
         self.recorder.paused += time.monotonic() - began
@@ -98,9 +103,13 @@ class ResumableTrainer(Trainer):
         """The half of a save that a thread does: from tensors in host memory to a directory with its name."""
         tensors, own = adapter_files(self.peft_model, adapter)
         size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors | others, own | texts)
-        seconds = round(time.monotonic() - began, 3)
-        self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=round(stalled, 4), bytes=size)
+        seconds, stalled = round(time.monotonic() - began, 3), round(stalled + self.saver.waited, 4)
+        self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=stalled, bytes=size)
         checkpoint.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, best)
+
+    def settle_save(self) -> None:
+        """To be called before an update: a checkpoint that is being copied is one of before it."""
+        self.recorder.paused += self.saver.settle()
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint with the lowest eval_loss, while early stopping keeps one."""
@@ -133,6 +142,7 @@ class ResumableTrainer(Trainer):
         set_schedule(self.lr_scheduler, progress["scheduler_epoch"])
         write_loss_scale(self.optimizer, self.accelerator.scaler, progress["scaler"])
         self.gate.guard.restore(progress.get("stability", {}))
+        self.recorder.drift.restore(progress.get("drift", {}))
         self.recorder.tokens = progress["tokens"]
         self.recorder.forget_after(progress["step"])
 

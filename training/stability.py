@@ -21,6 +21,10 @@ ENOUGH, EARLY_SPIKE = 8, 2.0
 # What a loss must exceed the median by, in nats per token: a run that has learnt its rows well has deviations of
 # thousandths, and a batch that is new to it is no spike.
 LEAST_SPIKE = 0.5
+# A loss that rises little by little takes its median along. So it may not exceed the lowest limit so far either, in which
+# a rise is at least so many nats per token, as soon as there are so many losses. That limit stays, so the deviation of a
+# few losses, which is small by chance now and then, counts for more than it is.
+LEAST_RISE, SETTLED = 2.0, 16
 # A model that knows nothing has a loss of ln(vocabulary); one that is so much worse is broken, whatever came before.
 WORSE_THAN_GUESSING = 1.5
 # So many sound steps beyond the last unsound one, and what comes next is another trouble.
@@ -66,6 +70,8 @@ class Guard:
     spec: StabilitySpec
     vocabulary: int
     losses: deque[float] = field(init=False)
+    lowest: float | None = None
+    """What no later loss may exceed: see LEAST_RISE. None until there are SETTLED losses."""
     in_a_row: int = 0
     skipped: int = 0
     """Steps whose update was left out, of all that led to where training is now."""
@@ -76,13 +82,14 @@ class Guard:
 
     def judge(self, step: Step) -> Verdict:
         """What follows from this step. A step that may go on becomes one that later ones are compared with."""
-        limit = threshold(self.losses, self.spec.spike_deviations, self.vocabulary)
+        limit = threshold(self.losses, self.spec.spike_deviations, self.vocabulary, self.lowest)
         if step.labels == 0:
             self.skipped += 1
             return Verdict("skip", "no token of its global batch is trained on: all labels are masked", limit)
         reason = unsound(step, limit)
         if reason is None:
             self.losses.append(step.loss)
+            self.lowest = lowest_limit(self.lowest, self.losses, self.spec.spike_deviations)
             self.in_a_row = 0
             if self.trouble is not None and step.number > max(self.trouble.steps) + CALM:
                 self.trouble = None
@@ -109,26 +116,44 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"losses": list(self.losses), "in_a_row": self.in_a_row, "skipped": self.skipped}
+        return {
+            "losses": list(self.losses), "lowest": self.lowest, "in_a_row": self.in_a_row, "skipped": self.skipped,
+        }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's state. What trouble there is, going back does not make undone."""
         self.losses = deque(state.get("losses", ()), maxlen=self.spec.window)
+        self.lowest = state.get("lowest")
         self.in_a_row, self.skipped = int(state.get("in_a_row", 0)), int(state.get("skipped", 0))
 
 
-def threshold(losses: Sequence[float], deviations: float | None, vocabulary: int) -> float | None:
-    """The loss, in nats per token, above which a step's is a spike; None where no finite loss is one."""
+def threshold(
+    losses: Sequence[float], deviations: float | None, vocabulary: int, lowest: float | None = None
+) -> float | None:
+    """The loss, in nats per token, above which a step's is a spike; None where no finite loss is one. `lowest` is the
+    lowest limit of the steps before."""
     if deviations is None:
         return None
     worst = WORSE_THAN_GUESSING * math.log(vocabulary)
     if not losses:
         return worst
-    median = statistics.median(losses)
     if len(losses) < ENOUGH:
-        return min(worst, median + EARLY_SPIKE)
+        return min(worst, statistics.median(losses) + EARLY_SPIKE)
+    return min(worst, lowest or worst, _above(losses, deviations, LEAST_SPIKE))
+
+
+def lowest_limit(before: float | None, losses: Sequence[float], deviations: float | None) -> float | None:
+    """`before`, or the limit that these losses give where that is lower."""
+    if deviations is None or len(losses) < SETTLED:
+        return before
+    limit = _above(losses, deviations * (1 + ENOUGH / len(losses)), LEAST_RISE)
+    return limit if before is None else min(before, limit)
+
+
+def _above(losses: Sequence[float], deviations: float, least: float) -> float:
+    median = statistics.median(losses)
     deviation = MAD_TO_DEVIATION * statistics.median(abs(loss - median) for loss in losses)
-    return min(worst, median + max(deviations * deviation, LEAST_SPIKE))
+    return median + max(deviations * deviation, least)
 
 
 def unsound(step: Step, limit: float | None) -> str | None:

@@ -5,6 +5,8 @@ this is cheap: rank 8 on a 14B model is 35 million parameters, 420 MB with both 
 these functions.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +20,28 @@ Named = list[tuple[str, torch.nn.Parameter]]
 Tensors = dict[str, torch.Tensor]
 
 
-def gather_adapter(parameters: Named) -> Tensors:
-    """fp32 tensors on the CPU: the master weights where the engine keeps such."""
-    return _arrived({name: _copied(_master(parameter)) for name, parameter in parameters})
+@dataclass(frozen=True)
+class Gathered:
+    """Whole tensors of one moment, which may still be the training's own memory."""
+
+    tensors: Tensors
+    sent: frozenset[str]
+    """Names of those that came from a GPU: fp32 in host memory that is the caller's, once they have arrived."""
+    arrival: torch.cuda.Event | None
+
+    def copies(self) -> Tensors:
+        """fp32 tensors in host memory that are the caller's own. Any thread may make them, before the next update."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return {
+            name: tensor if name in self.sent else torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor)
+            for name, tensor in self.tensors.items()
+        }
+
+
+def gather_adapter(parameters: Named) -> Gathered:
+    """The trained weights: the master weights where the engine keeps such."""
+    return _gathered((name, _master(parameter)) for name, parameter in parameters)
 
 
 def scatter_adapter(parameters: Named, tensors: Tensors) -> None:
@@ -37,16 +58,17 @@ def scatter_adapter(parameters: Named, tensors: Tensors) -> None:
                 parameter.copy_(_like(parameter, value))
 
 
-def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Tensors, int]:
+def gather_optimizer(optimizer: Any, parameters: Named) -> tuple[Gathered, int]:
     """Both Adam moments of each parameter, and the number of updates they have seen."""
     _link_states(optimizer)
     inner = innermost(optimizer)
     keys = _keys(inner)
-    tensors = {}
-    for name, parameter in parameters:
-        for moment in MOMENTS:
-            tensors[f"{name}.{moment}"] = _copied(_moment(inner, parameter, keys[moment]))
-    return _arrived(tensors), _updates(inner)
+    moments = (
+        (f"{name}.{moment}", _moment(inner, parameter, keys[moment]))
+        for name, parameter in parameters
+        for moment in MOMENTS
+    )
+    return _gathered(moments), _updates(inner)
 
 
 def scatter_optimizer(optimizer: Any, parameters: Named, tensors: Tensors, updates: int) -> None:
@@ -191,22 +213,23 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """In fp32 in host memory; from a GPU into pinned memory, which `_arrived` waits for, all copies at once.
+def _gathered(named: Iterable[tuple[str, torch.Tensor]]) -> Gathered:
+    """From a GPU all tensors are sent at once, one by one as they are put together, into pinned memory.
 
-    A pageable copy goes at 3 to 6 GB/s, a pinned one at the link's 25 to 50; torch keeps the pinned blocks for the
-    next save.
+    A pageable copy goes at 3 to 6 GB/s, a pinned one at the link's 25 to 50; torch keeps the pinned blocks for the next
+    save. What the training computes next is queued behind them.
     """
-    if not tensor.is_cuda:
-        return tensor.detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
-    host = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
-    return host.copy_(tensor.detach(), non_blocking=True)
-
-
-def _arrived(tensors: Tensors) -> Tensors:
-    if torch.cuda.is_available():
-        torch.cuda.current_stream().synchronize()
-    return tensors
+    tensors, sent = {}, set()
+    for name, tensor in named:
+        tensors[name] = tensor.detach()
+        if tensor.is_cuda:
+            host = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
+            tensors[name] = host.copy_(tensors[name], non_blocking=True)
+            sent.add(name)
+    arrival = torch.cuda.Event() if sent else None  # type: ignore[no-untyped-call]
+    if arrival is not None:
+        arrival.record()
+    return Gathered(tensors, frozenset(sent), arrival)
 
 
 def innermost(optimizer: Any) -> Any:

@@ -148,7 +148,7 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
     """
     trainer.ranks.pulse.mark("saving", trainer.state.global_step)
     parameters = trainer.trainable_parameters()
-    live = gather_adapter(parameters)
+    live = gather_adapter(parameters).copies()
     if trainer.ranks.rank == 0:
 
         def complete(directory: Path) -> None:

@@ -219,7 +219,7 @@ class AdapterTrainer(ResumableTrainer):
         an engine's own format."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self.recorder.event("verified", **verify(self.plan, self))
-        fresh = gather_adapter(self.trainable_parameters())
+        fresh = gather_adapter(self.trainable_parameters()).copies()
         scale = read_loss_scale(self.optimizer, self.accelerator.scaler)
         self.recorder.rehearsed(rehearse(self))
         self.gate.install(self)

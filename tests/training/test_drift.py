@@ -61,6 +61,24 @@ def test_a_loss_that_stays_where_it_began_is_told_after_64_steps() -> None:
     assert "after 64 steps the loss is where it began: " in warning.message
 
 
+def test_a_loss_that_is_above_where_it_began_is_not_called_flat() -> None:
+    """What helps is the contrary of what helps against a flat one."""
+    ((step, warning),) = told(drift(), (ended(n, 2 + 0.01 * n) for n in range(1, 200)))
+    assert (warning.kind, step) == ("loss_risen", 64)
+    assert warning.message == "after 64 steps the loss is above where it began: 2.085 -> 2.565"
+    assert "too high" in warning.advice
+
+
+def test_how_a_run_began_outlives_its_attempt() -> None:
+    one, other = drift(), drift()
+    losses = [2.0 + 0.01 * (number % 3) for number in range(80)]
+    for number in range(1, 41):
+        assert not one.after_step(ended(number, losses[number]), number, 1e-4, last=False)
+    other.restore(one.state())
+    found = [other.after_step(ended(number, losses[number]), number, 1e-4, last=False) for number in range(41, 80)]
+    assert [(41 + place, each.kind) for place, every in enumerate(found) for each in every] == [(64, "loss_flat")]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_loss_that_falls_is_not_flat(seed: int) -> None:
     chance = random.Random(seed)

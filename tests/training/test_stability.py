@@ -42,6 +42,29 @@ def test_the_limit_of_a_loss(losses: list[float], limit: float) -> None:
     assert threshold(losses, 10.0, VOCABULARY) == pytest.approx(limit)
 
 
+def test_a_loss_that_climbs_little_by_little_is_stopped_where_it_has_left_what_it_was() -> None:
+    """Its median and its deviation climb along, and would let it reach anything."""
+    chance = random.Random(0)
+    losses = [2.0 * 1.015 ** max(0, number - 20) + chance.gauss(0, 0.1) for number in range(120)]
+    verdicts = judged(guard(), losses)
+    first = next(number for number, what in enumerate(verdicts) if what != "go_on")
+    assert 3.5 < losses[first] < 4.5
+    alone = guard()
+    for number, loss in enumerate(losses, 1):
+        alone.lowest = None
+        assert alone.judge(step(number, loss)).what == "go_on"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_loss_that_has_always_been_scattered_may_rise_as_far_as_it_is_scattered(seed: int) -> None:
+    chance = random.Random(seed)
+    one = guard()
+    verdicts = judged(one, [max(0.01, 2.0 + chance.gauss(0, 0.8)) for _ in range(1000)])
+    assert set(verdicts[16:]) == {"go_on"}
+    assert one.lowest is not None
+    assert 5.0 < one.lowest < 15.0
+
+
 def test_without_deviations_no_finite_loss_is_a_spike() -> None:
     one = guard(spike_deviations=None)
     assert judged(one, [2.0] * 10 + [500.0]) == ["go_on"] * 11

@@ -1,4 +1,4 @@
-"""States that only a GPU's precision brings, with the real objects that hold them."""
+"""What a checkpoint holds of a training, and states that only a GPU's precision brings, with the real objects."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from deepspeed.runtime.fp16 import loss_scaler
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
-from training.states import read_loss_scale, write_loss_scale
+from training.states import gather_adapter, gather_optimizer, read_loss_scale, write_loss_scale
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +75,21 @@ def test_without_scaling_nothing_is_kept() -> None:
     plain = _Wrapper(object())
     assert read_loss_scale(plain, None) is None
     write_loss_scale(plain, None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copies_are_of_the_moment_they_were_made_in_and_in_fp32(dtype: torch.dtype) -> None:
+    weight = torch.nn.Parameter(torch.randn(6, 4, dtype=dtype).t())
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    before = weight.detach().float().clone()
+    adapter = gather_adapter([("a", weight)]).copies()
+    moments, updates = gather_optimizer(optimizer, [("a", weight)])
+    copies = moments.copies()
+    optimizer.step()
+    assert updates == 1
+    assert torch.equal(adapter["a"], before)
+    assert not torch.equal(weight.detach().float(), before)
+    assert torch.allclose(copies["a.exp_avg"], torch.full((4, 6), 0.1), atol=1e-3)
+    assert {(value.dtype, value.is_contiguous()) for value in (adapter | copies).values()} == {(torch.float32, True)}
