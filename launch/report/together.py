@@ -62,12 +62,11 @@ def _sentence(runs: Sequence[tuple[str, Reading, Numbers]]) -> str:
 
 
 def differences(readings: Sequence[Reading]) -> list[list[str]]:
-    """Of the specs and the devices. A run whose plan cannot be read has empty cells."""
+    """Of the specs and the devices, among the runs whose plan can be read; another has empty cells."""
     flat = [dict(_flat(_asked(reading))) for reading in readings]
     keys = dict.fromkeys(key for one in flat for key in one)
-    return [
-        [key, *(one.get(key, "") for one in flat)] for key in keys if len({one.get(key, "") for one in flat}) > 1
-    ]  # fmt: skip
+    differing = [key for key in keys if len({one.get(key, "") for one in flat if one}) > 1]
+    return [[key, *(one.get(key, "") for one in flat)] for key in differing]
 
 
 def _asked(reading: Reading) -> Mapping[str, Any]:

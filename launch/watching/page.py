@@ -81,7 +81,7 @@ def body(view: View, width: int, height: int, glyphs: Glyphs) -> list[Text]:
     if parts.heat:
         lines += [_heat_title(view, width, glyphs), *heat(view.nodes, width, parts.heat - 1, glyphs)]
     if parts.happenings:
-        shown = view.happenings[1 - parts.happenings :]
+        shown = _newest(view.happenings, parts.happenings - 1)
         lines += [_title("events and warnings", width, glyphs), *(_happening(one, view.now) for one in shown)]
     return lines[:height]
 
@@ -227,6 +227,15 @@ def _heat_title(view: View, width: int, glyphs: Glyphs) -> Text:
     if not any(node.gpus for node in view.nodes):
         return _title(f"hosts without a GPU{old}", width, glyphs)
     return _title(f"GPUs: utilisation, memory{old}  {legend(glyphs)}", width, glyphs)
+
+
+def _newest(found: Sequence[Happening], most: int) -> list[Happening]:
+    """The last ones, and the last warning even where what is newer would leave it out: every save is an event."""
+    shown = list(found[-most:])
+    warning = next((one for one in reversed(found) if one.worry), None)
+    if warning is not None and most > 1 and not any(one.worry for one in shown):
+        shown[0] = warning
+    return shown
 
 
 def _happening(one: Happening, now: float) -> Text:

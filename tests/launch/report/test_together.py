@@ -26,6 +26,15 @@ def test_only_what_differs_is_told(tmp_path: Path) -> None:
     assert compared(one, one).differences == []
 
 
+def test_a_plan_that_cannot_be_read_differs_in_nothing(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one")
+    two = write_run(tmp_path / "two", training={"learning_rate": 5e-5})
+    unreadable = write_run(tmp_path / "unreadable")
+    unreadable.plan.write_text("{}")
+    assert compared(one, unreadable).differences == []
+    assert compared(one, two, unreadable).differences == [["training.learning_rate", "0.0002", "5e-05", ""]]
+
+
 def test_the_best_is_marked_where_it_can_be_seen(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "one"), write_run(tmp_path / "two", steps=80), write_run(tmp_path / "three", steps=120)
     rows = {row.name: row for row in compared(*runs).rows}

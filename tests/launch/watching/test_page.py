@@ -89,6 +89,16 @@ def test_a_worry_is_marked_without_colour() -> None:
     assert all("\x1b[3" not in line for line in lines)
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (80, 18)])
+def test_the_last_warning_stays_in_sight_however_many_saves_follow(width: int, height: int) -> None:
+    saved = [Happening(f"step {number}: saved", NOW, False) for number in range(100)]
+    worries = [Happening(f"warning {number}", NOW, True) for number in range(2)]
+    lines = "\n".join(drawn(view(8, happenings=(*saved[:9], *worries, *saved[9:])), width, height))
+    assert " ! warning 1" in lines
+    assert "warning 0" not in lines
+    assert "step 99: saved" in lines
+
+
 def test_samples_of_long_ago_say_so() -> None:
     old = replace(node("n0"), time=NOW - 300)
     assert "GPUs: utilisation, memory, 5.0 min ago" in "\n".join(drawn(replace(view(0), nodes=(old,)), 100, 24))
