@@ -1,10 +1,14 @@
-"""What `muster plan` shows beside a plan: whether somebody's own files agree with it."""
+"""`muster plan`: how a spec would run, on other GPUs too, and whether somebody's own files agree with it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from launch.errors import ContradictionError, MusterError, NoPlanError, UsageError
+from launch.options import AsJson, Overrides, SpecFile
+from launch.resolving import on_allocation, on_nodes, resolve
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
@@ -13,7 +17,132 @@ if TYPE_CHECKING:
     from launch.spec import RunSpec
 
 
-def read_given(names: Sequence[Path]) -> "list[Given]":
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = [],
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8xA100-80GB",
+            help="Plan for these GPUs on each node instead of this machine's.",
+            show_default=False,
+        ),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Plan for so many nodes.", show_default=False)] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="8xA100-80GB,...", help="Set several kinds of GPUs side by side instead.", show_default=False
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg", help="Draw memory against sequence length for each strategy.", show_default=False
+        ),
+    ] = None,
+    render: Annotated[
+        str | None,
+        typer.Option(
+            metavar="torchrun|kubernetes|skypilot", help="Print the plan as this launcher takes it.", show_default=False
+        ),
+    ] = None,
+    own: Annotated[
+        list[Path],
+        typer.Option(
+            "--check",
+            metavar="FILE...",
+            help="Compare your own accelerate YAML and DeepSpeed JSON with the spec instead.",
+            show_default=False,
+        ),
+    ] = [],
+    more: Annotated[list[Path], typer.Argument(metavar="[FILE]...", help="More files of --check.", hidden=True)] = [],
+    as_json: AsJson = False,
+) -> None:
+    """Show how a spec would run: strategy, batch, memory, throughput, and why."""
+    from launch.allocation import allocated_nodes
+
+    _refuse_together(gpus, compare, plot, own, more)
+    if compare is not None:
+        _compare(spec, overrides, compare, nodes, as_json)
+        return
+    adjust = on_allocation(allocated_nodes()) if gpus is None and nodes is None else on_nodes(nodes)
+    if own:
+        files = _read_given([*own, *more])
+        found = _plan_for(
+            files, lambda change: resolve(spec, overrides, gpus, change, data=False), adjust, gpus is None
+        )
+        _show_contradictions(files, found, as_json)
+        return
+    try:
+        found = resolve(spec, overrides, gpus, adjust, data=False)
+    except NoPlanError as error:
+        if as_json:
+            print_json({"strategy": None, "why": str(error), "remedies": error.remedies})
+        raise
+    _warn_of_missing_data(spec, overrides, found)
+    if plot is not None:
+        _draw(found, plot)
+    _show(found, render, as_json)
+
+
+def _refuse_together(
+    gpus: str | None, compare: str | None, plot: Path | None, own: list[Path], more: list[Path]
+) -> None:
+    """Raises UsageError for options of which one says what another contradicts."""
+    if compare is not None and gpus is not None:
+        raise UsageError("--gpus and --compare: only one says what to plan for; give all kinds with --compare")
+    if compare is not None and plot is not None:
+        raise UsageError("--plot and --compare: a picture is of one kind of GPUs; give it with --gpus")
+    if compare is not None and own:
+        raise UsageError("--check and --compare: files are compared with one plan; give its GPUs with --gpus")
+    if more and not own:
+        raise UsageError(f"{more[0]}: plan takes one SPEC; files to compare with it come after --check")
+    if own and plot is not None:
+        raise UsageError("--check and --plot: the files are compared instead of showing the plan; give one of them")
+
+
+def _compare(spec: Path, overrides: list[str], kinds: str, nodes: int | None, as_json: bool) -> None:
+    from launch.compare import compared
+    from launch.screen import comparison_view, console
+
+    rows = compared(spec, overrides, kinds.split(","), on_nodes(nodes))
+    if as_json:
+        print_json(rows)
+    else:
+        console(stderr=False).print(comparison_view(rows))
+
+
+def _warn_of_missing_data(spec: Path, overrides: list[str], found: "Plan") -> None:
+    """It may be there on the machine that trains."""
+    from launch.specfile import draft, missing_data
+
+    for mistake in missing_data(draft(spec, overrides), found.spec):
+        say(f"warning: {mistake}")
+
+
+def _draw(found: "Plan", file: Path) -> None:
+    from launch.discover import installed
+    from launch.plot import write_memory_plot
+
+    write_memory_plot(found, installed(), file)
+
+
+def _show(found: "Plan", launcher: str | None, as_json: bool) -> None:
+    from launch.screen import candidates_view, console, plan_view
+
+    if launcher is not None:
+        _show_rendered(found, launcher)
+    elif as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        screen = console(stderr=False)
+        screen.print(plan_view(found))
+        screen.print()
+        screen.print(candidates_view(found))
+
+
+def _read_given(names: Sequence[Path]) -> "list[Given]":
     """The files; where no DeepSpeed file is among them, the one that an accelerate YAML names as well.
 
     Raises UsageError with every file that cannot be read.
@@ -41,7 +170,7 @@ def read_given(names: Sequence[Path]) -> "list[Given]":
     return files
 
 
-def plan_for(
+def _plan_for(
     files: "Sequence[Given]",
     resolve: "Callable[[Callable[[RunSpec], RunSpec]], Plan]",
     adjust: "Callable[[RunSpec], RunSpec]",
@@ -74,7 +203,7 @@ def plan_for(
         return plan
 
 
-def show_contradictions(files: "Sequence[Given]", plan: "Plan", as_json: bool) -> None:
+def _show_contradictions(files: "Sequence[Given]", plan: "Plan", as_json: bool) -> None:
     """Raises ContradictionError with every problem that is more than a waste of memory."""
     from launch.consistency import check
 
@@ -94,7 +223,7 @@ def show_contradictions(files: "Sequence[Given]", plan: "Plan", as_json: bool) -
             show(f"{file.file}: agrees with the plan for {devices}, {plan.strategy}")
 
 
-def show_rendered(plan: "Plan", launcher: str) -> None:
+def _show_rendered(plan: "Plan", launcher: str) -> None:
     """Raises UsageError for a launcher that there is no text for."""
     from launch.launchers import LAUNCHERS, render_for
 

@@ -2,16 +2,58 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from launch.errors import UsageError, WorkerError
+import typer
+
+from launch.errors import DataError, UsageError, WorkerError
+from launch.options import Accept, AsJson, Overrides, RunDirectory
+from launch.resolving import resolve, run_directory
 from launch.terminal import print_json
 
 if TYPE_CHECKING:
     from launch.preflight import Result
 
 
-def show_checks(results: "list[Result]", place: str, as_json: bool, html: Path | None) -> None:
+def preflight(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)
+    ] = None,
+    overrides: Overrides = [],
+    run_dir: RunDirectory = None,
+    accepted: Accept = [],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result as a page, too.", show_default=False)
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show every check and its threshold; run none.")] = False,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Try the checks of GPUs on simulated machines, healthy and faulty.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a spec can run: on this machine, or on all nodes of the Slurm job around it."""
+    from launch.allocation import allocation
+    from launch.checking import checked, of_job
+
+    if listed:
+        _list_checks(as_json)
+        return
+    if selftest:
+        _try_checks(as_json)
+        return
+    if spec is None:
+        raise UsageError("preflight needs a SPEC, --list or --selftest")
+    plan = resolve(spec, overrides)
+    job, place = allocation() if plan.topology.nodes > 1 else None, run_directory(plan, run_dir)
+    found = of_job(job, plan, str(spec), place, accepted) if job else checked(plan, str(spec), place, accepted)
+    _show_checks(found.results, found.place, as_json, html)
+    if isinstance(found.problem, DataError):
+        raise found.problem
+    if found.problem is not None:
+        raise typer.Exit(found.problem.exit_code)
+
+
+def _show_checks(results: "list[Result]", place: str, as_json: bool, html: Path | None) -> None:
     """Prints what was found, and writes it as a page where that was asked for."""
     from launch.preflight import document
     from launch.preflight.page import page
@@ -28,7 +70,7 @@ def show_checks(results: "list[Result]", place: str, as_json: bool, html: Path |
         console(stderr=False).print(checks_view(results, place))
 
 
-def list_checks(as_json: bool) -> None:
+def _list_checks(as_json: bool) -> None:
     """Every check, for people or as JSON."""
     from launch.preflight import LISTED
     from launch.screen import checks_list, console
@@ -40,7 +82,7 @@ def list_checks(as_json: bool) -> None:
         console(stderr=False).print(checks_list(LISTED))
 
 
-def try_checks(as_json: bool) -> None:
+def _try_checks(as_json: bool) -> None:
     """What the checks find on simulated machines. Raises MusterError where that is not what is wrong with them."""
     from launch.preflight.selftest import MACHINES, selftest
     from launch.screen import console, selftest_view

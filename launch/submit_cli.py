@@ -8,6 +8,7 @@ import typer
 
 from launch.errors import PreflightError, UsageError
 from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile
+from launch.resolving import run_directory
 from launch.terminal import print_json, say, show
 
 if TYPE_CHECKING:
@@ -117,16 +118,10 @@ def _planned(spec: Path, overrides: list[str], gpus: str | None, cluster: "Clust
 
 
 def _folder(plan: "Plan", run_dir: Path | None, sweep: bool) -> Path:
-    from launch.rundir import RunDir
-
-    try:
-        folder = (run_dir or Path("runs", plan.name)).resolve()
-        there = RunDir(folder).plan.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--run-dir {run_dir}: no directory can be called so: {error}") from None
-    if sweep and there:
-        raise UsageError(f"{folder}: is one run's directory; choose another for a sweep with --run-dir")
-    return folder
+    place = run_directory(plan, run_dir)
+    if sweep and place.plan.exists():
+        raise UsageError(f"{place.root}: is one run's directory; choose another for a sweep with --run-dir")
+    return place.root
 
 
 def _dependency(after: str | None) -> list[str]:

@@ -21,9 +21,9 @@ ENOUGH, EARLY_SPIKE = 8, 2.0
 # What a loss must exceed the median by, in nats per token: a run that has learnt its rows well has deviations of
 # thousandths, and a batch that is new to it is no spike.
 LEAST_SPIKE = 0.5
-# A loss that rises little by little takes its median along. So it may not exceed the lowest limit so far either, in which
-# a rise is at least so many nats per token, as soon as there are so many losses. That limit stays, so the deviation of a
-# few losses, which is small by chance now and then, counts for more than it is.
+# A loss that rises little by little takes its median along. So it may not exceed the lowest limit so far either, in
+# which a rise is at least so many nats per token, as soon as there are so many losses. That limit stays, so the
+# deviation of a few losses, which is small by chance now and then, counts for more than it is.
 LEAST_RISE, SETTLED = 2.0, 16
 # A model that knows nothing has a loss of ln(vocabulary); one that is so much worse is broken, whatever came before.
 WORSE_THAN_GUESSING = 1.5
