@@ -19,6 +19,7 @@ from launch.spec import LoraSpec, ModelSpec, Precision
 from launch.wording import first_line
 from training.adapter import ADAPTER, trainable_parameters
 from training.attention import register
+from training.casting import leave_inputs
 from training.initial import initialise
 from training.loss import chunk_loss
 from training.original.importing import fetched, native_directory, original_directory
@@ -40,6 +41,7 @@ def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
     if plan.gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = get_peft_model(base, lora_config(plan.spec.lora))
+    leave_inputs(model)
     if plan.spec.lora.precision != "auto":
         hold_adapter(model, DTYPES[plan.spec.lora.precision])
     if plan.loss == "chunked":

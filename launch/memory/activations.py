@@ -117,8 +117,8 @@ def _mlp(architecture: Architecture, setting: Setting, block: Block) -> int:
 def _adapters(architecture: Architecture, setting: Setting, block: Block) -> int:
     """Of each adapted linear the input that reaches A, and what A makes of it (e r), e of the coarser of both types.
 
-    Adapters in another type than the base's have their input cast, so that each keeps a copy of its own. Else q, k and
-    v share one, as do gate and up, and that of o is kept by the attention. With dropout each has its own, and a mask.
+    Where the input is cast each keeps a copy of its own. Else q, k and v share one, as do gate and up, and that of o is
+    kept by the attention. With dropout each has its own, and a mask.
     DoRA scales both what the base makes and what B does, and the gradient of the scale takes both, 2 e out
     (DoraLinearLayer.forward in peft/tuners/lora/dora.py).
     """
@@ -127,7 +127,7 @@ def _adapters(architecture: Architecture, setting: Setting, block: Block) -> int
     kept = e * setting.adapter.rank * len(names)
     if setting.adapter.magnitudes:
         kept += 2 * e * sum(architecture.linears[name][1] for name in names)
-    if setting.casts or setting.adapter.dropout:
+    if setting.casts_inputs or setting.adapter.dropout:
         kept += sum(e * width for width in inputs.values())
         if setting.adapter.dropout:
             kept += sum(_mask(setting) * inputs[name] for name in names & block.reached)
@@ -196,9 +196,9 @@ def cast_weights(setting: Setting) -> int:
 def passing(architecture: Architecture, setting: Setting, backward: bool) -> int:
     """Bytes of a micro-batch that live for an instant inside a block, beyond what is kept.
 
-    Found by counting the live tensors of small models: forward a norm's fp32 copies or, under autocast, the adapters'
-    fp32 inputs; backward the gradients of the MLP (2 e i; 3 e (i + h) under autocast while a block is computed again)
-    or of a norm (20 h). DoRA's are more; backward they count where a block is computed again and, under autocast,
+    Found by counting the live tensors of small models: forward a norm's fp32 copies or, where they are cast, the
+    adapters' fp32 inputs; backward the gradients of the MLP (2 e i; 3 e (i + h) with inputs that are cast while a block
+    is computed again) or of a norm (20 h). DoRA's are more; backward they count where a block is computed again and, under autocast,
     as three gradients in fp32 of its widest output.
     """
     scored = _scoring(architecture, setting, backward) if setting.attention == "eager" else 0
@@ -238,8 +238,8 @@ def _fused_passing(architecture: Architecture, setting: Setting, backward: bool)
     h, i, e = architecture.hidden_size, architecture.intermediate_size, setting.element
     dora = _dora_passing(architecture, setting) if setting.adapter.magnitudes else 0
     if not backward:
-        return max(setting.tokens * (10 * h + 6 * i if setting.casts else 12 * h), dora)
-    if setting.gradient_checkpointing and setting.casts:
+        return max(setting.tokens * (10 * h + 6 * i if setting.casts_inputs else 12 * h), dora)
+    if setting.gradient_checkpointing and setting.casts_inputs:
         return max(setting.tokens * 3 * e * (i + h), dora)
     if setting.gradient_checkpointing:
         return max(setting.tokens * 2 * e * i, dora)

@@ -126,5 +126,11 @@ class Setting:
 
     @property
     def casts(self) -> bool:
-        """Whether copies are made of what goes into the adapters: by autocast, by PEFT for a coarser adapter."""
+        """Whether the adapter is held in another type than the base: autocast casts its weights, and PEFT's results."""
         return self.adapter_element != self.element
+
+    @property
+    def casts_inputs(self) -> bool:
+        """Whether each adapted layer makes a copy of what goes into its adapter (training/casting.py)."""
+        uncast = self.element < self.adapter_element and not self.adapter.dropout and not self.adapter.magnitudes
+        return self.casts and not uncast

@@ -20,6 +20,7 @@ from launch.spec import LoraSpec
 from tests.conftest import Workspace
 from tests.training.live_memory import Live, computing_in, saved_bytes
 from tests.training.test_initial import plan_for
+from training.casting import leave_inputs
 from training.model import hold_adapter, load, lora_config
 
 BATCH, LENGTH, VOCABULARY = 2, 64, 200
@@ -38,7 +39,9 @@ def built(kind: str, precision: str, lora: LoraSpec, attention: str, zero: bool,
     base.config.use_cache = False
     options: LoraConfig = lora_config(lora)
     assert options.task_type == TaskType.CAUSAL_LM
-    return get_peft_model(base, options, autocast_adapter_dtype=not zero).train()
+    model = get_peft_model(base, options, autocast_adapter_dtype=not zero).train()
+    leave_inputs(model)
+    return model
 
 
 def architecture_of(model: Any) -> Architecture:
