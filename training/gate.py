@@ -20,6 +20,9 @@ from training.stability import Guard, Step, Verdict
 from training.states import whole, zero_optimizer
 from training.stopwatch import Stopwatch
 
+# A loss scale begins at 2^16 and is halved with each overflow (torch.amp.GradScaler, DeepSpeed's DynamicLossScaler):
+# when it is below 1, it is not the scale that gradients overflow by.
+OVERFLOWS = 17
 GO_ON = Verdict("go_on")
 LEFT_OUT = Verdict("skip", "its global batch is left out, since training went back to before it")
 
@@ -57,6 +60,8 @@ class Gate:
         self.indices: list[int] = []
         self.losses: list[torch.Tensor] = []
         self.verdict = GO_ON
+        self.overflows = 0
+        """In a row, under fp16."""
         self._judged: Step | None = None
         self._agreed: Agreement | None = None
         self._seconds: dict[str, list[float]] = {}
@@ -119,7 +124,10 @@ class Gate:
         self._exchange(told[0], told[1])
         agreed = self._agreed
         assert agreed is not None
-        if self.plan.precision == "fp16" and math.isfinite(agreed.loss) and not math.isfinite(agreed.grad_norm):
+        fp16 = self.plan.precision == "fp16"
+        overflowed = fp16 and math.isfinite(agreed.loss) and not math.isfinite(agreed.grad_norm)
+        self.overflows = self.overflows + 1 if overflowed else 0
+        if overflowed and self.overflows < OVERFLOWS:
             self.verdict = GO_ON  # the loss scale is too large, and its scaler leaves the update out by itself
         else:
             self._judged = Step(self.step, agreed.loss, agreed.grad_norm, int(told[2]))

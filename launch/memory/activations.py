@@ -198,8 +198,8 @@ def passing(architecture: Architecture, setting: Setting, backward: bool) -> int
 
     Found by counting the live tensors of small models: forward a norm's fp32 copies or, where they are cast, the
     adapters' fp32 inputs; backward the gradients of the MLP (2 e i; 3 e (i + h) with inputs that are cast while a block
-    is computed again) or of a norm (20 h). DoRA's are more; backward they count where a block is computed again and, under autocast,
-    as three gradients in fp32 of its widest output.
+    is computed again) or of a norm (20 h). DoRA's are more; backward they count where a block is computed again and,
+    under autocast, as three gradients in fp32 of its widest output.
     """
     scored = _scoring(architecture, setting, backward) if setting.attention == "eager" else 0
     return max(scored, _fused_passing(architecture, setting, backward))
