@@ -1,9 +1,9 @@
 """What goes into an adapter stays in the base's type under autocast, which computes in that type anyway.
 
 PEFT casts it to the fp32 that the adapter is held in, and autocast casts that back to the same bits: two copies for
-each adapted linear, of which the second is kept for the backward pass, where q, k and v could share one, and gate and up.
-PEFT's own layers for packed weights leave it out on GPUs, too (peft/tuners/lora/bnb.py). DoRA computes with the input
-itself, and dropout in bf16 would round otherwise: with these it is cast as ever.
+each adapted linear, of which the second is kept for the backward pass, where q, k and v could share one, and gate and
+up. PEFT's own layers for packed weights leave it out on GPUs, too (peft/tuners/lora/bnb.py). DoRA computes with the
+input itself, and dropout in bf16 would round otherwise: with these it is cast as ever.
 """
 
 import types
