@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # a core is left, as beside a GPU there always is
     device = torch.device("cuda" if gpu else "cpu")
     parameters, optimizer = trained(options.rank, device)
     products = computation(device)
