@@ -5,8 +5,8 @@
 Two processes with a core each train one LoRA model under DistributedDataParallel over gloo. Steps that exchange
 gradients and steps that do not take turns; what an exchange costs is the difference of a pair; the same bytes added up
 outside of a step are timed, too. The planner's estimate is its traffic (launch/throughput.py) over the link's rate,
-which is preflight's own all-reduce probe on the same two ranks (training/exchange.py: 8 MiB that have nothing to do with
-the model), beside the seconds of a step without an exchange. Nothing is fitted to the outcome.
+which is preflight's own all-reduce probe on the same two ranks (training/exchange.py: 8 MiB that have nothing to do
+with the model), beside the seconds of a step without an exchange. Nothing is fitted to the outcome.
 """
 
 import argparse
