@@ -93,6 +93,9 @@ function figure(chart) {
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
+  // Around a curve that never changes Plotly shows one up and one down, whatever its size: of a learning rate, nothing.
+  const values = [...curves.flatMap((own) => own.y), ...chart.levels.map((level) => level.value)].filter((one) => one !== null);
+  const zero = chart.zero || values.every((one) => one === values[0]);
   const levels = chart.levels.map((level, index) => levelOf(chart, level, index, [low, high]));
   const grid = { gridcolor: color("line"), linecolor: color("line"), zeroline: false, automargin: true };
   const named = [...curves, ...levels], legend = named.length > 1 && named.length <= MOST_NAMED;
@@ -112,7 +115,7 @@ function figure(chart) {
       xaxis: { ...grid, ...(!byTime(chart) && high <= 12 ? { dtick: 1 } : {}), exponentformat: "none", title: { text: x.title, standoff: 6 }, hoverformat: byTime(chart) ? ".4~g" : ",d",
                unifiedhovertitle: { text: x.hover } },
       yaxis: { ...grid, type: logarithmic ? "log" : "linear", ticksuffix: chart.suffix, showticksuffix: "last", tickformat: chart.format,
-               exponentformat: "e", showexponent: "all", rangemode: chart.zero && !logarithmic ? "tozero" : "normal",
+               exponentformat: "e", showexponent: "all", rangemode: zero && !logarithmic ? "tozero" : "normal",
                hoverformat: chart.format || ".6~g" },
       yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false },
     },

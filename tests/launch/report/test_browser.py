@@ -81,6 +81,17 @@ def test_the_forecasts_are_lines_of_the_plan(chromium: Browser, night: RunDir) -
     assert traces(chromium, "gradient-norm")["clipped above"]["y"] == [plan["spec"]["training"]["max_grad_norm"]] * 2
 
 
+def test_a_curve_that_never_changes_is_shown_between_zero_and_itself(chromium: Browser, tmp_path: Path) -> None:
+    place = write_run(tmp_path / "constant", steps=10)
+    rows = [{**row, "learning_rate": 2e-4} if "learning_rate" in row else row for row in read_rows(place.metrics)]
+    place.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert muster("report", place.root).code == 0
+    opened(chromium, place)
+    low, high = chromium.run("return document.getElementById('chart-learning-rate').layout.yaxis.range")
+    assert low == 0
+    assert 2e-4 < high < 4e-4
+
+
 def test_events_are_marked_at_their_step_and_at_their_time(chromium: Browser, night: RunDir) -> None:
     opened(chromium, night)
     marks = "return document.getElementById('chart-loss').data.filter((t) => t.yaxis === 'y2' && t.text)"
