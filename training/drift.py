@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,7 +55,8 @@ class Drift:
         self.first_norms: list[float] = []
         self.rates: list[tuple[float, float]] = []
         """(seconds since 1970, tokens a second)"""
-        self.left_out: Counter[str] = Counter()
+        self.left_out: dict[str, set[int]] = {}
+        """By sample, the steps that were left out with it in their batch."""
         self.zero_rates = 0
         self.learns = False
 
@@ -82,10 +83,12 @@ class Drift:
             found += [self._growing(step), self._vanished(), self._flat(step, last), self._last_rank()]
         return self._once(found)
 
-    def after_skip(self, ids: Sequence[str]) -> list[Drifting]:
-        """`ids` are the samples of a step whose update was left out."""
-        self.left_out.update(set(ids))
-        often = [name for name, times in self.left_out.items() if times > 1]
+    def after_skip(self, step: int, ids: Sequence[str]) -> list[Drifting]:
+        """`ids` are the samples of a step whose update was left out. The same step, tried again after training went
+        back, says nothing new of them."""
+        for name in ids:
+            self.left_out.setdefault(name, set()).add(step)
+        often = [name for name, steps in self.left_out.items() if len(steps) > 1]
         if not often:
             return []
         return self._once([

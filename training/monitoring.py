@@ -119,7 +119,7 @@ class Recorder(TrainerCallback):
                 "skipped", step=step, reason=verdict.reason, loss=ended.agreed.loss, grad_norm=ended.agreed.grad_norm,
                 threshold=verdict.threshold, ids=ids,
             )  # fmt: skip
-            self._warn(step, self.drift.after_skip(ids))
+            self._warn(step, self.drift.after_skip(step, ids))
 
     def _warn(self, step: int, found: list[Drifting]) -> None:
         for each in found:

@@ -166,7 +166,14 @@ def test_a_short_run_is_asked_at_its_end_whether_it_has_learnt() -> None:
 
 def test_a_row_that_is_in_every_batch_that_is_left_out_is_named_once() -> None:
     one = drift()
-    assert not one.after_skip(["a", "b", "poison"])
-    (warning,) = one.after_skip(["c", "poison"])
+    assert not one.after_skip(3, ["a", "b", "poison"])
+    (warning,) = one.after_skip(9, ["c", "poison"])
     assert warning.message == "more than one step was left out with poison in its batch"
-    assert not one.after_skip(["d", "poison"])
+    assert not one.after_skip(12, ["d", "poison"])
+
+
+def test_a_step_that_is_tried_again_makes_no_row_suspect() -> None:
+    one = drift()
+    assert not one.after_skip(3, ["a", "b"])
+    assert not one.after_skip(3, ["a", "b"])
+    assert [each.kind for each in one.after_skip(4, ["b", "c"])] == ["row_suspect"]
