@@ -31,6 +31,7 @@ from training.data.collate import collator
 from training.model import DTYPES, adapt
 
 SDPA, PLAIN = {"model.attention": "sdpa"}, {"training.loss": "plain"}
+RECOMPUTE = "training.gradient_checkpointing"  # "half" stands for the number that is half of the model's blocks
 # What stays the same on both sides, and what the lever sets.
 LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "loss: chunked": (SDPA, PLAIN, {"training.loss": "chunked"}),
@@ -41,6 +42,8 @@ LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "compile: blocks": (
         {"training.loss": "chunked", **SDPA}, {"training.compile": False}, {"training.compile": True}
     ),
+    "checkpointing: half": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: "half"}),
+    "checkpointing: none": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: False}),
 }  # fmt: skip
 LENGTHS = ("mixture", "rag", "fixed")
 
@@ -72,7 +75,11 @@ def measured(lever: tuple[dict[str, Any], ...], lengths: str, options: argparse.
     job = Job("small", False, "none", lengths, max_length=2048, accumulation=1, steps=options.pairs)
     if not options.cpu:
         job = Job("qwen2.5-7b", True, "none", lengths, accumulation=1, steps=options.pairs)
-    sides = [Side(replace(job, settings={**both, **own})) for own in (off, on)]
+    half = {RECOMPUTE: job.architecture.layers // 2}
+    sides = [
+        Side(replace(job, settings={**both, **own, **(half if own.get(RECOMPUTE) == "half" else {})}))
+        for own in (off, on)
+    ]
     for side in sides:
         side.step(0)  # kernels are chosen, or compiled
     pairs = [[side.step(number) for side in sides] for number in range(1, options.pairs + 1)]

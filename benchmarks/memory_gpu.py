@@ -30,14 +30,18 @@ TINY = {
     "model_type": "qwen2", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500, "max_position_embeddings": 4096,
 }  # fmt: skip
-# name: variant, quantization, checkpointing, length, packed (a mask, and rows that reset their positions), optimizer
-CASES: dict[str, tuple[str, str, bool, int, bool, str]] = {
+# name: variant, quantization, checkpointing (or of how many blocks), length, packed (a mask, and rows that reset their
+# positions), optimizer
+Case = tuple[str, str, bool | int, int, bool, str]
+CASES: dict[str, Case] = {
     "7b-512": ("qwen2.5-7b", "none", True, 512, False, "paged_adamw_32bit"),
     "7b-2048": ("qwen2.5-7b", "none", True, 2048, False, "paged_adamw_32bit"),
     "7b-4096": ("qwen2.5-7b", "none", True, 4096, False, "paged_adamw_32bit"),
     "7b-8192": ("qwen2.5-7b", "none", True, 8192, False, "paged_adamw_32bit"),
     "7b-4096-packed": ("qwen2.5-7b", "none", True, 4096, True, "paged_adamw_32bit"),
     "7b-4096-kept": ("qwen2.5-7b", "none", False, 4096, False, "paged_adamw_32bit"),
+    "7b-4096-half": ("qwen2.5-7b", "none", 14, 4096, False, "paged_adamw_32bit"),
+    "7b-4096-half-packed": ("qwen2.5-7b", "none", 14, 4096, True, "paged_adamw_32bit"),
     "7b-4096-kept-packed": ("qwen2.5-7b", "none", False, 4096, True, "paged_adamw_32bit"),
     "7b-2048-torch": ("qwen2.5-7b", "none", True, 2048, False, "adamw_torch"),
     "7b-nf4-512": ("qwen2.5-7b", "nf4", True, 512, False, "paged_adamw_32bit"),
@@ -49,11 +53,13 @@ CASES: dict[str, tuple[str, str, bool, int, bool, str]] = {
     "14b-512": ("qwen2.5-14b", "none", True, 512, False, "paged_adamw_32bit"),
     "14b-4096": ("qwen2.5-14b", "none", True, 4096, False, "paged_adamw_32bit"),
     "14b-8192": ("qwen2.5-14b", "none", True, 8192, False, "paged_adamw_32bit"),
+    "14b-2048-half": ("qwen2.5-14b", "none", 24, 2048, False, "paged_adamw_32bit"),
     "14b-2048-kept": ("qwen2.5-14b", "none", False, 2048, False, "paged_adamw_32bit"),
     "14b-nf4-4096": ("qwen2.5-14b", "nf4", True, 4096, False, "paged_adamw_32bit"),
     "14b-nf4-8192": ("qwen2.5-14b", "nf4", True, 8192, False, "paged_adamw_32bit"),
 }
-TINY_CASES = {
+TINY_CASES: dict[str, Case] = {
+    "tiny-256-half": ("tiny", "none", 1, 256, False, "paged_adamw_32bit"),
     "tiny-256": ("tiny", "none", True, 256, False, "paged_adamw_32bit"),
     "tiny-256-packed": ("tiny", "none", False, 256, True, "adamw_torch"),
     "tiny-nf4-256": ("tiny", "nf4", True, 256, False, "paged_adamw_32bit"),
@@ -105,20 +111,22 @@ def _line(name: str, row: dict[str, Any]) -> str:
     return f"{name:22} {', '.join(parts)}, peak in {row['phase']}, {row['seconds']} s a step"
 
 
-def measured(case: tuple[str, str, bool, int, bool, str], gpu: bool) -> dict[str, Any]:
+def measured(case: Case, gpu: bool) -> dict[str, Any]:
     import torch
 
     variant, quantization, checkpointing, length, packed, optimizer = case
     architecture = from_config(TINY, "tiny") if variant == "tiny" else VARIANTS[variant].architecture
     lora = LoraSpec(rank=RANK)
+    layers = architecture.layers if checkpointing is True else int(checkpointing)
     setting = Setting(
-        strategy="single", world_size=1, micro_batch_size=1, max_length=length, gradient_checkpointing=checkpointing,
+        strategy="single", world_size=1, micro_batch_size=1, max_length=length, gradient_checkpointing=layers > 0,
+        checkpointed_layers=layers,
         precision="bf16", gpu=gpu, adapter=adapter_of(architecture, lora), quantization=quantization,  # type: ignore[arg-type]
         masked=packed, optimizer=optimizer,  # type: ignore[arg-type]
     )  # fmt: skip
     expected = forecast(architecture, setting)
     device = torch.device("cuda" if gpu else "cpu")
-    model = _model(architecture, quantization, checkpointing, lora, device)
+    model = _model(architecture, quantization, layers, lora, device)
     seconds = _train(model, architecture, length, packed, optimizer, device)
     return {
         "forecast": {key: getattr(expected, key) for key in ("peak_bytes", "reserved_bytes", "process_bytes")},
@@ -126,17 +134,17 @@ def measured(case: tuple[str, str, bool, int, bool, str], gpu: bool) -> dict[str
     }  # fmt: skip
 
 
-def _model(architecture: Architecture, quantization: str, checkpointing: bool, lora: LoraSpec, device: Any) -> Any:
+def _model(architecture: Architecture, quantization: str, layers: int, lora: LoraSpec, device: Any) -> Any:
     """As training/model.py builds it."""
     import torch
     from peft import get_peft_model
 
     from training.model import lora_config
+    from training.recompute import checkpoint_blocks
 
-    base = random_base(architecture, quantization, device, torch.bfloat16)
-    if checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return get_peft_model(base, lora_config(lora)).train()
+    model = get_peft_model(random_base(architecture, quantization, device, torch.bfloat16), lora_config(lora))
+    checkpoint_blocks(model.get_base_model(), 0, layers)
+    return model.train()
 
 
 def _train(model: Any, architecture: Architecture, length: int, packed: bool, optimizer: str, device: Any) -> float:

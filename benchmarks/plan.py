@@ -28,7 +28,7 @@ STRATEGIES: list[Strategy] = ["ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_
 
 
 def settings() -> Iterator[tuple[RunSpec, Architecture, Topology]]:
-    """Specs and devices without end: each has two ways to run, with checkpointing and without."""
+    """Specs and devices without end: each can run with checkpointing and without, and often with some of it."""
     ranks, lengths = [4, 8, 16, 64], range(256, 32768, 256)
     for rank, length, gpus, strategy, name in itertools.product(ranks, lengths, GPUS, STRATEGIES, VARIANTS):
         spec = {

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launch.checkpointing import checkpointable
 from launch.errors import NoPlanError
 from launch.hardware import parse_gpus
 from launch.planning import planned
@@ -35,6 +36,8 @@ def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[Ru
         return {"gpus": gpus, "strategy": None, "why": why, "remedies": error.remedies}
     return {
         "gpus": gpus, "strategy": plan.strategy, "gradient_checkpointing": plan.gradient_checkpointing,
+        "checkpointed_layers": plan.checkpointed_layers,
+        "checkpointable_layers": checkpointable(plan.architecture, plan.setting.adapter),
         "micro_batch_size": plan.micro_batch_size, "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "global_batch_size": plan.global_batch_size, "precision": plan.precision,
         "throughput": plan.throughput and plan.throughput.model_dump(), "duration_seconds": plan.duration_seconds,

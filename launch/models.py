@@ -76,6 +76,7 @@ def _fits(name: str, architecture: Architecture, gpu: str) -> list[dict[str, Any
             share = round(plan.memory.process_bytes / topology.memory_bytes, 3)
             fit |= {"strategy": plan.strategy, "micro_batch_size": plan.micro_batch_size, "memory_share": share}
             fit["gradient_checkpointing"] = plan.gradient_checkpointing
+            fit["checkpointed_layers"] = plan.checkpointed_layers
         except NoPlanError:
             pass
         found.append(fit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from launch import adapter
+from launch import adapter, checkpointing
 from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
 from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_device, other_batch
@@ -56,6 +56,9 @@ class Plan(BaseModel):
     attention: Attention
     loss: Loss
     gradient_checkpointing: bool
+    """Whether any block is."""
+    checkpointed_layers: int
+    """How many are: the first so many that gradients flow through."""
     optimizer: Optimizer
     lr_scheduler: str
     memory: Forecast
@@ -88,7 +91,7 @@ class Plan(BaseModel):
         """What its memory was forecast for."""
         return setting_of(
             self.spec, self.topology, self.precision, adapter_of(self.architecture, self.spec.lora), self.strategy,
-            self.gradient_checkpointing, self.micro_batch_size,
+            self.checkpointed_layers, self.micro_batch_size,
         )  # fmt: skip
 
     @property
@@ -135,8 +138,8 @@ def resolve(
         global_batch_size=micro * accumulation * topology.world_size, precision=precision,
         attention=attention_of(spec, topology.device == "gpu"),
         loss=loss_of(spec, precision, topology.device == "gpu"),
-        gradient_checkpointing=chosen.gradient_checkpointing, optimizer=optimizer, lr_scheduler=_scheduler(spec),
-        memory=chosen.memory, throughput=chosen.throughput,
+        gradient_checkpointing=chosen.gradient_checkpointing, checkpointed_layers=chosen.checkpointed_layers,
+        optimizer=optimizer, lr_scheduler=_scheduler(spec), memory=chosen.memory, throughput=chosen.throughput,
         duration_seconds=_duration(spec, chosen.throughput, data_bytes), candidates=found, refusals=refused,
         warnings=warnings, notes=notes, topology=topology, architecture=architecture, spec=spec,
     )  # fmt: skip
@@ -160,7 +163,7 @@ def conflicts(
             message = f"data.max_length {length} is beyond the model's {positions} positions"
             message += f"{why if architecture.scaled_beyond else ''}; lower it"
             found.append((("data", "max_length"), message))
-        found += adapter.conflicts(architecture, spec.lora)
+        found += adapter.conflicts(architecture, spec.lora) or checkpointing.conflicts(spec, architecture)
     if topology is not None:
         found += _device_conflicts(spec, topology, versions)
     return found

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.checkpointing import checkpointable
 from launch.errors import UsageError
 from launch.hardware import GIB
 from launch.plan import Plan
@@ -27,10 +28,13 @@ def memory_curves(plan: Plan, versions: Versions) -> Curves:
     """(tokens, bytes of a device) by strategy and checkpointing, with the plan's micro-batch."""
     found: Curves = {}
     spec, sizes = plan.spec, [plan.micro_batch_size]
+    most = checkpointable(plan.architecture, plan.setting.adapter)
     for length in lengths(spec.data.max_length, plan.architecture.max_positions):
         longer = spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": length})})
         ways, _ = candidates(longer, plan.architecture, plan.topology, plan.precision, sizes, versions)
         for way in ways:
+            if spec.training.gradient_checkpointing == "auto" and 0 < way.checkpointed_layers < most:
+                continue  # as many as each length needs: no line, but the limit
             key = (way.strategy, way.gradient_checkpointing)
             found.setdefault(key, []).append((length, way.memory.process_bytes))
     return found

@@ -107,7 +107,7 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
     training, micro = spec.training, spec.training.micro_batch_size
     if spec.cluster.strategy != "auto":
         yield "cluster.strategy: auto", {"cluster": {"strategy": "auto"}}
-    if training.gradient_checkpointing is False:
+    if training.gradient_checkpointing != "auto" and training.gradient_checkpointing is not True:
         yield "training.gradient_checkpointing: auto", {"training": {"gradient_checkpointing": "auto"}}
     if spec.model.attention == "eager":
         yield "model.attention: auto", {"model": {"attention": "auto"}}

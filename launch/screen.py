@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from launch.checkpointing import checkpointable, extent
 from launch.evaluation import MEASURES, MODELS, chosen
 from launch.plan import Plan
 from launch.preflight import Check, Result, sentence
@@ -62,7 +63,8 @@ def plan_rows(plan: Plan) -> dict[str, str]:
     nodes, devices = plural(topology.nodes, "node"), plural(plan.world_size, "device")
     share = f"{plan.micro_batch_size} micro x {plan.gradient_accumulation_steps} accumulation"
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
-    checkpointing = "on" if plan.gradient_checkpointing else "off"
+    checkpointing = extent(plan.checkpointed_layers, checkpointable(plan.architecture, plan.setting.adapter))
+    checkpointing += " blocks" if "/" in checkpointing else ""
     rows = {
         "model": f"{model.variant} ({base})",
         "adapter": f"LoRA {shape}: {plan.adapter_parameters:,} trainable parameters",
@@ -105,7 +107,7 @@ def comparison_view(rows: list[dict[str, Any]]) -> RenderableType:
             continue
         batch = f"{row['global_batch_size']}{'*' if row['other_batch'] else ''}"
         memory = f"{amount(row['process_bytes'])} ({100 * row['memory_share']:.0f} %)"
-        checkpointing, rate = "on" if row["gradient_checkpointing"] else "off", row["throughput"]
+        checkpointing, rate = extent(row["checkpointed_layers"], row["checkpointable_layers"]), row["throughput"]
         speed = f"{rate['tokens_per_second']:,.0f}" if rate else "-"
         duration = span(row["duration_seconds"]) if row["duration_seconds"] is not None else "-"
         table.add_row(row["gpus"], row["strategy"], checkpointing, batch, memory, speed, duration)
@@ -119,13 +121,14 @@ def comparison_view(rows: list[dict[str, Any]]) -> RenderableType:
 
 
 def candidates_view(plan: Plan) -> RenderableType:
+    most = checkpointable(plan.architecture, plan.setting.adapter)
     table = Table(title="Candidates", title_justify="left", box=None, pad_edge=False)
     for column in ("strategy", "checkpointing", "batch", "per device", "step", "sent", "fits"):
         table.add_column(column)
     for candidate in plan.candidates:
         table.add_row(
             candidate.strategy,
-            "on" if candidate.gradient_checkpointing else "off",
+            extent(candidate.checkpointed_layers, most),
             f"{candidate.micro_batch_size} x {candidate.gradient_accumulation_steps}",
             amount(candidate.memory.process_bytes),
             f"{candidate.throughput.step_seconds:,.1f} s" if candidate.throughput else "-",

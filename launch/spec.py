@@ -154,8 +154,9 @@ class TrainingSpec(Section):
     """Tokens after which such an answer is cut off."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without a better eval_loss and keep the best adapter. Needs data.eval."""
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass to save memory; `auto` lets the planner choose."""
+    gradient_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
+    """Recompute activations in the backward pass to save memory: in all transformer blocks, in none, or in so many.
+    These are the first ones that gradients flow through. `auto` lets the planner choose: as few as make the run fit."""
     loss: Literal["auto"] | Loss = "auto"
     """`chunked` computes output head and loss over a few hundred tokens at a time, and only where a token is trained
     on: a batch's logits, its largest tensor, are never there at once. `auto` takes it on CPU, `plain` on GPUs."""

@@ -1,14 +1,18 @@
 """The ways to run a spec on given devices, and the choice among them."""
 
+import math
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict
 
 from launch.architecture import Architecture
 from launch.batch import accumulation_steps
+from launch.checkpointing import asked_layers, checkpointable
 from launch.compatibility import Refusal, refusals
 from launch.hardware import Topology
 from launch.kernels import attention_of, loss_of
-from launch.memory import Adapter, Forecast, Setting, adapter_of, forecast
-from launch.spec import OFFLOADS, Optimizer, Precision, RunSpec, Strategy
+from launch.memory import Adapter, Forecast, Setting, adapter_of, fewest_checkpointed, forecast
+from launch.spec import OFFLOADS, SHARDS_BASE, Optimizer, Precision, RunSpec, Strategy
 from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
 
@@ -20,8 +24,9 @@ SAFE_SHARE = 0.8
 ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")
 
 
-# Closer than the model of throughput can tell.
-TIE = 0.02
+# Closer than the model of throughput can tell; and where one way gathers the base for each block and the other does
+# not, for what the hooks around each layer cost beyond the bytes that they move is not in the model.
+TIE, TIE_WITH_WHOLE = 0.02, 0.05
 
 
 class Candidate(BaseModel):
@@ -31,6 +36,8 @@ class Candidate(BaseModel):
 
     strategy: Strategy
     gradient_checkpointing: bool
+    checkpointed_layers: int
+    """How many blocks are computed again: the first so many that gradients flow through."""
     micro_batch_size: int
     gradient_accumulation_steps: int
     memory: Forecast
@@ -56,19 +63,41 @@ def candidates(
     A strategy or checkpointing that the spec names is the only one tried.
     """
     asked = spec.cluster.strategy
-    checkpointing = spec.training.gradient_checkpointing
-    found, refused = [], []
+    found: list[Candidate] = []
+    refused: list[Refusal] = []
     adapter = adapter_of(architecture, spec.lora)
+    layers = asked_layers(spec, checkpointable(architecture, adapter))
     for strategy in ORDER if asked == "auto" else (asked,):
         reasons = refusals(spec, strategy, topology.world_size, versions)
         refused += reasons
         if reasons or (asked == "auto" and _pointless(strategy, topology)):
             continue
-        for recompute in (False, True) if checkpointing == "auto" else (checkpointing,):
-            for micro in micro_batch_sizes:
-                setting = setting_of(spec, topology, precision, adapter, strategy, recompute, micro)
-                found.append(_candidate(spec, architecture, topology, setting))
+        settings = [
+            setting_of(spec, topology, precision, adapter, strategy, layers or 0, micro) for micro in micro_batch_sizes
+        ]
+        ways = [_candidate(spec, architecture, topology, setting) for setting in settings]
+        found += ways
+        if layers is None:
+            found += _checkpointed(spec, architecture, topology, list(zip(settings, ways, strict=True)))
     return found, refused
+
+
+def _checkpointed(
+    spec: RunSpec, architecture: Architecture, topology: Topology, without: list[tuple[Setting, Candidate]]
+) -> list[Candidate]:
+    """Beside ways without checkpoints: where one does not fit, that with as few as make it fit; each one with all."""
+    some, everything = [], []
+    for setting, way in without:
+        most = checkpointable(architecture, setting.adapter)
+        fewest = None if way.fits else fewest_checkpointed(architecture, setting, _excess(way, topology))
+        if fewest is not None and fewest < most:
+            some.append(_candidate(spec, architecture, topology, _with(setting, fewest)))
+        everything.append(_candidate(spec, architecture, topology, _with(setting, most)))
+    return [way for way in some if way.fits] + everything
+
+
+def _with(setting: Setting, layers: int) -> Setting:
+    return replace(setting, gradient_checkpointing=layers > 0, checkpointed_layers=layers)
 
 
 def setting_of(
@@ -77,12 +106,13 @@ def setting_of(
     precision: Precision,
     adapter: Adapter,
     strategy: Strategy,
-    gradient_checkpointing: bool,
+    checkpointed_layers: int,
     micro_batch_size: int,
 ) -> Setting:
     """What decides the memory of one way to run, with sequences as long as the spec allows."""
     return Setting(
-        strategy=strategy, gradient_checkpointing=gradient_checkpointing, micro_batch_size=micro_batch_size,
+        strategy=strategy, micro_batch_size=micro_batch_size,
+        gradient_checkpointing=checkpointed_layers > 0, checkpointed_layers=checkpointed_layers,
         world_size=topology.world_size, devices_per_node=topology.devices_per_node, max_length=spec.data.max_length,
         quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
         double_quantization=spec.model.double_quantization, attention=attention_of(spec, topology.device == "gpu"),
@@ -112,15 +142,30 @@ def optimizer_under(spec: RunSpec, strategy: Strategy) -> Optimizer:
 def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, setting: Setting) -> Candidate:
     memory = forecast(architecture, setting)
     accumulation = accumulation_steps(spec, topology.world_size, setting.micro_batch_size)
+    checkpointed = setting.checkpointed(architecture.layers)
     network = spec.cluster.network_gbps * 1e9 / 8
     on_host = topology.host_bytes is None or memory.host_needed_bytes <= topology.host_bytes
     return Candidate(
-        strategy=setting.strategy, gradient_checkpointing=setting.gradient_checkpointing,
+        strategy=setting.strategy, gradient_checkpointing=checkpointed > 0, checkpointed_layers=checkpointed,
         micro_batch_size=setting.micro_batch_size, gradient_accumulation_steps=accumulation, memory=memory,
-        fits=on_host and memory.process_bytes <= SAFE_SHARE * topology.memory_bytes, host_fits=on_host,
+        fits=on_host and memory.process_bytes <= _room(topology), host_fits=on_host,
         throughput=throughput(architecture, setting, topology, accumulation, network),
         traffic=traffic(architecture, setting, accumulation),
     )  # fmt: skip
+
+
+def _room(topology: Topology) -> int:
+    """Bytes that a process may take of its device."""
+    return int(SAFE_SHARE * topology.memory_bytes)
+
+
+def _excess(way: Candidate, topology: Topology) -> int:
+    """Bytes by which each process is too large: on a CPU, where its memory is the node's, for that as well."""
+    excess = way.memory.process_bytes - _room(topology)
+    if topology.device == "cpu" and topology.host_bytes is not None:
+        beyond = way.memory.host_needed_bytes - topology.host_bytes
+        excess = max(excess, math.ceil(beyond / topology.devices_per_node))
+    return excess
 
 
 def _pointless(strategy: Strategy, topology: Topology) -> bool:
@@ -131,11 +176,15 @@ def _pointless(strategy: Strategy, topology: Topology) -> bool:
 
 def choose(found: list[Candidate]) -> Candidate | None:
     """The fastest that fits. Among those within TIE of it, and where no rate is known, the first: least communication,
-    then no recomputation, then the largest micro-batch."""
+    then no recomputation or less of it, then the largest micro-batch. One that keeps the base whole on each device is
+    taken as well where it is within TIE_WITH_WHOLE of one that does not."""
     fitting = [candidate for candidate in found if candidate.fits]
-    best = fastest(fitting)
+    whole = [candidate for candidate in fitting if candidate.strategy not in SHARDS_BASE]
+    best, best_whole = fastest(fitting), fastest(whole)
     if best is None:
         return next(iter(fitting), None)
+    if best_whole is not None and best_whole <= (1 + TIE_WITH_WHOLE) * best:
+        fitting, best = whole, best_whole
     return next(c for c in fitting if c.throughput and c.throughput.step_seconds <= (1 + TIE) * best)
 
 

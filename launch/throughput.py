@@ -76,7 +76,7 @@ def flops_per_token(architecture: Architecture, adapter: Adapter, length: float)
 
 
 def recomputed_flops_per_token(architecture: Architecture, adapter: Adapter, length: float) -> float:
-    """FLOPs that gradient checkpointing adds: each block's forward pass once more."""
+    """FLOPs that gradient checkpointing of all blocks adds: each one's forward pass once more."""
     return 2 * (architecture.linear_parameters + _attention(architecture, length) + adapter.pairs)
 
 
@@ -139,8 +139,9 @@ def throughput(
     )  # fmt: skip
 
 
-def _scored_bytes(element: int, forward: int) -> int:
-    """Bytes that eager attention reads and writes for each score in so many forward passes and a backward one.
+def _scored_bytes(element: int, forward: float) -> float:
+    """Bytes that eager attention reads and writes for each score in so many forward passes and a backward one. A
+    fraction of a pass is a share of the blocks.
 
     Products, scale, mask, two casts and a softmax in fp32; then the gradient of each (eager_attention_forward in
     modeling_qwen2.py).
@@ -151,10 +152,9 @@ def _scored_bytes(element: int, forward: int) -> int:
 def _micro_batch_seconds(architecture: Architecture, setting: Setting, topology: Topology) -> float:
     assert topology.rates is not None
     flops = flops_per_token(architecture, setting.adapter, setting.max_length)
-    launching, passes = LAUNCH, 2
-    if setting.gradient_checkpointing:
-        flops += recomputed_flops_per_token(architecture, setting.adapter, setting.max_length)
-        launching, passes = LAUNCH + RECOMPUTING, 3
+    again = setting.checkpointed(architecture.layers) / architecture.layers
+    flops += again * recomputed_flops_per_token(architecture, setting.adapter, setting.max_length)
+    launching, passes = LAUNCH + again * RECOMPUTING, 2 + again
     rate = topology.rates.fp32 if setting.precision == "fp32" else topology.rates.flops
     seconds = flops * setting.tokens / (UTILISATION * rate) + launching * architecture.layers
     if setting.attention == "eager":

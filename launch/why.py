@@ -13,7 +13,15 @@ def reason(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Can
     memory = (
         f"{amount(chosen.memory.process_bytes)} of {amount(topology.memory_bytes)} ({share:.0f} %) on each {device}"
     )
-    return f"{chosen.strategy}: {_why(spec, topology, chosen, found)}; {memory}"
+    return f"{chosen.strategy}: {_why(spec, topology, chosen, found)}{_recomputing(spec, chosen, found)}; {memory}"
+
+
+def _recomputing(spec: RunSpec, chosen: Candidate, found: list[Candidate]) -> str:
+    """How many blocks are computed again, where the planner chose neither all nor none."""
+    most = max(candidate.checkpointed_layers for candidate in found)  # it has tried all of them, too
+    if spec.training.gradient_checkpointing != "auto" or not 0 < chosen.checkpointed_layers < most:
+        return ""
+    return f"; {chosen.checkpointed_layers} of {most} blocks checkpointed, fewer would not fit"
 
 
 def _why(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candidate]) -> str:
@@ -24,7 +32,10 @@ def _why(spec: RunSpec, topology: Topology, chosen: Candidate, found: list[Candi
     tried = {candidate.strategy for candidate in found}
     simpler = [strategy for strategy in ORDER[: ORDER.index(chosen.strategy)] if strategy in tried]
     best = "fastest" if fastest(found) else "simplest"
-    others = f" ({', '.join(simpler)} would not)" if simpler else ""
+    fitting = {candidate.strategy for candidate in found if candidate.fits}
+    groups = {"would not": [s for s in simpler if s not in fitting], "slower": [s for s in simpler if s in fitting]}
+    told = [f"{', '.join(names)} {what}" for what, names in groups.items() if names]
+    others = f" ({'; '.join(told)})" if told else ""
     return f"the {best} that fits{others}{_sent(chosen, found) if topology.world_size > 1 else ''}"
 
 

@@ -169,6 +169,7 @@ def observe(trainer: Any) -> dict[str, Any]:
     from torch.nn.parallel import DistributedDataParallel
 
     from training.loss import is_chunked
+    from training.recompute import checkpointed_blocks
 
     wrapped, args = trainer.model_wrapped, trainer.args
     adapter = trainer.accelerator.unwrap_model(trainer.model)
@@ -194,6 +195,7 @@ def observe(trainer: Any) -> dict[str, Any]:
         "precision": precision,
         "attention": adapter.config._attn_implementation,
         "loss": "chunked" if is_chunked(adapter) else "plain",
+        "checkpointed_layers": checkpointed_blocks(adapter),
         "quantization": _quantization(adapter),
         "adapter_precision": _adapter_precision(adapter),
         "micro_batch_size": micro,
@@ -212,6 +214,7 @@ def promised(plan: Plan) -> dict[str, Any]:
         "precision": plan.precision,
         "attention": plan.attention,
         "loss": plan.loss,
+        "checkpointed_layers": plan.checkpointed_layers,
         "quantization": _held(plan.spec.model.quantization, plan.spec.model.double_quantization),
         "adapter_precision": plan.setting.adapter_type,
         "micro_batch_size": plan.micro_batch_size,

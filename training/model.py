@@ -23,6 +23,7 @@ from training.casting import leave_inputs
 from training.initial import initialise
 from training.loss import chunk_loss
 from training.original.importing import fetched, native_directory, original_directory
+from training.recompute import checkpoint_blocks
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -38,10 +39,9 @@ def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
 def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
     """The adapter's layers in a base, as the plan trains them; they begin as PEFT makes them."""
     base.config.use_cache = False
-    if plan.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = get_peft_model(base, lora_config(plan.spec.lora))
     leave_inputs(model)
+    checkpoint_blocks(model.get_base_model(), plan.setting.adapter.first_block, plan.checkpointed_layers)
     if plan.spec.lora.precision != "auto":
         hold_adapter(model, DTYPES[plan.spec.lora.precision])
     if plan.loss == "chunked":

@@ -61,10 +61,11 @@ def _behind(targets: frozenset[str]) -> Block:
 
 def _first(setting: Setting) -> Block:
     """The first that is trained: gradients begin at the first of its layers that is."""
-    trained = setting.adapter.targets | setting.adapter.biases
+    targets = setting.adapter.targets if setting.adapter.first_block in setting.adapter.adapted else frozenset()
+    trained = targets | setting.adapter.biases
     before = {"o_proj": QKV, **dict.fromkeys(GATED, ATTENTION), "down_proj": (*ATTENTION, *GATED)}
     reached = frozenset(name for name, layers in before.items() if trained & set(layers))
-    return Block(setting.adapter.targets, reached, trained | reached)
+    return Block(targets, reached, trained | reached)
 
 
 def _norms(architecture: Architecture, block: Block) -> int:
@@ -165,20 +166,46 @@ def _mask(setting: Setting) -> int:
 def saved(architecture: Architecture, setting: Setting) -> int:
     """Bytes of a micro-batch that the blocks and the last norm keep; what the loss keeps is counted with the loss.
 
+    Of the blocks that gradients flow through the first so many keep a checkpoint each, their input, and the others what
+    their backward pass needs; `recomputed` comes back while one of the first is computed again.
+    """
+    norm = setting.tokens * FP32 * (architecture.hidden_size + 1)
+    return norm + checkpoints(architecture, setting) + sum(uncheckpointed(architecture, setting))
+
+
+def checkpoints(architecture: Architecture, setting: Setting) -> int:
+    """Bytes of the inputs of blocks that are computed again, e h each, and of the mask that all of them are given."""
+    number = setting.checkpointed(architecture.layers)
+    return number * checkpoint(architecture, setting) + (held_mask(setting) if number else 0)
+
+
+def held_mask(setting: Setting) -> int:
+    """A byte for each pair of tokens; eager attention's is of the scores' type, and always there."""
+    byte = {"eager": setting.element, "sdpa": int(setting.masked), "varlen": 0}[setting.attention]
+    return setting.tokens * setting.max_length * byte
+
+
+def checkpoint(architecture: Architecture, setting: Setting) -> int:
+    return setting.tokens * architecture.hidden_size * setting.element
+
+
+def uncheckpointed(architecture: Architecture, setting: Setting) -> list[int]:
+    """Bytes of a micro-batch that each block keeps which is not computed again, the last one's at the end.
+
     Blocks before the first trained one keep nothing: no gradient goes there. Those behind it that are not adapted
     keep all but what adapters do: gradients pass through them.
-    With checkpointing each block keeps its input alone, and `recomputed` comes back while one is computed again.
     """
-    adapter, norm = setting.adapter, FP32 * (architecture.hidden_size + 1)
-    if setting.gradient_checkpointing:
-        return setting.tokens * (architecture.layers * architecture.hidden_size * setting.element + norm)
-    between = architecture.layers - adapter.first_block - adapter.blocks
-    first = 1 if adapter.blocks and not adapter.embeddings else 0
-    blocks = (
-        (first, _first(setting)), (adapter.blocks - first, _behind(adapter.targets)), (between, _behind(frozenset()))
-    )  # fmt: skip
-    kept = sum(number * layer(architecture, setting, block).of(setting.tokens) for number, block in blocks if number)
-    return setting.tokens * norm + kept
+    adapter, begin = setting.adapter, setting.adapter.first_block
+    numbers = range(begin + setting.checkpointed(architecture.layers), architecture.layers)
+    adapted = {number: number in adapter.adapted for number in numbers}
+    sizes = {
+        whether: layer(architecture, setting, _behind(adapter.targets if whether else frozenset())).of(setting.tokens)
+        for whether in set(adapted.values())
+    }
+    kept = [sizes[whether] for whether in adapted.values()]
+    if begin in adapted and adapter.adapted and not adapter.embeddings:
+        kept[0] = layer(architecture, setting, _first(setting)).of(setting.tokens)
+    return kept
 
 
 def recomputed(architecture: Architecture, setting: Setting) -> int:
@@ -193,8 +220,9 @@ def cast_weights(setting: Setting) -> int:
     return setting.element * setting.adapter.pairs if setting.adapter_element > setting.element else 0
 
 
-def passing(architecture: Architecture, setting: Setting, backward: bool) -> int:
-    """Bytes of a micro-batch that live for an instant inside a block, beyond what is kept.
+def passing(architecture: Architecture, setting: Setting, backward: bool, again: bool = False) -> int:
+    """Bytes of a micro-batch that live for an instant inside a block, beyond what is kept. `again`: of a block that is
+    computed a second time.
 
     Found by counting the live tensors of small models: forward a norm's fp32 copies or, where they are cast, the
     adapters' fp32 inputs; backward the gradients of the MLP (2 e i; 3 e (i + h) with inputs that are cast while a block
@@ -202,7 +230,7 @@ def passing(architecture: Architecture, setting: Setting, backward: bool) -> int
     under autocast, as three gradients in fp32 of its widest output.
     """
     scored = _scoring(architecture, setting, backward) if setting.attention == "eager" else 0
-    return max(scored, _fused_passing(architecture, setting, backward))
+    return max(scored, _fused_passing(architecture, setting, backward, again))
 
 
 def evaluating(architecture: Architecture, setting: Setting) -> int:
@@ -233,15 +261,15 @@ def _scoring(architecture: Architecture, setting: Setting, backward: bool) -> in
     return setting.tokens * max(0, more * _scores(architecture, setting) + e * setting.max_length - later)
 
 
-def _fused_passing(architecture: Architecture, setting: Setting, backward: bool) -> int:
+def _fused_passing(architecture: Architecture, setting: Setting, backward: bool, again: bool = False) -> int:
     """`passing` with attention that holds no scores."""
     h, i, e = architecture.hidden_size, architecture.intermediate_size, setting.element
     dora = _dora_passing(architecture, setting) if setting.adapter.magnitudes else 0
     if not backward:
         return max(setting.tokens * (10 * h + 6 * i if setting.casts_inputs else 12 * h), dora)
-    if setting.gradient_checkpointing and setting.casts_inputs:
+    if again and setting.casts_inputs:
         return max(setting.tokens * 3 * e * (i + h), dora)
-    if setting.gradient_checkpointing:
+    if again:
         return max(setting.tokens * 2 * e * i, dora)
     widest = max(architecture.linears[name][1] for name in setting.adapter.targets) if dora and setting.casts else 0
     return setting.tokens * max(2 * e * i, 20 * h, 3 * FP32 * widest)

@@ -69,18 +69,14 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
     }
     trained = {**held, "gradients": static.gradients(setting)}
     kept = activations.saved(architecture, setting) + activations.cast_weights(setting)
-    ahead, back = (activations.passing(architecture, setting, backward) for backward in (False, True))
-    again = activations.recomputed(architecture, setting)
+    ahead, back = (_most_of_blocks(architecture, setting, kept, backward) for backward in (False, True))
     unpacked = dequantised(architecture, setting)
     phases = {
         # A packed base lands whole on each device before it is sharded (DeepSpeed#5637).
         "load": {**base, "base weights": _loading(architecture, setting), "dequantisation": unpacked},
-        "forward": {**trained, "activations": kept, "in passing": ahead + again, "dequantisation": unpacked},
+        "forward": {**trained, **ahead, "dequantisation": unpacked},
         "loss": {**trained, "activations": kept, "logits and loss": _loss(architecture, setting)},
-        "backward": {
-            **trained, "activations": kept, "recompute of one layer": again, "in passing": back,
-            "dequantisation": unpacked,
-        },
+        "backward": {**trained, **back, "dequantisation": unpacked},
         "optimizer step": {**trained, "in passing": static.updating(setting)},
         "evaluation": {
             **held, "in passing": activations.evaluating(architecture, setting),
@@ -99,6 +95,42 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         **device._asdict(), host_bytes=max(needed.values()), host_phases=needed,
         host_mapped_bytes=host.mapped(architecture, setting),
     )  # fmt: skip
+
+
+def _most_of_blocks(architecture: Architecture, setting: Setting, kept: int, backward: bool) -> dict[str, int]:
+    """Activations at their most, forward or backward: `kept` with what the last block holds in passing, or, where
+    blocks are computed again, what is left of it at the last one of these, with all that this one makes.
+
+    Blocks are checkpointed from the first on: where the last one is not, no block is computed again before what that
+    one kept has gone, and nothing comes on top of `kept`. Were it the last ones, the first block to go back through
+    would be computed again beside all that is kept.
+    """
+    number, most = setting.checkpointed(architecture.layers), architecture.layers - setting.adapter.first_block
+    found = []
+    if number < most or not number:
+        found.append({"activations": kept, "in passing": activations.passing(architecture, setting, backward)})
+    if number:
+        left = kept - sum(activations.uncheckpointed(architecture, setting))
+        again = activations.recomputed(architecture, setting)
+        passing = activations.passing(architecture, setting, backward, again=True)
+        made = {"recompute of one layer": again, "in passing": passing} if backward else {"in passing": again + passing}
+        found.append({"activations": left, **made})
+    return max(found, key=lambda parts: sum(parts.values()))
+
+
+def fewest_checkpointed(architecture: Architecture, setting: Setting, excess: int) -> int | None:
+    """How many blocks a setting without checkpoints has to checkpoint for a process that is smaller by `excess` bytes.
+
+    None where checkpoints do not save so much. By arithmetic: each block saves what it keeps less its input, all of
+    them hold a mask, and the allocator takes its share. What else might exceed then, the forecast of so many tells.
+    """
+    less = math.ceil((excess + 1) / (1 + FRAGMENTATION if setting.gpu else 1)) + activations.held_mask(setting)
+    own = activations.checkpoint(architecture, setting)
+    for number, kept in enumerate(activations.uncheckpointed(architecture, setting), start=1):
+        less -= kept - own
+        if less <= 0:
+            return number
+    return None
 
 
 def _answering(architecture: Architecture, setting: Setting) -> dict[str, int]:

@@ -26,8 +26,9 @@ class Adapter:
     """DoRA's."""
     whole: int = 0
     """Copies of embeddings and output head that are trained."""
-    blocks: int = 0
-    """How many are adapted; where a pattern adapts other layers in each, all count as if they had all of `targets`."""
+    adapted: frozenset[int] = frozenset()
+    """Numbers of the adapted blocks; where a pattern adapts other layers in each, all count as if they had all of
+    `targets`."""
     biases: frozenset[str] = frozenset()
     """The kinds of linear layers whose biases are trained, in all blocks (lora.bias: all)."""
     bias_elements: int = 0
@@ -36,6 +37,11 @@ class Adapter:
     """The first one that gradients flow through."""
     embeddings: bool = False
     """Whether gradients flow into the embeddings, too."""
+
+    @property
+    def blocks(self) -> int:
+        """How many are adapted."""
+        return len(self.adapted)
 
 
 def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
@@ -51,7 +57,7 @@ def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
         pairs=lora.rank * sum(inputs + outputs for inputs, outputs in sizes.values()),
         magnitudes=sum(outputs for _, outputs in sizes.values()) if lora.use_dora else 0,
         whole=architecture.vocab_size * architecture.hidden_size * len(saved),
-        blocks=len(blocks), biases=biases, bias_elements=bias, embeddings=embeddings,
+        adapted=frozenset(blocks), biases=biases, bias_elements=bias, embeddings=embeddings,
         first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
     )  # fmt: skip
 
@@ -65,10 +71,13 @@ class Setting:
     micro_batch_size: int
     max_length: int
     gradient_checkpointing: bool
+    """Whether any block's activations are computed again in the backward pass, instead of kept."""
     precision: Precision
     gpu: bool
     devices_per_node: int = 1
     adapter: Adapter = Adapter()
+    checkpointed_layers: int | None = None
+    """Of how many blocks, if any: the first so many that gradients flow through. None for all of these."""
     quantization: Quantization = "none"
     double_quantization: bool = True
     upcast_unquantized: bool = False
@@ -90,6 +99,13 @@ class Setting:
     """Of the longest question with its answer, where a run answers some at each evaluation; else None."""
     update_copies: int = 1
     """Temporaries of a moment's size in torch's AdamW on a GPU (foreach): 1, in torch 2.0 it was 2."""
+
+    def checkpointed(self, layers: int) -> int:
+        """How many of a model's `layers` blocks are computed again. Those without gradients never need to be."""
+        most = layers - self.adapter.first_block
+        if not self.gradient_checkpointing:
+            return 0
+        return most if self.checkpointed_layers is None else min(self.checkpointed_layers, most)
 
     @property
     def tokens(self) -> int:

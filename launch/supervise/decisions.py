@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from launch.checkpointing import checkpointable, forcing
 from launch.errors import ExitCode
+from launch.memory import activations
 from launch.plan import Plan
 from launch.spec import RunSpec
 from launch.wording import plural
@@ -132,18 +134,23 @@ def repeated(past: Sequence[Past]) -> bool:
 
 
 def smaller_batch(plan: Plan) -> RunSpec | None:
-    """The spec with half the micro-batch and the same global batch; with the micro-batch at 1, with checkpointing.
+    """The spec with half the micro-batch and the same global batch; with the micro-batch at 1, with all blocks
+    checkpointed.
 
     None where both are done already. Strategy and all else stay as the plan has them: one thing changes at a time.
     """
     micro, share = plan.micro_batch_size, plan.micro_batch_size * plan.gradient_accumulation_steps
     if micro > 1:
         size = next(size for size in range(micro // 2, 0, -1) if share % size == 0)
-        return divided(plan, size, plan.gradient_checkpointing)
-    return None if plan.gradient_checkpointing else divided(plan, 1, True)
+        return divided(plan, size, forcing(plan.checkpointed_layers, _most(plan)))
+    return None if plan.checkpointed_layers == _most(plan) else divided(plan, 1, True)
 
 
-def divided(plan: Plan, micro: int, checkpointing: bool, nodes: int | None = None) -> RunSpec:
+def _most(plan: Plan) -> int:
+    return checkpointable(plan.architecture, plan.setting.adapter)
+
+
+def divided(plan: Plan, micro: int, checkpointing: Literal["auto"] | bool | int, nodes: int | None = None) -> RunSpec:
     """The plan's spec with its global batch divided into micro-batches of this size, perhaps on fewer nodes."""
     training, cluster = plan.spec.training, plan.spec.cluster
     values = training.model_dump(exclude_unset=True, exclude={"gradient_accumulation_steps"})
@@ -162,7 +169,9 @@ def division(plan: Plan, spec: RunSpec) -> str:
     """What changes, in words."""
     micro, total = spec.training.micro_batch_size, plan.global_batch_size
     if micro == plan.micro_batch_size:
-        return f"out of GPU memory at micro-batch {micro}: activations are recomputed from here on"
+        few = plan.checkpointed_layers
+        whose = f" of all {_most(plan)} blocks, not of {few} alone," if few else ""
+        return f"out of GPU memory at micro-batch {micro}: activations{whose} are recomputed from here on"
     return f"out of GPU memory: micro-batch {plan.micro_batch_size} -> {micro}, the global batch of {total} is kept"
 
 
@@ -178,7 +187,8 @@ def on_fewer_nodes(plan: Plan, healthy: int) -> RunSpec | None:
         sizes = range(plan.micro_batch_size, 0, -1)
         micro = next((size for size in sizes if plan.global_batch_size % (size * devices) == 0), None)
         if micro is not None:
-            return divided(plan, micro, plan.gradient_checkpointing, nodes)
+            # What the planner chose was as little as these nodes can do with; on fewer ones it may be more.
+            return divided(plan, micro, plan.spec.training.gradient_checkpointing, nodes)
     return None
 
 
@@ -197,6 +207,6 @@ def _kind(plan: Plan) -> tuple[str, str, int]:
     return plan.topology.device_name, plan.strategy, plan.world_size
 
 
-def _demand(plan: Plan) -> tuple[bool, int]:
-    """Larger needs more memory: recomputing activations saves more than any smaller batch."""
-    return not plan.gradient_checkpointing, plan.micro_batch_size
+def _demand(plan: Plan) -> int:
+    """Bytes that the blocks keep of a micro-batch: more with a larger one, less with more of them checkpointed."""
+    return activations.saved(plan.architecture, plan.setting)

@@ -107,7 +107,7 @@ def _divided(plan: Plan, spec: RunSpec, run: RunDir) -> Plan:
     event(
         run.events, "oom", reason=division(plan, spec), micro_batch_size=made.micro_batch_size,
         gradient_accumulation_steps=made.gradient_accumulation_steps, global_batch_size=made.global_batch_size,
-        gradient_checkpointing=made.gradient_checkpointing,
+        gradient_checkpointing=made.gradient_checkpointing, checkpointed_layers=made.checkpointed_layers,
     )  # fmt: skip
     return _written(plan, made, run)
 

@@ -141,7 +141,7 @@ def test_schema_is_the_json_schema_of_the_spec(capsys: pytest.CaptureFixture[str
 def test_plan_shows_the_choice_the_memory_and_the_candidates(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "280")
     done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB")
     assert (done.code, done.err) == (0, "")
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
@@ -155,9 +155,10 @@ def test_plan_shows_the_choice_the_memory_and_the_candidates(
     ]
     assert lines[4].startswith("strategy zero3: ")
     assert lines[6] == "training 3 epochs, learning rate 0.0002 constant_with_warmup, paged_adamw_32bit"
-    assert lines[7] == "precision bf16, sdpa attention, gradient checkpointing on"
+    assert lines[7] == "precision bf16, sdpa attention, gradient checkpointing 44/48 blocks"
     assert "strategy checkpointing batch per device step sent fits" in lines
-    assert any(line.startswith("zero3 on 4 x 4 ") and line.endswith(" yes") for line in lines)
+    for blocks in ("44/48", "on"):
+        assert any(line.startswith(f"zero3 {blocks} 4 x 4 ") and line.endswith(" yes") for line in lines)
 
 
 def test_plan_json_is_the_plan_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +245,7 @@ def test_a_secret_never_reaches_the_screen(folder: Path, capsys: pytest.CaptureF
 
 
 def test_a_path_with_brackets_is_shown(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "280")
     (tiny / "base").rename(tiny / "[base]")
     done = call(capsys, "plan", "tiny.yaml", "-s", f"model.variant={tiny}/[base]")
     assert f"model {tiny}/[base] (" in " ".join(done.out.split())

@@ -35,7 +35,7 @@ def test_for_people(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert done.code == 0
     lines = [line.split() for line in done.out.splitlines()]
     assert lines[0] == ["GPUs", "strategy", "recompute", "batch", "per", "device", "tokens/s", "duration"]
-    assert lines[1][:4] == ["8xA100-80GB", "ddp", "on", "128"]
+    assert lines[1][:4] == ["8xA100-80GB", "ddp", "42/48", "128"]
     assert lines[1][-1] == "-"  # there are no rows to tell by
     assert lines[2] == ["T4-16GB", "-", "-", "-", "does", "not", "fit", "-", "-"]
     assert "another global batch" not in done.out

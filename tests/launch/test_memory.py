@@ -1,6 +1,7 @@
 """Bytes per rank: what each strategy divides, and what makes a run need more. tests/training/test_memory.py holds the
 terms against real tensors."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -12,7 +13,17 @@ import pytest
 
 from benchmarks.gptq import MIB, Pool
 from launch.hardware import GIB
-from launch.memory import Forecast, Measured, Setting, adapter_of, forecast, host, inference_bytes, static
+from launch.memory import (
+    Forecast,
+    Measured,
+    Setting,
+    activations,
+    adapter_of,
+    forecast,
+    host,
+    inference_bytes,
+    static,
+)
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.spec import LoraSpec, Strategy
 from launch.variants import VARIANTS
@@ -141,6 +152,28 @@ def test_a_mask_costs_more_than_variable_length_attention() -> None:
     varlen, masked, eager = (needed(attention=name, **at_length) for name in ("varlen", "sdpa", "eager"))
     assert varlen < masked < eager
     assert needed(masked=False, **at_length) == varlen
+
+
+def test_each_checkpointed_block_keeps_its_input_alone() -> None:
+    """From the first that gradients flow through on; what comes before it keeps nothing in either case."""
+    lora = LoraSpec(layers_to_transform=list(range(8, 48)), dropout=0.0)
+    own, peaks = 4 * 4096 * 5_120 * 2, []
+    for layers in range(41):
+        setting = replace(ONE_GPU, adapter=adapter_of(QWEN, lora), checkpointed_layers=layers)
+        assert activations.checkpoints(QWEN, setting) == layers * own + (4 * 4096 * 4096 if layers else 0)  # the mask
+        assert len(activations.uncheckpointed(QWEN, setting)) == 40 - layers
+        peaks.append(forecast(QWEN, setting).phases["loss"])
+    steps = {before - after for before, after in itertools.pairwise(peaks[1:])}
+    assert steps == {activations.recomputed(QWEN, replace(ONE_GPU, adapter=adapter_of(QWEN, lora))) - own}
+    everything = replace(ONE_GPU, adapter=adapter_of(QWEN, lora))
+    assert forecast(QWEN, everything) == forecast(QWEN, replace(everything, checkpointed_layers=40))
+
+
+def test_the_last_block_is_not_computed_again_beside_all_that_is_kept() -> None:
+    """Backward with all but that checkpointed is no more than with all. The loss is: it finds what that one keeps."""
+    all_but_one, all_of_them = (made(checkpointed_layers=layers).phases for layers in (47, 48))
+    assert all_but_one["backward"] <= all_of_them["backward"]
+    assert all_but_one["loss"] > all_of_them["loss"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -52,7 +52,12 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
 @pytest.mark.parametrize(
     ("gpus", "sections", "reason"),
     [
-        ("1xH200-141GB", {}, "single: one device, nothing to share; 67.5 GiB of 139.8 GiB (48 %) on each GPU"),
+        (
+            "1xH200-141GB",
+            {},
+            "single: one device, nothing to share; 39 of 48 blocks checkpointed, fewer would not fit;"
+            " 109.9 GiB of 139.8 GiB (79 %) on each GPU",
+        ),
         (
             "8xA100-80GB",
             {"data": SMALL},
@@ -73,18 +78,21 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
         "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 192.9 GiB a step (ddp 229.7 MiB,"
-        " zero1 114.8 MiB, zero2 287.1 MiB); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
+        " zero1 114.8 MiB, zero2 287.1 MiB); 44 of 48 blocks checkpointed, fewer would not fit;"
+        " 63.1 GiB of 79.2 GiB (80 %) on each GPU"
     )
+    small = plan_of("8xV100-32GB", 1, spec_of(model={"quantization": "nf4"}, data=SMALL)).reason
+    assert small.startswith("zero3: the fastest that fits (ddp, zero1, zero2 slower); ")
 
 
 def test_nothing_fits() -> None:
     with pytest.raises(NoPlanError) as caught:
         plan_of("1xRTX4090-24GB")
     assert str(caught.value) == (
-        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 40.5 GiB and muster"
+        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 40.6 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 12.7 GiB); data.max_length: 1024 (zero3_offload, 12.7 GiB); H100-80GB GPUs (zero3_offload,"
-        " 40.5 GiB)"
+        " (zero3_offload, 18.6 GiB); data.max_length: 1024 (zero3_offload, 18.5 GiB); H100-80GB GPUs (zero3_offload,"
+        " 59.4 GiB)"
     )
     assert caught.value.remedies[1] == {
         "change": "data.max_length: 1024", "strategy": "zero3_offload",
@@ -241,10 +249,12 @@ def test_a_global_batch_with_one_of_the_other_two() -> None:
     assert batch(global_batch_size=64, gradient_accumulation_steps=8, micro_batch_size=1) == (1, 8, 64)
 
 
-def test_an_automatic_micro_batch_is_the_largest_that_fits() -> None:
+def test_an_automatic_micro_batch_is_the_fastest_that_fits() -> None:
+    """The smaller it is, the fewer blocks have to be computed again."""
     assert batch(global_batch_size=256, micro_batch_size="auto") == (8, 4, 256)
     plan = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"}))
-    assert (plan.strategy, plan.micro_batch_size, plan.gradient_accumulation_steps) == ("ddp", 2, 4)
+    assert (plan.strategy, plan.micro_batch_size, plan.gradient_accumulation_steps) == ("zero3", 1, 8)
+    assert plan.checkpointed_layers == 9
 
 
 def test_a_global_batch_that_the_devices_cannot_share() -> None:

@@ -17,9 +17,12 @@ PLAN = plan_of("8xA100-80GB", 1, spec_of(data={"max_length": 2048}))
 
 
 def test_each_line_is_a_way_to_run_and_passes_through_the_plan() -> None:
+    """Those with as many checkpointed blocks as fit lie between two lines."""
     curves = memory_curves(PLAN, NEWEST)
-    assert list(curves) == [(c.strategy, c.gradient_checkpointing) for c in PLAN.candidates]
-    for candidate in PLAN.candidates:
+    ways = [c for c in PLAN.candidates if c.checkpointed_layers in (0, 48)]
+    assert len(ways) < len(PLAN.candidates)
+    assert list(curves) == [(c.strategy, c.gradient_checkpointing) for c in ways]
+    for candidate in ways:
         points = dict(curves[candidate.strategy, candidate.gradient_checkpointing])
         assert points[2048] == candidate.memory.process_bytes
         assert list(points.values()) == sorted(points.values())

@@ -35,6 +35,14 @@ def test_what_the_spec_does_already_is_left_out() -> None:
     assert told(spec, "T4-16GB") == ["training.gradient_checkpointing: auto", "A10-24GB GPUs"]
 
 
+def test_too_few_checkpointed_blocks() -> None:
+    spec = spec_of(
+        "qwen2.5-7b-instruct", data={"max_length": 2048}, training={"gradient_checkpointing": 1},
+        cluster={"strategy": "single"},
+    )  # fmt: skip
+    assert told(spec, "1xA100-80GB")[0] == "training.gradient_checkpointing: auto"
+
+
 def test_scores_need_not_be_held() -> None:
     model = {"quantization": "nf4", "attention": "eager"}
     spec = spec_of("qwen2.5-7b-instruct", model=model, data={"max_length": 2400}, training={"micro_batch_size": 1})
@@ -58,7 +66,7 @@ def test_processes_that_share_a_node_s_own_memory() -> None:
         plan_of(topology, 1, spec)
     assert str(caught.value).startswith(
         "no plan fits 1 x 8 V100-32GB: the least that a node needs of its own memory, ddp, is 236.1 GiB, and 100.0 GiB"
-        " are free. What would make it fit: model.quantization: nf4 (ddp, "
+        " are free. What would make it fit: model.quantization: nf4 (zero3, "
     )
     found = remedies(spec, architecture_of(spec), topology, "fp16", NEWEST)
     assert [remedy.text for remedy in found][:2] == ["model.quantization: nf4", "2 devices on each node"]

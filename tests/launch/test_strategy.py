@@ -1,10 +1,15 @@
 """Candidates and the choice among them."""
 
+import json
+import re
+from typing import Any
+
 import pytest
 
-from launch.errors import NoPlanError
+from launch.errors import ConflictError, NoPlanError
 from launch.hardware import GIB, Topology, parse_gpus
-from launch.spec import RunSpec
+from launch.plan import Plan
+from launch.spec import RunSpec, TrainingSpec
 from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
 from tests.launch.conftest import CPU, architecture_of, plan_of, spec_of
 
@@ -30,12 +35,14 @@ def test_strategies_are_tried_from_the_least_communication_to_the_most() -> None
 
 
 def test_recomputation_is_tried_after_doing_without_and_the_largest_micro_batch_first() -> None:
-    spec = spec_of(cluster={"strategy": "ddp"})
-    assert [(c.gradient_checkpointing, c.micro_batch_size) for c in found(spec, "8xA100-80GB", (4, 2))] == [
-        (False, 4),
-        (False, 2),
-        (True, 4),
-        (True, 2),
+    spec = spec_of(data={"max_length": 2048}, cluster={"strategy": "ddp"})
+    assert [(c.checkpointed_layers, c.micro_batch_size) for c in found(spec, "8xA100-80GB", (4, 2))] == [
+        (0, 4),
+        (0, 2),
+        (42, 4),
+        (28, 2),
+        (48, 4),
+        (48, 2),
     ]
 
 
@@ -65,16 +72,122 @@ def test_the_fastest_that_fits_wins_and_ties_go_to_the_simpler() -> None:
     assert (best.strategy, best.gradient_checkpointing) == ("ddp", False)
     fitting = [c for c in ways if c.fits]
     assert step_seconds(best) <= 1.02 * min(step_seconds(c) for c in fitting)
-    # Sharding without recomputing is faster than recomputing without sharding.
-    assert chosen(spec_of(data={"max_length": 640}), "8xA100-80GB") == ("zero3", False, 4)
+    # Sharding without recomputing is faster than recomputing all without sharding, but not than a few blocks.
+    ways = found(spec_of(data={"max_length": 640}), "8xA100-80GB")
+    seconds = {(c.strategy, c.checkpointed_layers): step_seconds(c) for c in ways}
+    assert seconds["ddp", 11] < seconds["zero3", 0] < seconds["ddp", 48]
+    assert chosen(spec_of(data={"max_length": 640}), "8xA100-80GB") == ("ddp", True, 4)
 
 
 def test_a_slow_network_makes_recomputing_the_faster_way() -> None:
     """Between nodes over 10 Gb/s the base takes longer to gather than the blocks to compute twice."""
-    spec = spec_of(data={"max_length": 640}, cluster={"nodes": 2, "network_gbps": 10})
-    assert chosen(spec, parse_gpus("8xA100-80GB", 2)) == ("ddp", True, 4)
-    fast = spec_of(data={"max_length": 640}, cluster={"nodes": 2, "network_gbps": 3200})
-    assert chosen(fast, parse_gpus("8xA100-80GB", 2)) == ("zero3", False, 4)
+    slow, fast = (
+        spec_of(data={"max_length": 1024}, cluster={"nodes": 2, "network_gbps": gbps}) for gbps in (100, 3200)
+    )
+    assert chosen(slow, parse_gpus("8xA100-80GB", 2)) == ("ddp", True, 4)
+    assert chosen(fast, parse_gpus("8xA100-80GB", 2)) == ("zero3", True, 4)
+
+
+# How many blocks are checkpointed
+
+SEVEN: dict[str, Any] = {"variant": "qwen2.5-7b-instruct", "data": {"max_length": 2048}}
+
+
+def forced(spec: RunSpec, gpus: str | Topology, strategy: str, layers: bool | int, micro: int = 4) -> Candidate:
+    training = spec.training.model_copy(update={"gradient_checkpointing": layers})
+    cluster = spec.cluster.model_copy(update={"strategy": strategy})
+    (way,) = found(spec.model_copy(update={"training": training, "cluster": cluster}), gpus, (micro,))
+    return way
+
+
+def test_as_few_blocks_are_checkpointed_as_make_it_fit() -> None:
+    best = choose(found(spec_of(**SEVEN), "1xA100-80GB"))
+    assert best is not None
+    assert (best.strategy, best.gradient_checkpointing, best.checkpointed_layers) == ("single", True, 15)
+    without, fewer, same, everything = (
+        forced(spec_of(**SEVEN), "1xA100-80GB", "single", layers) for layers in (False, 14, 15, True)
+    )
+    assert (without.fits, fewer.fits, same.fits, everything.fits) == (False, False, True, True)
+    assert (without.checkpointed_layers, everything.checkpointed_layers) == (0, 28)
+    assert same == best
+    assert step_seconds(without) < step_seconds(fewer) < step_seconds(best) < step_seconds(everything)
+    share = (step_seconds(best) - step_seconds(without)) / (step_seconds(everything) - step_seconds(without))
+    assert share == pytest.approx(15 / 28, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "lora"), [("8xA100-80GB", {}), ("4xL40S-48GB", {"layers_to_transform": [5, 20, 21]}), ("8xH100-80GB", {})]
+)
+@pytest.mark.parametrize("loss", ["plain", "chunked"])
+def test_no_fewer_would_fit_in_any_way_to_run(gpus: str, lora: dict[str, Any], loss: str) -> None:
+    seen = 0
+    for length in (512, 1024, 2048, 4096):
+        spec = spec_of("qwen2.5-7b-instruct", data={"max_length": length}, lora=lora, training={"loss": loss})
+        ways = found(spec, gpus, (4, 2, 1))
+        by_way: dict[tuple[str, int], list[Candidate]] = {}
+        for way in ways:
+            by_way.setdefault((way.strategy, way.micro_batch_size), []).append(way)
+        for (strategy, micro), (without, *some, everything) in by_way.items():
+            assert len(some) <= 1
+            assert not (without.fits and some)
+            for way in some:
+                assert way.fits
+                assert 0 < way.checkpointed_layers < everything.checkpointed_layers
+                assert not forced(spec, gpus, strategy, way.checkpointed_layers - 1, micro).fits
+                seen += 1
+            if everything.fits and not without.fits and not some:
+                assert not forced(spec, gpus, strategy, everything.checkpointed_layers - 1, micro).fits
+    assert seen > 3
+
+
+def test_on_a_cpu_the_node_s_memory_counts_as_well() -> None:
+    """What is free of it may be less than what the processes' shares of it add up to."""
+    spec = spec_of("qwen2.5-7b-instruct", data={"max_length": 2048}, training={"micro_batch_size": 1})
+    for free in (62, 58):
+        here = CPU.model_copy(update={"memory_bytes": 96 * GIB, "host_bytes": free * GIB})
+        without, some, _ = found(spec, here, (1,))
+        assert (without.fits, some.fits) == (False, True)
+        assert not forced(spec, here, "single", some.checkpointed_layers - 1, 1).fits
+
+
+def test_blocks_that_no_gradient_flows_through_are_not_computed_again() -> None:
+    spec = spec_of("qwen2.5-7b-instruct", lora={"layers_to_transform": [20, 25]})
+    assert found(spec, "1xH200-141GB")[-1].checkpointed_layers == 8
+    message = (
+        "training.gradient_checkpointing 9: the model has 28 transformer blocks, and gradients flow through the last 8"
+        " of them alone; allowed: 0 to 8, true for all, false for none, or auto"
+    )
+    asked = spec.model_copy(update={"training": TrainingSpec(gradient_checkpointing=9)})
+    with pytest.raises(ConflictError, match=re.escape(message)):
+        plan_of("1xH200-141GB", 1, asked)
+
+
+@pytest.mark.parametrize(("asked", "layers"), [(False, 0), (0, 0), (1, 1), (27, 27), (28, 28), (True, 28)])
+def test_a_number_in_the_spec_forces_it(asked: bool | int, layers: int) -> None:
+    spec = spec_of("qwen2.5-7b-instruct", data={"max_length": 1024}, training={"gradient_checkpointing": asked})
+    assert {way.checkpointed_layers for way in found(spec, "8xH200-141GB")} == {layers}
+    plan = plan_of("8xH200-141GB", 1, spec)
+    assert (plan.checkpointed_layers, plan.gradient_checkpointing) == (layers, layers > 0)
+    assert plan.setting.checkpointed(28) == layers
+    read = Plan.model_validate_json(plan.model_dump_json())
+    assert type(read.spec.training.gradient_checkpointing) is type(asked)
+    assert read == plan
+
+
+def test_more_blocks_than_the_model_has() -> None:
+    with pytest.raises(ConflictError) as caught:
+        plan_of("8xH200-141GB", 1, spec_of("qwen2.5-7b-instruct", training={"gradient_checkpointing": 29}))
+    path = ("training", "gradient_checkpointing")
+    told = "the model has 28 transformer blocks; allowed: 0 to 28, true for all, false for none, or auto"
+    assert caught.value.problems == [(path, f"training.gradient_checkpointing 29: {told}")]
+
+
+def test_the_plan_says_how_many() -> None:
+    plan = plan_of("1xA100-80GB", 1, spec_of(**SEVEN))
+    assert "; 15 of 28 blocks checkpointed, fewer would not fit; 62.4 GiB of 79.2 GiB" in plan.reason
+    assert json.loads(plan.model_dump_json())["checkpointed_layers"] == 15
+    asked = spec_of(**SEVEN, training={"gradient_checkpointing": 15})
+    assert "blocks checkpointed" not in plan_of("1xA100-80GB", 1, asked).reason
 
 
 def test_where_no_rate_is_known_the_simplest_that_fits_is_chosen() -> None:
@@ -140,7 +253,7 @@ def test_a_quantised_base_lands_whole_on_each_device_however_it_is_sharded_later
     spec = spec_of(model={"quantization": "nf4"}, data=SMALL)
     loaded = {candidate.strategy: candidate.memory.phases["load"] for candidate in found(spec, "8xV100-32GB")}
     assert loaded["zero3"] == loaded["zero2"] == loaded["ddp"]
-    assert chosen(spec, "8xV100-32GB") == ("ddp", True, 4)
+    assert chosen(spec, "8xV100-32GB") == ("zero3", True, 4)
 
 
 def test_what_the_spec_names_is_the_only_one_tried() -> None:

@@ -125,6 +125,8 @@ def test_seconds_of_a_step_by_hand() -> None:
 def test_what_makes_a_step_longer() -> None:
     least = made().step_seconds
     assert made(gradient_checkpointing=True).step_seconds > 1.3 * least
+    halfway = (least + made(gradient_checkpointing=True).step_seconds) / 2
+    assert made(gradient_checkpointing=True, checkpointed_layers=24).step_seconds == pytest.approx(halfway, abs=1e-4)
     assert made(quantization="nf4").step_seconds > least
     assert made(strategy="zero3").step_seconds > least
     assert made("8xA100-80GB", nodes=2, strategy="zero3").step_seconds > 1.4 * made(strategy="zero3").step_seconds

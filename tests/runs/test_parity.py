@@ -11,6 +11,8 @@ from tests.conftest import Finished, Workspace, accelerate_launch, command, kill
 
 SAMPLES = ("-s", "training.eval_samples=2", "-s", "training.eval_max_new_tokens=8")
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+# Under these the first of the model's two blocks is computed again in the backward pass, and the second one is not.
+CHECKPOINTED = ("zero2", "zero3", "fsdp2")
 TOLERANCE = 1e-4
 
 
@@ -36,6 +38,7 @@ def two_ranks(strategy: str, workspace: Workspace) -> Path:
     if not (run / "adapter").exists():
         options = ["-s", f"cluster.strategy={strategy}", "-s", "cluster.devices_per_node=2"]
         options += SAMPLES if strategy in ("zero3", "fsdp2") else ()
+        options += ("-s", "training.gradient_checkpointing=1") if strategy in CHECKPOINTED else ()
         done = muster("run", workspace.spec("parity"), "--run-dir", run, *options)
         assert done.code == 0, done.err
     return run
@@ -53,6 +56,7 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_work
         "fp32",
     )
     assert observed["global_batch_size"] == 4
+    assert observed["checkpointed_layers"] == (strategy in CHECKPOINTED)
     assert relative_difference(run, single) < TOLERANCE
     ledger, reference = read_rows(run / "samples.jsonl"), read_rows(single / "samples.jsonl")
     assert [(row["step"], sorted(row["ids"])) for row in ledger] == [
@@ -163,10 +167,12 @@ def test_packing_checkpointing_and_the_recipe_s_optimizer_give_the_same_losses_t
     }
     spec = base_workspace.spec("packed", data={"packing": True}, training=changes)
     alone, together = base_workspace.root / "packed-single", base_workspace.root / "packed-ddp"
-    for run, processes in ((alone, 1), (together, 2)):
-        done = muster("run", spec, "--run-dir", run, "-s", f"cluster.devices_per_node={processes}")
+    for run, processes, blocks in ((alone, 1, "true"), (together, 2, "1")):
+        options = ["-s", f"cluster.devices_per_node={processes}", "-s", f"training.gradient_checkpointing={blocks}"]
+        done = muster("run", spec, "--run-dir", run, *options)
         assert done.code == 0, done.err
-    assert json.loads((together / "plan.json").read_text())["strategy"] == "ddp"
+    plans = [json.loads((run / "plan.json").read_text()) for run in (alone, together)]
+    assert [(plan["strategy"], plan["checkpointed_layers"]) for plan in plans] == [("single", 2), ("ddp", 1)]
     assert relative_difference(together, alone) < TOLERANCE
     epochs = [
         sorted(name for row in read_rows(together / "samples.jsonl") if row["epoch"] == n for name in row["ids"])

@@ -12,6 +12,7 @@ from tests.training.live_memory import saved_bytes
 from tests.training.test_memory import architecture_of, built, setting
 from training.attention import NAME, documents, register, varlen_forward
 from training.data.collate import Collator
+from training.recompute import checkpoint_blocks
 
 register()
 TOLERANCE = 1e-5  # of fp32 logits and of gradients against their norm: sums in another order
@@ -67,7 +68,7 @@ def test_losses_and_gradients_are_those_of_a_mask(kind: str, checkpointing: bool
     for attention in ("sdpa", NAME):
         trained = model(kind, attention).train()
         if checkpointing:
-            trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_blocks(trained, 0, 1)
         loss = trained(**collated(attention == NAME, [30, 7, 50], [41, 44])).loss
         loss.backward()
         found.append((loss.detach(), torch.cat([p.grad.flatten() for p in trained.parameters()])))

@@ -14,10 +14,11 @@ from training.model import load
 TOLERANCE = 1e-5  # of a loss and of the gradients against their norm: fused operations round once where two did
 
 
-def trained(workspace: Workspace, compiled: bool) -> tuple[list[float], torch.Tensor]:
+def trained(workspace: Workspace, compiled: bool, checkpointed: bool | int = False) -> tuple[list[float], torch.Tensor]:
     """Losses of three packed batches of other documents, and the gradients of the last."""
     plan = plan_for(
-        workspace, training={"compile": compiled}, data={"packing": True, "max_length": 96}, model={"attention": "sdpa"}
+        workspace, training={"compile": compiled, "gradient_checkpointing": checkpointed},
+        data={"packing": True, "max_length": 96}, model={"attention": "sdpa"},
     )  # fmt: skip
     model = load(plan).train()
     torch.manual_seed(1)
@@ -41,9 +42,11 @@ def row(lengths: list[int]) -> dict[str, Any]:
     return {"index": 0, "input_ids": ids, "labels": ids, "lengths": lengths}
 
 
-def test_losses_and_gradients_are_those_of_blocks_that_are_not(workspace: Workspace) -> None:
+@pytest.mark.parametrize("checkpointed", [False, 1])
+def test_losses_and_gradients_are_those_of_blocks_that_are_not(workspace: Workspace, checkpointed: bool | int) -> None:
     counters.clear()
-    losses, gradients = trained(workspace, compiled=True)
+    torch.compiler.reset()
+    losses, gradients = trained(workspace, True, checkpointed)
     assert counters["stats"]["unique_graphs"] == 2  # the first block's input has no gradient
     assert not counters["graph_break"]
     plain, expected = trained(workspace, compiled=False)

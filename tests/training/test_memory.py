@@ -22,6 +22,7 @@ from tests.training.live_memory import Live, computing_in, saved_bytes
 from tests.training.test_initial import plan_for
 from training.casting import leave_inputs
 from training.model import hold_adapter, load, lora_config
+from training.recompute import checkpoint_blocks, checkpointed_blocks
 
 BATCH, LENGTH, VOCABULARY = 2, 64, 200
 SHAPES = {
@@ -132,6 +133,56 @@ def kept_bytes(model: Any, here: Setting, autocast: bool = False) -> int:
 def expected_bytes(model: Any, here: Setting) -> int:
     log_softmax = 4 * here.tokens * VOCABULARY
     return activations.saved(architecture_of(model), here) + activations.cast_weights(here) + log_softmax
+
+
+CHECKPOINTED = [
+    (kind, *engine, attention, masked, layers, {"dropout": 0.0, **lora})
+    for kind, engine, (attention, masked), layers, lora in itertools.product(
+        ["qwen2", "qwen3"], ENGINES, [("sdpa", False), ("sdpa", True), ("eager", True)], [1, 2, 3, 4],
+        [{}, {"rank": 16, "dropout": 0.1}, {"layers_to_transform": [1, 3]}, {"use_dora": True, "dropout": 0.1}],
+    )
+    # every third one: 96 of 288
+    if (len(kind) + ENGINES.index(engine) + len(attention) + masked + layers + len(lora)) % 3 == 0
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "precision", "zero", "attention", "masked", "layers", "options"), CHECKPOINTED)
+def test_what_is_kept_with_so_many_blocks_checkpointed(
+    kind: str, precision: str, zero: bool, attention: str, masked: bool, layers: int, options: dict[str, Any]
+) -> None:
+    """A checkpoint is small beside what it stands for, so that the tables of the positions, which are in no term, count
+    here: the model is wider, by which they grow no larger."""
+    lora = LoraSpec(**options)
+    model = built(kind, precision, lora, attention, zero, hidden_size=192)
+    here = setting(
+        architecture_of(model), precision, lora, zero, attention=attention, masked=masked,
+        gradient_checkpointing=True, checkpointed_layers=layers,
+    )  # fmt: skip
+    checkpoint_first(model, here)
+    assert kept_bytes(model, here) == pytest.approx(expected_bytes(model, here), rel=0.03)
+
+
+def checkpoint_first(model: Any, here: Setting) -> None:
+    layers = here.checkpointed(architecture_of(model).layers)
+    checkpoint_blocks(model.get_base_model(), here.adapter.first_block, layers)
+    assert checkpointed_blocks(model) == layers
+
+
+@pytest.mark.parametrize("layers", range(5))
+@pytest.mark.parametrize(("precision", "zero"), [("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_hooks_find_what_so_many_blocks_keep(kind: str, precision: str, zero: bool, layers: int) -> None:
+    """Inside a checkpointed block autograd asks its own hooks, and these drop all but the block's input. A mask and
+    autocast's copies, which those of a block are given or make, they do not see: here there are none."""
+    lora = LoraSpec(dropout=0.0)
+    model = built(kind, precision, lora, "sdpa", zero)
+    here = setting(
+        architecture_of(model), precision, lora, zero, masked=False,
+        gradient_checkpointing=layers > 0, checkpointed_layers=layers,
+    )  # fmt: skip
+    checkpoint_first(model, here)
+    hooked = saved_bytes(model, lambda: model(**inputs(here.masked)).loss)
+    assert hooked == pytest.approx(expected_bytes(model, here), rel=0.03)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -246,53 +297,50 @@ def test_the_optimizer_s_moments_are_exact(workspace: Workspace, name: Any) -> N
 
 
 @pytest.mark.parametrize(("precision", "zero"), ENGINES)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("layers", [0, 2, 3, 4])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("kind", "length"), [("qwen2", 256), ("qwen3", 640)])
 def test_the_peak_of_a_step_that_holds_every_score(
-    kind: str, length: int, masked: bool, precision: str, zero: bool, checkpointing: bool
+    kind: str, length: int, masked: bool, precision: str, zero: bool, layers: int
 ) -> None:
     """Eager attention: the softmax's gradient is the peak."""
     lora = LoraSpec(dropout=0.0)
     options = {"attention": "eager", "masked": masked, "length": length}
-    assert check_the_peak(kind, precision, zero, checkpointing, lora, vocab_size=100, **options) == "backward"
+    assert check_the_peak(kind, precision, zero, layers, lora, vocab_size=100, **options) == "backward"
 
 
 @pytest.mark.parametrize(("precision", "zero"), ENGINES)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("layers", [0, 2, 3, 4])
 @pytest.mark.parametrize(("kind", "vocabulary"), [("qwen2", 8000), ("qwen3", 100)])
-def test_the_peak_of_a_step(kind: str, vocabulary: int, precision: str, zero: bool, checkpointing: bool) -> None:
+def test_the_peak_of_a_step(kind: str, vocabulary: int, precision: str, zero: bool, layers: int) -> None:
     """Where the vocabulary is large it is the loss's, where it is small the backward pass's."""
-    phase = check_the_peak(kind, precision, zero, checkpointing, LoraSpec(dropout=0.0), vocab_size=vocabulary)
+    phase = check_the_peak(kind, precision, zero, layers, LoraSpec(dropout=0.0), vocab_size=vocabulary)
     assert (phase == "loss") is (vocabulary == 8000)
 
 
 @pytest.mark.parametrize(("precision", "zero"), ENGINES)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("layers", [0, 2, 3, 4])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("width", [384, 1024])
-def test_the_peak_of_a_step_with_dora(
-    precision: str, zero: bool, checkpointing: bool, dropout: float, width: int
-) -> None:
+def test_the_peak_of_a_step_with_dora(precision: str, zero: bool, layers: int, dropout: float, width: int) -> None:
     """Of a wide MLP it is the identity matrix, 1,024 by 1,024, by which DoRA multiplies the pair of down_proj."""
     lora = LoraSpec(dropout=dropout, use_dora=True)
-    check_the_peak("qwen2", precision, zero, checkpointing, lora, vocab_size=100, intermediate_size=width)
+    check_the_peak("qwen2", precision, zero, layers, lora, vocab_size=100, intermediate_size=width)
 
 
 def check_the_peak(
-    kind: str, precision: str, zero: bool, checkpointing: bool, lora: LoraSpec, attention: str = "sdpa",
+    kind: str, precision: str, zero: bool, layers: int, lora: LoraSpec, attention: str = "sdpa",
     masked: bool = False, length: int = 256, **shapes: int,
 ) -> str:  # fmt: skip
     """That what is forecast of a step is within 6 % of what was alive; the phase that it was forecast for."""
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 8, **shapes}
     model = built(kind, precision, lora, attention, zero, **sizes)
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     architecture = architecture_of(model)
     here = setting(
         architecture, precision, lora, zero, max_length=length, masked=masked, attention=attention,
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=layers > 0, checkpointed_layers=layers,
     )  # fmt: skip
+    checkpoint_first(model, here)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     ids = torch.randint(0, sizes["vocab_size"], (BATCH, length))

@@ -17,6 +17,7 @@ from launch.supervise.decisions import (
     Requeue,
     Restart,
     decide,
+    division,
     fruitless,
     on_fewer_nodes,
     outgrown,
@@ -116,6 +117,17 @@ def test_halving_the_micro_batch_keeps_the_global_one() -> None:
     assert seen == [(4, 6, False), (2, 12, False), (1, 24, False), (1, 24, True)]
 
 
+def test_so_many_checkpointed_blocks_stay_so_many_until_the_micro_batch_is_one() -> None:
+    made, seen = plan(micro_batch_size=4, gradient_checkpointing=9), []
+    while (spec := smaller_batch(made)) is not None:
+        told, made = division(made, spec), replanned(made, spec)
+        seen.append((made.micro_batch_size, made.checkpointed_layers))
+    assert seen == [(2, 9), (1, 9), (1, 28)]
+    assert told == (
+        "out of GPU memory at micro-batch 1: activations of all 28 blocks, not of 9 alone, are recomputed from here on"
+    )
+
+
 def test_a_micro_batch_that_cannot_be_halved_becomes_a_divisor() -> None:
     spec = smaller_batch(plan(micro_batch_size=5, gradient_accumulation_steps=3))
     assert spec is not None
@@ -138,6 +150,10 @@ def test_what_ran_out_of_memory_is_not_tried_again() -> None:
     assert not outgrown(small, [Past(ended, big)])
     assert not outgrown(plan(micro_batch_size=4, gradient_checkpointing=True), [Past(ended, big)])
     assert not outgrown(big, [Past(CRASHED, big)])
+    some, more = (plan(micro_batch_size=4, gradient_checkpointing=layers) for layers in (9, 10))
+    assert outgrown(some, [Past(ended, some)])
+    assert outgrown(some, [Past(ended, more)])
+    assert not outgrown(more, [Past(ended, some)])
 
 
 @pytest.mark.parametrize(
@@ -151,6 +167,7 @@ def test_fewer_nodes_at_the_same_global_batch(nodes: int, healthy: int, expected
     if spec is not None:
         fewer = replanned(made, spec)
         assert (fewer.topology.nodes, fewer.global_batch_size) == (expected, made.global_batch_size)
+        assert spec.training.gradient_checkpointing == "auto"  # fewer nodes may need more of it
 
 
 def test_a_site_or_a_spec_that_does_not_requeue_ends_with_75() -> None:
