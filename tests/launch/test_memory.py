@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gptq import MIB, Pool
 from launch.hardware import GIB
 from launch.memory import Forecast, Measured, Setting, adapter_of, forecast, host, inference_bytes, static
+from launch.memory.allocator import MIB, Pool
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.spec import LoraSpec, Strategy
 from launch.variants import VARIANTS
