@@ -64,7 +64,7 @@ class Architecture(BaseModel):
         for name, (inputs, outputs) in self.linears.items():
             part = _place(name)
             block[f"{part}.weight"] = (outputs, inputs)
-            if self._biased(name):
+            if self.biased(name):
                 block[f"{part}.bias"] = (outputs,)
         if self.qk_norm:
             block |= {f"self_attn.{name}_norm.weight": (self.head_dim,) for name in ("q", "k")}
@@ -81,7 +81,7 @@ class Architecture(BaseModel):
             for name, sizes in self.linears.items()
         }
 
-    def _biased(self, linear: str) -> bool:
+    def biased(self, linear: str) -> bool:
         if linear == "o_proj":
             return self.output_bias
         return self.qkv_bias if linear in ATTENTION else self.mlp_bias
@@ -94,7 +94,7 @@ class Architecture(BaseModel):
     @property
     def parameters(self) -> int:
         """All parameters. Qwen-7B: 7,721,324,544; Qwen-14B: 14,167,290,880."""
-        bias = sum(outputs for name, (_, outputs) in self.linears.items() if self._biased(name))
+        bias = sum(outputs for name, (_, outputs) in self.linears.items() if self.biased(name))
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.linear_parameters + self.layers * (bias + norms) + embeddings + self.hidden_size
