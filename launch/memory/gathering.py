@@ -52,7 +52,7 @@ class Window(NamedTuple):
     allocated: int
     """Bytes of them and of the buffers that they arrive in, at the most."""
     reserved: int
-    """Bytes that torch's allocator holds for them: gathers run in a stream of their own, whose blocks serve no other."""
+    """Bytes that torch's allocator holds for them: gathers run in a stream, whose blocks serve no other."""
 
 
 @dataclass(eq=False)
@@ -133,9 +133,9 @@ class Coordinator:
         self._wanted.clear()
         for visit in self.trace.visits:
             if visit.begins:
-                self._begin(visit)
+                self.begin(visit)
             else:
-                self._end(visit)
+                self.end(visit)
         self._asking.clear()
         self._recomputed.clear()
         self._active.clear()
@@ -150,7 +150,7 @@ class Coordinator:
             self._wait(weight)
         return arriving
 
-    def _begin(self, visit: Visit) -> None:
+    def begin(self, visit: Visit) -> None:
         if not visit.forward:
             self._asking.append(visit.module)
         self._gather(visit.weights)
@@ -181,7 +181,7 @@ class Coordinator:
                 room -= self.trace.elements[weight]
         self._gather(chosen)
 
-    def _end(self, visit: Visit) -> None:
+    def end(self, visit: Visit) -> None:
         leaving = self._released(visit) if self._known else set(visit.weights)
         if not visit.forward:
             again = self._recomputed.pop(visit.module, set())
@@ -255,4 +255,3 @@ def window(trace: Trace, limits: Limits, owned: bool = True) -> Window:
     for number in range(PASSES):
         coordinator.run(known=number > 1)
     return Window(coordinator.most, pool.peak, pool.reserved)
-

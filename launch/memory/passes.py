@@ -41,8 +41,18 @@ def _gathered(
         precision=precision, gpu=True, quantization=quantization,
         adapter=Adapter(rank=rank, targets=targets, first_block=first_block),
     )  # fmt: skip
-    most = limits(architecture)
-    return window(trace(architecture, setting, most), most)
+    return most_gathered(architecture, setting, limits(architecture))
+
+
+def most_gathered(architecture: Architecture, setting: Setting, most: Limits) -> Window:
+    """Of all blocks, by a few of them and the small weights of the others, which stay gathered."""
+    blocks = enough(architecture, most)
+    passes = trace(architecture, setting, blocks)
+    small = [weight for weight, elements in enumerate(passes.elements) if elements <= most.persistent]
+    beyond = (architecture.layers - blocks) / blocks
+    elements, size = (int(beyond * sum(held[weight] for weight in small)) for held in (passes.elements, passes.sizes))
+    found = window(passes, most)
+    return Window(found.elements + elements, found.allocated + size, found.reserved + size)
 
 
 def limits(architecture: Architecture) -> Limits:
@@ -51,15 +61,14 @@ def limits(architecture: Architecture) -> Limits:
     return Limits(prefetch=int(0.9 * hidden**2), persistent=10 * hidden)
 
 
-def trace(architecture: Architecture, setting: Setting, most: Limits) -> Trace:
-    """Of as many blocks as make a difference, for they are all alike."""
-    blocks = enough(architecture, most)
+def trace(architecture: Architecture, setting: Setting, blocks: int) -> Trace:
+    """Of a model of so many blocks."""
     first = min(setting.adapter.first_block, blocks - 1)
     return _Model(architecture, replace(setting, adapter=replace(setting.adapter, first_block=first)), blocks).trace
 
 
 def enough(architecture: Architecture, most: Limits) -> int:
-    """Blocks: those that are gathered ahead or kept, and a few more."""
+    """Blocks that make a difference, for they are all alike: those that are gathered ahead or kept, and a few more."""
     block = architecture.linear_parameters // architecture.layers
     return min(architecture.layers, 4 + -(-max(most.live, most.reuse) // block))
 
@@ -107,8 +116,11 @@ class _Model:
             self._both(module, True)
         for block in made:
             self._forward(block)
-        for module in (norm, head):
-            self._both(module, True)
+        self._both(norm, True)
+        self._visit(outer[-1], False)
+        self._both(head, True)
+        for module in reversed(outer[:-1]):
+            self._visit(module, False)
         for module in outer[:-1]:
             self._visit(module, True, forward=False)
         self._both(head, False)
