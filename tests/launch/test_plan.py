@@ -72,8 +72,8 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 192.9 GiB a step (ddp 229.7 MiB,"
-        " zero1 114.8 MiB, zero2 287.1 MiB); 44.2 GiB of 79.2 GiB (56 %) on each GPU"
+        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 289.1 GiB a step (ddp 229.7 MiB,"
+        " zero1 114.8 MiB, zero2 287.1 MiB); 45.7 GiB of 79.2 GiB (58 %) on each GPU"
     )
 
 
@@ -81,10 +81,10 @@ def test_nothing_fits() -> None:
     with pytest.raises(NoPlanError) as caught:
         plan_of("1xRTX4090-24GB")
     assert str(caught.value) == (
-        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 40.5 GiB and muster"
+        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.1 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 12.7 GiB); data.max_length: 1024 (zero3_offload, 12.7 GiB); H100-80GB GPUs (zero3_offload,"
-        " 40.5 GiB)"
+        " (zero3_offload, 14.2 GiB); data.max_length: 1024 (zero3_offload, 14.2 GiB); H100-80GB GPUs (zero3_offload,"
+        " 42.1 GiB)"
     )
     assert caught.value.remedies[1] == {
         "change": "data.max_length: 1024", "strategy": "zero3_offload",
@@ -152,7 +152,7 @@ def test_fp16_forced_on_a_machine_that_has_bf16_is_a_warning() -> None:
 
 
 def test_a_machine_without_bf16_is_a_warning() -> None:
-    assert plan_of("8xV100-32GB", 1, spec_of("qwen2.5-7b-instruct", data=SMALL)).warnings == [
+    assert plan_of("8xV100-32GB", 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 384})).warnings == [
         "V100-32GB has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"
     ]
 
@@ -245,6 +245,16 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits() -> None:
     assert batch(global_batch_size=256, micro_batch_size="auto") == (8, 4, 256)
     plan = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"}))
     assert (plan.strategy, plan.micro_batch_size, plan.gradient_accumulation_steps) == ("ddp", 2, 4)
+
+
+def test_a_global_batch_that_the_accumulation_steps_do_not_divide() -> None:
+    """With a number of steps and no micro-batch it is their multiples that can be divided, and the nearest do."""
+    assert refused(training={"global_batch_size": 128, "gradient_accumulation_steps": 5}) == (
+        "training.global_batch_size 128 cannot be divided into 5 accumulation steps on 8 devices;"
+        " nearest that can: 120 or 160"
+    )
+    assert batch(global_batch_size=120, gradient_accumulation_steps=5) == (3, 5, 120)
+    assert batch(global_batch_size=160, gradient_accumulation_steps=5) == (4, 5, 160)
 
 
 def test_a_global_batch_that_the_devices_cannot_share() -> None:
