@@ -1,6 +1,7 @@
 """A DeepSpeed JSON against a plan."""
 
 from collections.abc import Collection, Iterator
+from math import isfinite
 from typing import Any
 
 from launch.consistency import keys
@@ -95,9 +96,13 @@ def _types(given: Given) -> Iterator[Problem]:
     for name in NUMBERS:
         path = tuple(name.split("."))
         value = given.get(*path, default=0)
-        if value != AUTO and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value == AUTO:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             yield given.says(path, "wrong", f"{value!r} is no number; write it without quotes")
-        elif isinstance(value, float) and name in WHOLE:
+        elif not isfinite(value) or value < 0:
+            yield given.says(path, "wrong", f"{value!r}: DeepSpeed takes numbers of 0 and more alone")
+        elif isinstance(value, float) and (name in WHOLE or (path[0] == ZERO and value % 1)):
             yield given.says(path, "wrong", f"{value!r} is no whole number; write {value:.0f}")
     for path, value in given.leaves():
         if isinstance(value, str) and value.lower() in ("true", "false") and path != ("comment",):
