@@ -343,8 +343,8 @@ def test_what_the_optimizer_s_step_makes() -> None:
 
 
 def test_the_memory_that_qwen_s_authors_published() -> None:
-    """Of Qwen-7B, 14B and 72B the mean error is at most 3 % and no row's is over 6 %. Qwen-1.8B's LoRA, smaller than
-    what muster is for, is up to 14 % off."""
+    """Of Qwen-7B, 14B and 72B, on one GPU and on four, the mean error is at most 3 % and no row's is over 6 %.
+    Qwen-1.8B's LoRA, smaller than what muster is for, is up to 14 % off."""
     script = ROOT / "benchmarks/published_memory.py"
     lines = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.splitlines()
     found = [re.fullmatch(r"Qwen-(\S+) (.+?) +\d+ tokens +[\d.]+ GB +[\d.]+ GB +([+-][\d.]+)%", line) for line in lines]
@@ -353,8 +353,8 @@ def test_the_memory_that_qwen_s_authors_published() -> None:
         errors.setdefault("1.8B LoRA" if row[1] == "1.8B" and row[2] == "LoRA" else "all others", []).append(
             float(row[3])
         )
-    assert {name: len(several) for name, several in errors.items()} == {"all others": 60, "1.8B LoRA": 6}
-    assert sum(map(abs, errors["all others"])) / 60 <= 3
+    assert {name: len(several) for name, several in errors.items()} == {"all others": 66, "1.8B LoRA": 6}
+    assert sum(map(abs, errors["all others"])) / 66 <= 3
     assert max(map(abs, errors["all others"])) <= 6
     assert max(map(abs, errors["1.8B LoRA"])) < 14
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.batch import divide_batch
-from launch.errors import NoPlanError, PlanMismatch, UsageError
+from launch.errors import ConflictError, NoPlanError, PlanMismatch, UsageError
 from launch.hardware import Topology, parse_gpus
 from launch.journal import write_json
 from launch.plan import Plan, as_launched, differences, resolve
@@ -445,3 +445,18 @@ def test_another_number_of_devices_tells_of_another_batch() -> None:
     ]
     kept = spec_of("qwen2.5-7b-instruct", **eight, training={"global_batch_size": 128})
     assert plan_of("2xA100-80GB", 1, kept).warnings == []
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_gpu_has_nothing_to_share_by_the_strategy_of_eight(strategy: str) -> None:
+    """Of a spec for several; one that says nothing of their number is refused, as it may mean what it says."""
+    asked = {"data": {"max_length": 512}, "training": {"global_batch_size": 128}}
+    spec = spec_of("qwen2.5-7b-instruct", cluster={"devices_per_node": 8, "strategy": strategy}, **asked)
+    plan = plan_of("1xA100-80GB", 1, spec)
+    assert (plan.strategy, plan.global_batch_size, plan.gradient_accumulation_steps) == ("single", 128, 32)
+    assert plan.notes == [
+        "one device instead of 8: the global batch of 128, schedule and order of samples are kept",
+        f"{strategy} takes several devices: it is left out",
+    ]
+    with pytest.raises(ConflictError, match=f"{strategy} on one device: there is nothing to share; use single"):
+        plan_of("1xA100-80GB", 1, spec_of("qwen2.5-7b-instruct", cluster={"strategy": strategy}, **asked))
