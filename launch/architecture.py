@@ -150,6 +150,6 @@ def _positions(config: Mapping[str, Any], given: int) -> int:
     if not isinstance(scaling, Mapping) or scaling.get("rope_type", scaling.get("type")) not in SCALED:
         return given
     factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings") or given
-    if not all(isinstance(value, int | float) and value >= 1 for value in (factor, original)):
+    if not isinstance(factor, int | float) or not isinstance(original, int) or factor < 1:
         return given
     return max(given, int(factor * original))

@@ -116,7 +116,7 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         more: dict[str, Any] = {} if training.global_batch_size else {"gradient_accumulation_steps": steps}
         told = f", gradient_accumulation_steps: {steps}" if more else ""
         yield f"training.micro_batch_size: 1{told}", {"training": {"micro_batch_size": 1, **more}}
-    if spec.model.quantization == "none" and topology.device == "gpu":
+    if spec.model.quantization == "none":
         yield "model.quantization: nf4", {"model": {"quantization": "nf4"}}
 
 

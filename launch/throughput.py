@@ -101,16 +101,16 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     gradients = once * (2 if setting.strategy in ("ddp", "zero1") else accumulation + 1)
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
-        base = _gathers(setting) * accumulation * part * _base(architecture, setting)
+        base = base_gathers(setting) * accumulation * part * _base(architecture, setting)
     if setting.strategy in OFFLOADS:
         # Gradients to the host, updated weights back.
         host = (accumulation + 1) * adapter / world
     if setting.strategy == "zero3_offload":
-        host += _gathers(setting) * accumulation * _base(architecture, setting) / world
+        host += base_gathers(setting) * accumulation * _base(architecture, setting) / world
     return Traffic(gradients=int(gradients), base=int(base), host=int(host))
 
 
-def _gathers(setting: Setting) -> int:
+def base_gathers(setting: Setting) -> int:
     """Times that the base is gathered in a micro-batch."""
     return 3 if setting.zero and setting.gradient_checkpointing else 2
 

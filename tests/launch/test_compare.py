@@ -62,10 +62,7 @@ def test_gpus_that_cannot_share_the_batch_are_a_row_as_well(spec: str, capsys: p
     fits, odd = json.loads(call(capsys, "plan", spec, *gpus, "--json").out)
     assert (fits["strategy"], fits["global_batch_size"]) == ("ddp", 128)
     assert (odd["gpus"], odd["strategy"]) == ("7xA100-80GB", None)
-    assert odd["why"].endswith(
-        "training.global_batch_size 128 cannot be divided into micro-batches of 1 on 7 devices; nearest that can: 126 or"
-        " 133"
-    )
+    assert odd["why"].endswith("micro-batches of 1 on 7 devices; nearest that can: 126 or 133")
     shown = call(capsys, "plan", spec, *gpus)
     assert shown.code == 0
     assert shown.out.splitlines()[2].split() == ["7xA100-80GB", "-", "-", "-", "cannot", "run", "-", "-"]

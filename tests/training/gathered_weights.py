@@ -1,9 +1,10 @@
-"""What DeepSpeed gathers of a small model under ZeRO-3 on two CPU ranks, module by module.
+"""What DeepSpeed's ZeRO-3 gathers of a small model on two CPU ranks, module by module, and FSDP2 in all.
 
     python -m tests.training.gathered_weights CASES.json FILE
 
-CASES.json is a list of {config, checkpointing, rank, targets, zero}; FILE gets for each the last pass's [kind,
-elements]: F and B where a module begins, forward and backward, f and b where it ends, and what is gathered then.
+CASES.json is a list of {config, checkpointing, rank, targets, zero}; FILE gets for each {zero3, fsdp2}. `zero3` has the
+last pass's [kind, elements]: F and B where a module begins, forward and backward, f and b where it ends, and what is
+gathered then. `fsdp2` is how many elements it gathered in a pass.
 """
 
 import json
@@ -27,13 +28,13 @@ def main(rank: int, port: int, cases: list[dict[str, Any]], file: str) -> None:
     import deepspeed
 
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    found = [recorded(case) for case in cases]
+    found = [{"zero3": recorded(case), "fsdp2": gathered_by_fsdp2(case)} for case in cases]
     if rank == 0:
         Path(file).write_text(json.dumps(found))
 
 
-def recorded(case: dict[str, Any]) -> list[tuple[str, int]]:
-    import deepspeed
+def made(case: dict[str, Any]) -> Any:
+    """The model as training/model.py makes it."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -43,7 +44,41 @@ def recorded(case: dict[str, Any]) -> list[tuple[str, int]]:
     if case["checkpointing"]:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     lora = LoraConfig(r=case["rank"], target_modules=case["targets"], lora_dropout=0.05, task_type="CAUSAL_LM")
-    model = get_peft_model(base, lora).train()
+    return get_peft_model(base, lora).train()
+
+
+def batch(case: dict[str, Any]) -> dict[str, torch.Tensor]:
+    ids = torch.randint(0, case["config"]["vocab_size"], (1, 16))
+    return {"input_ids": ids, "labels": ids}
+
+
+def gathered_by_fsdp2(case: dict[str, Any]) -> int:
+    """As accelerate_configs/fsdp2.yaml has it: each block by itself, and what is outside of them together."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    model, counted = made(case), list[int]()
+    for block in model.get_base_model().model.layers:
+        fully_shard(block, reshard_after_forward=True)
+    fully_shard(model, reshard_after_forward=True)
+    plain = dist.all_gather_into_tensor
+
+    def counting(output: torch.Tensor, *args: Any, **options: Any) -> Any:
+        counted.append(output.numel() * output.element_size() // 4)  # fp32
+        return plain(output, *args, **options)
+
+    dist.all_gather_into_tensor = counting
+    try:
+        model(**batch(case)).loss.backward()
+    finally:
+        dist.all_gather_into_tensor = plain
+    return sum(counted)
+
+
+def recorded(case: dict[str, Any]) -> list[tuple[str, int]]:
+    import deepspeed
+
+    model = made(case)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options = {
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": ACCUMULATION,
@@ -54,8 +89,7 @@ def recorded(case: dict[str, Any]) -> list[tuple[str, int]]:
     rows = watch(engine)
     for _ in range(PASSES):
         rows.clear()
-        ids = torch.randint(0, case["config"]["vocab_size"], (1, 16))
-        engine.backward(engine(input_ids=ids, labels=ids).loss)
+        engine.backward(engine(**batch(case)).loss)
         engine.step()
     kept = list(rows)
     engine.destroy()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from launch.memory.gathering import Coordinator, Limits, Trace, Visit, window
 from launch.memory.passes import enough, limits, most_gathered, trace
 from launch.memory.setting import Setting, adapter_of
 from launch.spec import LoraSpec
+from launch.throughput import base_gathers
 from tests.conftest import command
 
 HIDDEN, RANKS, PASSES = 64, 2, 6
@@ -69,6 +71,7 @@ CASES = {
     "a block and a half": Case(live=60_000, reuse=60_000),
     "without checkpoints": Case(live=60_000, reuse=60_000, checkpointing=False),
     "less than a block": Case(live=20_000, reuse=20_000),
+    "less than a block, without checkpoints": Case(live=20_000, reuse=20_000, checkpointing=False),
     "gathered ahead, not kept": Case(live=100_000, reuse=0),
     "kept, not gathered ahead": Case(live=1, reuse=100_000, checkpointing=False),
     "Qwen3": Case({"model_type": "qwen3"}, live=60_000, reuse=60_000),
@@ -94,8 +97,8 @@ class Watched(Coordinator):
 
 
 @pytest.fixture(scope="module")
-def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[Any]]]:
-    """What it gathered of each case: one pair of processes for all."""
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What they gathered of each case: one pair of processes for all."""
     folder = tmp_path_factory.mktemp("gathering")
     asked, found = folder / "cases.json", folder / "found.json"
     asked.write_text(json.dumps([case.asked() for case in CASES.values()]))
@@ -105,14 +108,27 @@ def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[A
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_same_is_gathered_at_every_module(name: str, deepspeed: dict[str, list[list[Any]]]) -> None:
+def test_the_same_is_gathered_at_every_module(name: str, engines: dict[str, dict[str, Any]]) -> None:
     case = CASES[name]
     coordinator = Watched(case.passes(), case.limits, Pool())
     for number in range(PASSES):
         coordinator.rows = []
         coordinator.run(known=number > 1)
-    assert [list(row) for row in coordinator.rows] == deepspeed[name]
+    assert [list(row) for row in coordinator.rows] == engines[name]["zero3"]
     assert len(coordinator.rows) > 500
+
+
+@pytest.mark.parametrize("name", ["less than a block", "less than a block, without checkpoints"])
+def test_how_often_a_block_is_gathered(name: str, engines: dict[str, dict[str, Any]]) -> None:
+    """Forward and backward, and under ZeRO-3 once more where it is computed again; what is outside of blocks less."""
+    case = CASES[name]
+    counts = [count for _, count in engines[name]["zero3"]]
+    zero3 = sum(max(0, after - before) for before, after in pairwise(counts))
+    blocks = case.architecture.linear_parameters
+    for strategy, gathered in (("zero3", zero3), ("fsdp2", engines[name]["fsdp2"])):
+        times = base_gathers(replace(case.setting(), strategy=strategy))
+        assert times == (3 if strategy == "zero3" and case.checkpointing else 2)
+        assert times * blocks < gathered < times * (case.architecture.parameters + case.setting().adapter.pairs)
 
 
 @pytest.mark.parametrize("name", ["a block and a half", "Qwen3", "tied embeddings", "two layers are adapted"])
