@@ -1,6 +1,6 @@
 """What DeepSpeed's ZeRO-3 holds of the weights that it gathers: its coordinator, module by module.
 
-partitioned_param_coordinator.py (DeepSpeed 0.12 to 0.19): each module's weights are gathered before it runs, forward
+partitioned_param_coordinator.py (DeepSpeed 0.19): each module's weights are gathered before it runs, forward
 and backward, and then those of the modules that follow, about a bucket each time, as long as no more than
 stage3_max_live_parameters are there: so it runs ahead up to that limit and, as what it adds last may be as large as the
 output head, beyond. After a module what is used again within stage3_max_reuse_distance stays, as does all that is
@@ -18,7 +18,7 @@ from launch.memory.allocator import Block, Pool
 # DeepSpeed's defaults (zero/config.py), in elements: muster's configs set neither.
 LIVE = REUSE = 1_000_000_000
 # After so many nothing changes any more: two to learn the order, and what those after them leave behind.
-PASSES = 5
+PASSES = 4
 
 
 class Limits(NamedTuple):
@@ -94,8 +94,8 @@ class Coordinator:
     """DeepSpeed's PartitionedParameterCoordinator once it knows the order of the modules.
 
     `owned`: whether weights of a block that is computed again stay until the module that asked for it is done
-    (DeepSpeed#8148). Before, they went by the reuse distance; and what no backward hook released stayed gathered into
-    the next pass, uncounted.
+    (DeepSpeed#8148). In 2023 (0.12) they went by the reuse distance, and what no backward hook released stayed gathered
+    into the next pass, uncounted.
     """
 
     def __init__(self, trace: Trace, limits: Limits, pool: Pool, owned: bool = True) -> None:
@@ -182,6 +182,8 @@ class Coordinator:
         self._gather(chosen)
 
     def end(self, visit: Visit) -> None:
+        if visit.forward and not visit.weights:
+            return
         leaving = self._released(visit) if self._known else set(visit.weights)
         if not visit.forward:
             again = self._recomputed.pop(visit.module, set())
