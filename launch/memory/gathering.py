@@ -17,7 +17,7 @@ from launch.memory.allocator import Block, Pool
 
 # DeepSpeed's defaults (zero/config.py), in elements: muster's configs set neither.
 LIVE = REUSE = 1_000_000_000
-# After so many nothing changes any more: two to learn the order, and what those after them leave behind.
+# After so many nothing changes any more: one to learn the order, one before a step, and what those after it leave.
 PASSES = 4
 
 
@@ -120,13 +120,13 @@ class Coordinator:
             for weight in visit.weights:
                 self._uses.setdefault(weight, []).append(step)
 
-    def run(self, known: bool = True) -> None:
-        """One forward and one backward pass. DeepSpeed does not know their order in its first two: then it gathers
-        nothing ahead, and keeps nothing."""
+    def run(self, known: bool = True, stepped: bool = True) -> None:
+        """One forward and one backward pass. DeepSpeed does not know their order in its first: then it gathers nothing
+        ahead, and keeps nothing. Steps of the optimizer leave what is persistent gathered."""
         self._known = known
         for weight in self._settle():
             self._release(weight)
-        if known:  # left gathered by the optimizer's step
+        if stepped:
             self._gather(self._persistent)
             self._settle()
         self._counted = self._step = self._queued = 0
@@ -255,5 +255,5 @@ def window(trace: Trace, limits: Limits, owned: bool = True) -> Window:
     pool = Pool()
     coordinator = Coordinator(trace, limits, pool, owned)
     for number in range(PASSES):
-        coordinator.run(known=number > 1)
+        coordinator.run(known=number > 0, stepped=number > 1)
     return Window(coordinator.most, pool.peak, pool.reserved)

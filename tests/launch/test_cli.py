@@ -161,7 +161,8 @@ def test_plan_shows_the_choice_the_memory_and_the_candidates(
 
 
 def test_plan_json_is_the_plan_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "--nodes", "2", "--json", "-s", "lora.rank=4")
+    gpus = ("--gpus", "8xA100-80GB", "--nodes", "2", "-s", "training.optimizer=adamw_torch")
+    done = call(capsys, "plan", "spec.yaml", *gpus, "--json", "-s", "lora.rank=4")
     plan = Plan.model_validate_json(done.out)
     assert (done.code, done.err) == (0, "")
     assert (plan.world_size, plan.spec.lora.rank, plan.spec.cluster.nodes) == (16, 4, 2)

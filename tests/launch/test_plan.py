@@ -73,7 +73,7 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
         "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 289.1 GiB a step (ddp 229.7 MiB,"
-        " zero1 114.8 MiB, zero2 287.1 MiB); 45.7 GiB of 79.2 GiB (58 %) on each GPU"
+        " zero1 114.8 MiB, zero2 287.1 MiB); 45.8 GiB of 79.2 GiB (58 %) on each GPU"
     )
 
 
@@ -81,10 +81,10 @@ def test_nothing_fits() -> None:
     with pytest.raises(NoPlanError) as caught:
         plan_of("1xRTX4090-24GB")
     assert str(caught.value) == (
-        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.1 GiB and muster"
+        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.2 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
         " (zero3_offload, 14.2 GiB); data.max_length: 1024 (zero3_offload, 14.2 GiB); H100-80GB GPUs (zero3_offload,"
-        " 42.1 GiB)"
+        " 42.2 GiB)"
     )
     assert caught.value.remedies[1] == {
         "change": "data.max_length: 1024", "strategy": "zero3_offload",

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-# The third pass is the first of which DeepSpeed knows the order; the sixth follows a step of the optimizer.
-PASSES, ACCUMULATION = 6, 2
+# DeepSpeed knows the order from the second pass on; the third follows a step of the optimizer.
+PASSES, ACCUMULATION = 4, 2
 
 
 def main(rank: int, port: int, cases: list[dict[str, Any]], file: str) -> None:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_SIZE="2", MASTER_ADDR="127.0.0.1",
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port), DS_ACCELERATOR="cpu",
     )  # fmt: skip
     torch.set_num_threads(1)
@@ -54,24 +54,24 @@ def batch(case: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def gathered_by_fsdp2(case: dict[str, Any]) -> int:
     """As accelerate_configs/fsdp2.yaml has it: each block by itself, and what is outside of them together."""
-    import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather
 
     model, counted = made(case), list[int]()
     for block in model.get_base_model().model.layers:
         fully_shard(block, reshard_after_forward=True)
     fully_shard(model, reshard_after_forward=True)
-    plain = dist.all_gather_into_tensor
+    plain = DefaultAllGather.__call__
 
-    def counting(output: torch.Tensor, *args: Any, **options: Any) -> Any:
-        counted.append(output.numel() * output.element_size() // 4)  # fp32
-        return plain(output, *args, **options)
+    def counting(self: Any, output_tensor: torch.Tensor, *args: Any, **options: Any) -> Any:
+        counted.append(output_tensor.nbytes // 4)  # fp32
+        return plain(self, output_tensor, *args, **options)
 
-    dist.all_gather_into_tensor = counting
+    DefaultAllGather.__call__ = counting
     try:
         model(**batch(case)).loss.backward()
     finally:
-        dist.all_gather_into_tensor = plain
+        DefaultAllGather.__call__ = plain
     return sum(counted)
 
 

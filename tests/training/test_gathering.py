@@ -16,7 +16,7 @@ from launch.spec import LoraSpec
 from launch.throughput import base_gathers
 from tests.conftest import command
 
-HIDDEN, RANKS, PASSES = 64, 2, 6
+HIDDEN, RANKS, PASSES = 64, 2, 4
 BASE = {
     "model_type": "qwen2", "hidden_size": HIDDEN, "intermediate_size": 176, "num_hidden_layers": 5,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300,
@@ -102,7 +102,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     folder = tmp_path_factory.mktemp("gathering")
     asked, found = folder / "cases.json", folder / "found.json"
     asked.write_text(json.dumps([case.asked() for case in CASES.values()]))
-    done = command("-m", "tests.training.gathered_weights", asked, found)
+    done = command("-m", "tests.training.gathered_weights", asked, found, timeout=400)
     assert done.code == 0, done.err
     return dict(zip(CASES, json.loads(found.read_text()), strict=True))
 
@@ -113,7 +113,7 @@ def test_the_same_is_gathered_at_every_module(name: str, engines: dict[str, dict
     coordinator = Watched(case.passes(), case.limits, Pool())
     for number in range(PASSES):
         coordinator.rows = []
-        coordinator.run(known=number > 1)
+        coordinator.run(known=number > 0, stepped=number > 1)
     assert [list(row) for row in coordinator.rows] == engines[name]["zero3"]
     assert len(coordinator.rows) > 500
 
@@ -128,7 +128,7 @@ def test_how_often_a_block_is_gathered(name: str, engines: dict[str, dict[str, A
     for strategy, gathered in (("zero3", zero3), ("fsdp2", engines[name]["fsdp2"])):
         times = base_gathers(replace(case.setting(), strategy=strategy))
         assert times == (3 if strategy == "zero3" and case.checkpointing else 2)
-        assert times * blocks < gathered < times * (case.architecture.parameters + case.setting().adapter.pairs)
+        assert times * blocks < gathered <= times * (case.architecture.parameters + case.setting().adapter.pairs)
 
 
 @pytest.mark.parametrize("name", ["a block and a half", "Qwen3", "tied embeddings", "two layers are adapted"])
