@@ -83,7 +83,7 @@ def test_nothing_fits() -> None:
     assert str(caught.value) == (
         "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.2 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 14.2 GiB); data.max_length: 1024 (zero3_offload, 14.2 GiB); H100-80GB GPUs (zero3_offload,"
+        " (zero3_offload, 14.4 GiB); data.max_length: 1024 (zero3_offload, 14.4 GiB); H100-80GB GPUs (zero3_offload,"
         " 42.2 GiB)"
     )
     assert caught.value.remedies[1] == {
