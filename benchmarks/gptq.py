@@ -7,11 +7,10 @@ modeling_qwen.py. published_memory.py compares the outcome with what they publis
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from launch.architecture import Architecture
+from launch.memory.allocator import Block, Pool
 
-MIB = 1 << 20
 # Weights of one scale and zero point in their checkpoints (quantize_config.json).
 GROUP = 128
 FP16, FP32, INT32 = 2, 4, 4
@@ -21,68 +20,13 @@ ACCUMULATION = 8
 STEPS = 10  # micro-batches, of which the eighth updates: nothing new is taken from the driver afterwards
 
 
-@dataclass(eq=False)
-class Block:
-    """A piece of a segment. Bytes."""
-
-    segment: list["Block"]
-    size: int
-    used: bool = True
-
-
-class Pool:
-    """CUDACachingAllocator.cpp of PyTorch 2.0, large blocks of one stream: best fit, split where more than a MiB is
-    left, merged when free; never given back."""
-
-    def __init__(self) -> None:
-        self.reserved = self._small = 0
-        self._segments: list[list[Block]] = []
-
-    def take(self, size: int) -> Block:
-        size = max(512, -(-size // 512) * 512)
-        free = (block for segment in self._segments for block in segment if not block.used and block.size >= size)
-        block = min(free, key=lambda found: found.size, default=None) or self._segment(size)
-        if block.size - size > MIB:
-            place = block.segment.index(block)
-            block.segment.insert(place + 1, Block(block.segment, block.size - size, used=False))
-            block.size = size
-        block.used = True
-        return block
-
-    def _segment(self, size: int) -> Block:
-        """Of 20 MiB for less than 10, else of the next 2 MiB."""
-        length = 20 * MIB if size < 10 * MIB else -(-size // (2 * MIB)) * 2 * MIB
-        segment: list[Block] = []
-        segment.append(Block(segment, length, used=False))
-        self._segments.append(segment)
-        self.reserved += length
-        return segment[0]
-
-    def give(self, *blocks: Block) -> None:
-        for block in blocks:
-            segment, block.used = block.segment, False
-            place = segment.index(block)
-            if place + 1 < len(segment) and not segment[place + 1].used:
-                block.size += segment.pop(place + 1).size
-            if place and not segment[place - 1].used:
-                segment[place - 1].size += segment.pop(place).size
-
-    def keep(self, sizes: Iterator[int]) -> None:
-        """Tensors that are never given back; those of up to a MiB share segments of 2 MiB."""
-        for size in sizes:
-            if size > MIB:
-                self.take(size)
-            else:
-                self._small += -(-size // 512) * 512
-        self.reserved += -(-self._small // (2 * MIB)) * 2 * MIB
-
-
 def qlora_bytes(architecture: Architecture, rank: int, tokens: int) -> int:
     """Bytes that PyTorch reserves, of one GPU with one sequence in a micro-batch."""
     linears = _fused(architecture)
     trained = architecture.layers * rank * sum(inputs + outputs for inputs, outputs in linears)
     pool = Pool()
-    pool.keep(_base(architecture, linears))
+    for size in _base(architecture, linears):
+        pool.take(size)
     _optimizer(pool, trained)
     for step in range(1, STEPS + 1):
         _micro_batch(pool, architecture, linears, tokens)

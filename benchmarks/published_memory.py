@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import zero3
 from benchmarks.gptq import qlora_bytes
 from launch.architecture import Architecture
 from launch.memory import Setting, adapter_of, forecast
@@ -45,7 +46,7 @@ COMMON = Setting(
 )  # fmt: skip
 # ds_config_zero2.json: reduce_bucket_size 2e8, twice with overlap_comm; its AdamW is DeepSpeed's FusedAdam.
 ZERO2: dict[str, Any] = {"strategy": "zero2", "bucket_elements": 200_000_000, "optimizer": "adamw_torch_fused"}
-QLORA = "Q-LoRA"
+QLORA, SHARDED = "Q-LoRA", "LoRA + ZeRO-3"
 METHODS: dict[str, dict[str, Any]] = {
     # finetune_lora_single_gpu.sh: autocast computes the loss in fp32.
     "LoRA": {"logits_precision": "fp32"},
@@ -56,6 +57,8 @@ METHODS: dict[str, dict[str, Any]] = {
     # finetune_lora_ds.sh, whose micro-batch is 2. The README says 1 for all, but its seconds per iteration are 1.75
     # times those of one GPU at every length, which neither a micro-batch of 1 nor the network explains.
     "LoRA (multinode)": {**ZERO2, "micro_batch_size": 2},
+    # The same with ds_config_zero3.json, whose buckets are "auto" as muster's are: hidden_size^2 elements.
+    SHARDED: {"strategy": "zero3", "optimizer": "adamw_torch_fused"},
 }
 # What gptq.py does not explain of a GPU, fitted: one number for all Q-LoRA rows of four models.
 UNEXPLAINED = 300_000_000
@@ -90,6 +93,8 @@ def predicted(row: dict[str, Any]) -> int:
         COMMON, world_size=devices, max_length=row["seq_len"], adapter=adapter_as_theirs(architecture, row["method"]),
         **METHODS[row["method"]],
     )  # fmt: skip
+    if row["method"] == SHARDED:
+        setting = replace(setting, window=zero3.gathered(architecture, RANK))
     return forecast(architecture, setting).process_bytes * devices
 
 

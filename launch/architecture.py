@@ -17,6 +17,8 @@ LINEARS = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 # What transformers takes where a config.json does not say (Qwen3Config, MistralConfig and so on).
 HEAD_DIM, KV_HEADS = {"qwen3": 128}, {"mistral": 8}
 POSITIONS = {"qwen2": 32768, "qwen3": 32768, "llama": 2048, "mistral": 131072}
+# Kinds of rotary positions whose max_position_embeddings may be those before scaling.
+SCALED = ("yarn", "linear", "dynamic")
 
 
 def _place(linear: str) -> str:
@@ -64,7 +66,7 @@ class Architecture(BaseModel):
         for name, (inputs, outputs) in self.linears.items():
             part = _place(name)
             block[f"{part}.weight"] = (outputs, inputs)
-            if self._biased(name):
+            if self.biased(name):
                 block[f"{part}.bias"] = (outputs,)
         if self.qk_norm:
             block |= {f"self_attn.{name}_norm.weight": (self.head_dim,) for name in ("q", "k")}
@@ -81,7 +83,7 @@ class Architecture(BaseModel):
             for name, sizes in self.linears.items()
         }
 
-    def _biased(self, linear: str) -> bool:
+    def biased(self, linear: str) -> bool:
         if linear == "o_proj":
             return self.output_bias
         return self.qkv_bias if linear in ATTENTION else self.mlp_bias
@@ -94,7 +96,7 @@ class Architecture(BaseModel):
     @property
     def parameters(self) -> int:
         """All parameters. Qwen-7B: 7,721,324,544; Qwen-14B: 14,167,290,880."""
-        bias = sum(outputs for name, (_, outputs) in self.linears.items() if self._biased(name))
+        bias = sum(outputs for name, (_, outputs) in self.linears.items() if self.biased(name))
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.linear_parameters + self.layers * (bias + norms) + embeddings + self.hidden_size
@@ -115,6 +117,12 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         native = native_config(config, origin)
         return from_config(native, origin).model_copy(update={"scaled_beyond": True})
     heads, hidden = count(config, "num_attention_heads", origin), count(config, "hidden_size", origin)
+    kv_heads = count(config, "num_key_value_heads", origin, KV_HEADS.get(model_type, heads))
+    if heads % kv_heads:
+        raise UsageError(
+            f"{origin}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}: no model computes"
+            " attention with these; is this the config.json that came with the weights?"
+        )
     # Qwen2's biases are part of its code, Mistral has none, the others say so.
     biased = bool(config.get("attention_bias", False)) and model_type in ("qwen3", "llama")
     return Architecture(
@@ -122,7 +130,7 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         hidden_size=hidden,
         layers=count(config, "num_hidden_layers", origin),
         heads=heads,
-        kv_heads=count(config, "num_key_value_heads", origin, KV_HEADS.get(model_type, heads)),
+        kv_heads=kv_heads,
         head_dim=count(config, "head_dim", origin, HEAD_DIM.get(model_type, hidden // heads)),
         intermediate_size=count(config, "intermediate_size", origin),
         vocab_size=count(config, "vocab_size", origin),
@@ -131,5 +139,17 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
         output_bias=biased,
         mlp_bias=model_type == "llama" and bool(config.get("mlp_bias", False)),
         qk_norm=model_type == "qwen3",
-        max_positions=count(config, "max_position_embeddings", origin, POSITIONS[model_type]),
+        max_positions=_positions(config, count(config, "max_position_embeddings", origin, POSITIONS[model_type])),
     )
+
+
+def _positions(config: Mapping[str, Any], given: int) -> int:
+    """With rotary positions that are scaled, as Qwen's model cards have it for long texts (YaRN): `factor` times the
+    original ones (rope_parameters, until transformers 5 rope_scaling)."""
+    scaling = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(scaling, Mapping) or scaling.get("rope_type", scaling.get("type")) not in SCALED:
+        return given
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings") or given
+    if not isinstance(factor, int | float) or not isinstance(original, int) or factor < 1:
+        return given
+    return max(given, int(factor * original))

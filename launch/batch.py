@@ -2,6 +2,7 @@
 
 from launch.errors import ConflictError
 from launch.spec import ClusterSpec, RunSpec, TrainingSpec
+from launch.wording import plural
 
 # `micro_batch_size: auto` tries up to the one. Without a global batch to divide a device's share of it is the other,
 # the recipe's value, times the accumulation steps.
@@ -54,17 +55,21 @@ def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
     accumulation = accumulation_steps(spec, world_size, micro)
     if total is None:
         return micro, accumulation
-    step = micro * world_size
+    given = "gradient_accumulation_steps" in training.model_fields_set
+    step, parts = micro * world_size, f"micro-batches of {micro}"
+    if given and (training.micro_batch_size == "auto" or "micro_batch_size" not in training.model_fields_set):
+        step, parts = asked * world_size, f"{asked} accumulation steps"
     if total % step:
         below, above = total // step * step, (total // step + 1) * step
         near = " or ".join(str(value) for value in (below, above) if value)
         message = (
-            f"training.global_batch_size {total} cannot be divided into micro-batches of {micro}"
-            f" on {world_size} devices; nearest that can: {near}"
+            f"training.global_batch_size {total} cannot be divided into {parts}"
+            f" on {plural(world_size, 'device')}; nearest that can: {near}"
         )
         raise ConflictError([(path, message)])
-    if "gradient_accumulation_steps" in training.model_fields_set and asked != accumulation:
-        product = f"micro_batch_size {micro} x gradient_accumulation_steps {asked} x {world_size} devices"
+    step = micro * world_size
+    if given and asked != accumulation:
+        product = f"micro_batch_size {micro} x gradient_accumulation_steps {asked} x {plural(world_size, 'device')}"
         message = (
             f"training.global_batch_size {total} contradicts {product} = {step * asked};"
             " give global_batch_size alone, or the other two alone"

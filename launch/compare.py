@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.checkpointing import checkpointable
-from launch.errors import NoPlanError
+from launch.errors import NoPlanError, SpecError
 from launch.hardware import parse_gpus
 from launch.planning import planned
 from launch.spec import RunSpec
@@ -14,14 +14,23 @@ from launch.spec import RunSpec
 def compared(
     path: str | Path, overrides: list[str], gpus: list[str], adjust: Callable[[RunSpec], RunSpec] = lambda spec: spec
 ) -> list[dict[str, Any]]:
-    """How the spec would run on each of `gpus` (COUNTxTYPE): a row each. Where it does not fit, strategy is None.
+    """How the spec would run on each of `gpus` (COUNTxTYPE): a row each. Where it does not fit, strategy is None; so it
+    is where the spec cannot be run on so many or such GPUs, and then there are no `remedies`.
 
     A spec that leaves its global batch open trains with another one on another number of devices: `other_batch` is true
     for rows whose global batch is not that of the first one that fits.
 
-    Raises UsageError for a type that is not known, SpecError for a spec that no GPU helps.
+    Raises UsageError for a type that is not known, SpecError for a spec that none of the GPUs can run.
     """
-    rows = [_row(path, overrides, text.strip(), adjust) for text in gpus]
+    rows, wrong = list[dict[str, Any]](), list[SpecError]()
+    for text in gpus:
+        try:
+            rows.append(_row(path, overrides, text.strip(), adjust))
+        except SpecError as error:
+            wrong.append(error)
+            rows.append({"gpus": text.strip(), "strategy": None, "why": str(error)})
+    if wrong and len(wrong) == len(rows):
+        raise wrong[0]
     fitting = [row for row in rows if row["strategy"]]
     for row in fitting:
         row["other_batch"] = row["global_batch_size"] != fitting[0]["global_batch_size"]

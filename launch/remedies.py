@@ -79,7 +79,7 @@ def _divides(spec: RunSpec, topology: Topology, found: Candidate) -> bool:
 
 def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
     """One change alone, changes of the spec together, with shorter sequences, and last with other devices as well."""
-    changes, alone = list(_spec_changes(spec, topology)), set()
+    changes, alone = list(_spec_changes(spec)), set()
     for text, change in changes:
         if found := best(_with(spec, change), topology):
             alone.add(text)
@@ -102,7 +102,7 @@ def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
     yield from _shorter_on_other_devices(spec, topology, best, [(), *short])
 
 
-def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _SpecChange]]:
+def _spec_changes(spec: RunSpec) -> Iterator[tuple[str, _SpecChange]]:
     """From the one that costs least: time first, then exactness."""
     training, micro = spec.training, spec.training.micro_batch_size
     if spec.cluster.strategy != "auto":
@@ -116,7 +116,7 @@ def _spec_changes(spec: RunSpec, topology: Topology) -> Iterator[tuple[str, _Spe
         more: dict[str, Any] = {} if training.global_batch_size else {"gradient_accumulation_steps": steps}
         told = f", gradient_accumulation_steps: {steps}" if more else ""
         yield f"training.micro_batch_size: 1{told}", {"training": {"micro_batch_size": 1, **more}}
-    if spec.model.quantization == "none" and topology.device == "gpu":
+    if spec.model.quantization == "none":
         yield "model.quantization: nf4", {"model": {"quantization": "nf4"}}
 
 

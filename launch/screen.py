@@ -103,7 +103,8 @@ def comparison_view(rows: list[dict[str, Any]]) -> RenderableType:
         table.add_column(column, no_wrap=True)
     for row in rows:
         if row["strategy"] is None:
-            table.add_row(row["gpus"], "-", "-", "-", "does not fit", "-", "-")
+            why = "does not fit" if "remedies" in row else "cannot run"
+            table.add_row(row["gpus"], "-", "-", "-", why, "-", "-")
             continue
         batch = f"{row['global_batch_size']}{'*' if row['other_batch'] else ''}"
         memory = f"{amount(row['process_bytes'])} ({100 * row['memory_share']:.0f} %)"

@@ -90,7 +90,8 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     In a ring an all-reduce sends 2 (W - 1) / W times its bytes, a reduce-scatter or an all-gather half of that
     (Patarasu and Yuan 2009). DDP reduces the adapter's gradients once a step, as does ZeRO-1; ZeRO-2 and 3 do in every
     micro-batch. All ZeRO gathers what was updated (arXiv 1910.02054, section 7). ZeRO-3 and FSDP2 gather the base
-    forward and backward.
+    forward and backward; ZeRO-3 once more where blocks are computed again, as it releases what that took before the
+    gradients are computed (memory/gathering.py counts 2.7 to 2.9 times the base, or 1.8 to 1.9).
     """
     world = setting.world_size
     part = (world - 1) / world
@@ -100,13 +101,19 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     gradients = once * (2 if setting.strategy in ("ddp", "zero1") else accumulation + 1)
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
-        base = 2 * accumulation * part * _base(architecture, setting)
+        base = base_gathers(architecture, setting) * accumulation * part * _base(architecture, setting)
     if setting.strategy in OFFLOADS:
         # Gradients to the host, updated weights back.
         host = (accumulation + 1) * adapter / world
     if setting.strategy == "zero3_offload":
-        host += 2 * accumulation * _base(architecture, setting) / world
+        host += base_gathers(architecture, setting) * accumulation * _base(architecture, setting) / world
     return Traffic(gradients=int(gradients), base=int(base), host=int(host))
+
+
+def base_gathers(architecture: Architecture, setting: Setting) -> float:
+    """Times that the base is gathered in a micro-batch: forward, backward and, by ZeRO-3, what is computed again."""
+    again = setting.checkpointed(architecture.layers) / architecture.layers
+    return 2 + (again if setting.zero else 0)
 
 
 def _base(architecture: Architecture, setting: Setting) -> float:

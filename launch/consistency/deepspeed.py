@@ -1,10 +1,12 @@
 """A DeepSpeed JSON against a plan."""
 
 from collections.abc import Collection, Iterator
+from math import isfinite
 from typing import Any
 
 from launch.consistency import keys
 from launch.consistency.given import Given, Problem, nearest
+from launch.memory.passes import limits, most_gathered
 from launch.plan import Plan
 from launch.render import AUTO, DECIDED, complete_deepspeed, deepspeed_config
 from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
@@ -34,6 +36,11 @@ NUMBERS = (
 WHOLE = (*DECIDED[:3], f"{ZERO}.stage")
 # DeepSpeed's own bucket, in elements (runtime/zero/config.py); one that costs so many bytes more than ours is told.
 DEFAULT_BUCKET, COSTLY_BYTES = 500_000_000, 256 << 20
+# ZeRO-3's limits of what is gathered at a time (memory/gathering.py).
+GATHERED = {
+    "live": "stage3_max_live_parameters", "reuse": "stage3_max_reuse_distance",
+    "prefetch": "stage3_prefetch_bucket_size", "persistent": "stage3_param_persistence_threshold",
+}  # fmt: skip
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 
@@ -95,9 +102,13 @@ def _types(given: Given) -> Iterator[Problem]:
     for name in NUMBERS:
         path = tuple(name.split("."))
         value = given.get(*path, default=0)
-        if value != AUTO and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value == AUTO:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             yield given.says(path, "wrong", f"{value!r} is no number; write it without quotes")
-        elif isinstance(value, float) and name in WHOLE:
+        elif not isfinite(value) or value < 0:
+            yield given.says(path, "wrong", f"{value!r}: DeepSpeed takes numbers of 0 and more alone")
+        elif isinstance(value, float) and (name in WHOLE or (path[0] == ZERO and value % 1)):
             yield given.says(path, "wrong", f"{value!r} is no whole number; write {value:.0f}")
     for path, value in given.leaves():
         if isinstance(value, str) and value.lower() in ("true", "false") and path != ("comment",):
@@ -189,14 +200,37 @@ def _mistyped(given: Given, key: str) -> bool:
 
 
 def _costs(given: Given, plan: Plan) -> Iterator[Problem]:
+    """What takes more of each device than the plan knows of."""
     ours: int = deepspeed_config(plan.strategy, plan)[ZERO]["reduce_bucket_size"]
     path = (ZERO, "reduce_bucket_size")
-    value = given.get(*path, default=DEFAULT_BUCKET)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    copies = 2 if given.get(ZERO, "overlap_comm", default=plan.zero_stage == 3) else 1
-    more = int(copies * plan.setting.element * (value - ours))
+    value = _amount(given, path, DEFAULT_BUCKET)
+    copies = 2 if plan.zero_stage == 2 and given.get(ZERO, "overlap_comm", default=False) else 1
+    more = int(copies * plan.setting.element * (value - ours)) if value is not None else 0
     if more > COSTLY_BYTES:
         default = "" if given.has(*path) else f"without it DeepSpeed takes {DEFAULT_BUCKET:,}: "
         told = f"{default}costs {amount(more)} more on each device than {ours:,}, and no adapter fills it"
         yield given.says(path, "costly", told)
+    if plan.zero_stage == 3 and plan.world_size > 1 and plan.setting.gpu:
+        yield from _gathers(given, plan)
+
+
+def _gathers(given: Given, plan: Plan) -> Iterator[Problem]:
+    """Limits by which ZeRO-3 keeps more weights gathered than by muster's, each by itself."""
+    ours = limits(plan.architecture)
+    least = most_gathered(plan.architecture, plan.setting, ours).reserved
+    for name, key in GATHERED.items():
+        default = getattr(ours, name)
+        value = _amount(given, (ZERO, key), default)
+        if value is None or value <= default:
+            continue
+        theirs = ours._replace(**{name: int(value)})
+        more = most_gathered(plan.architecture, plan.setting, theirs).reserved - least
+        if more > COSTLY_BYTES:
+            told = f"costs {amount(more)} more on each device than {default:,}, in weights that it keeps gathered"
+            yield given.says((ZERO, key), "costly", told)
+
+
+def _amount(given: Given, path: tuple[str, str], default: int) -> float | None:
+    """None for "auto", and for what is no number, which is told elsewhere."""
+    value = given.get(*path, default=default)
+    return None if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) else value

@@ -94,11 +94,11 @@ def given(file: str) -> Given:
 
 
 def _json(text: str, file: str) -> tuple[dict[str, Any], Located]:
+    twice: list[str] = []
+
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UsageError(f"{file}: {twice} is given twice in one object; keep one")
+        twice.extend(name for name in dict.fromkeys(names) if names.count(name) > 1)
         return dict(pairs)
 
     try:
@@ -108,9 +108,13 @@ def _json(text: str, file: str) -> tuple[dict[str, Any], Located]:
     except RecursionError:
         raise UsageError(f"{file}: not JSON that can be read: it nests without end") from None
     try:
-        return values, locate(text.replace("\t", " "), file, [])  # JSON is YAML, but for tabs between its values
+        located = locate(text.replace("\t", " "), file, [])  # JSON is YAML, but for tabs between its values
     except SpecError:  # and for a line's end before a colon: then no place is known but the file's
-        return values, Located(file, places={(): (file, 1, 1)}, keys={(): (file, 1, 1)})
+        located = Located(file, places={(): (file, 1, 1)}, keys={(): (file, 1, 1)})
+    if twice:
+        known = [mistake for mistake in located.mistakes if "given twice" in mistake.message]
+        raise SpecError(known or [Mistake(file, 0, 0, f"{name}: given twice; keep one") for name in twice])
+    return values, located
 
 
 def _yaml(text: str, file: str) -> tuple[dict[str, Any], Located]:

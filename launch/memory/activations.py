@@ -54,12 +54,12 @@ def layer(architecture: Architecture, setting: Setting, block: Block) -> Layer:
     )  # fmt: skip
 
 
-def _behind(targets: frozenset[str]) -> Block:
+def behind(targets: frozenset[str]) -> Block:
     """One behind another that is trained: gradients pass through all of it."""
     return Block(targets, frozenset(LINEARS), frozenset(LINEARS))
 
 
-def _first(setting: Setting) -> Block:
+def first(setting: Setting) -> Block:
     """The first that is trained: gradients begin at the first of its layers that is."""
     targets = setting.adapter.targets if setting.adapter.first_block in setting.adapter.adapted else frozenset()
     trained = targets | setting.adapter.biases
@@ -199,12 +199,12 @@ def uncheckpointed(architecture: Architecture, setting: Setting) -> list[int]:
     numbers = range(begin + setting.checkpointed(architecture.layers), architecture.layers)
     adapted = {number: number in adapter.adapted for number in numbers}
     sizes = {
-        whether: layer(architecture, setting, _behind(adapter.targets if whether else frozenset())).of(setting.tokens)
+        whether: layer(architecture, setting, behind(adapter.targets if whether else frozenset())).of(setting.tokens)
         for whether in set(adapted.values())
     }
     kept = [sizes[whether] for whether in adapted.values()]
     if begin in adapted and adapter.adapted and not adapter.embeddings:
-        kept[0] = layer(architecture, setting, _first(setting)).of(setting.tokens)
+        kept[0] = layer(architecture, setting, first(setting)).of(setting.tokens)
     return kept
 
 
@@ -212,7 +212,7 @@ def recomputed(architecture: Architecture, setting: Setting) -> int:
     """Bytes of one block's activations while it is computed again."""
     if not setting.gradient_checkpointing:
         return 0
-    return layer(architecture, setting, _behind(setting.adapter.targets)).of(setting.tokens)
+    return layer(architecture, setting, behind(setting.adapter.targets)).of(setting.tokens)
 
 
 def cast_weights(setting: Setting) -> int:
@@ -255,7 +255,7 @@ def _scoring(architecture: Architecture, setting: Setting, backward: bool) -> in
     """
     e, h = setting.element, architecture.hidden_size
     kept = FP32 + (e if e != FP32 else 0)
-    follows = _behind(setting.adapter.targets - set(QKV))
+    follows = behind(setting.adapter.targets - set(QKV))
     later = FP32 * (h + 1) + _mlp(architecture, setting, follows) + _adapters(architecture, setting, follows)
     more = 3 * FP32 - kept if backward else FP32
     return setting.tokens * max(0, more * _scores(architecture, setting) + e * setting.max_length - later)

@@ -86,7 +86,7 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
     }  # fmt: skip
     if setting.answer_tokens is not None:
         phases["answers"] = {**held, **_answering(architecture, setting), "dequantisation": unpacked}
-    device = _summed(phases, setting.gpu, static.scattered(setting))
+    device = _summed(architecture, setting, phases)
     needed = {
         name: phase(architecture, setting, device.process_bytes)
         for name, phase in (("load", host.loading), ("training", host.training))
@@ -201,13 +201,17 @@ def _evaluated_logit(setting: Setting) -> int:
     return setting.element + (element if element != setting.element else 0) + element
 
 
-def _summed(phases: Mapping[str, Mapping[str, int]], gpu: bool, scattered: int) -> _Device:
-    """`scattered`: bytes that the allocator keeps after the optimizer's step in blocks that the loss cannot use."""
+def _summed(architecture: Architecture, setting: Setting, phases: Mapping[str, Mapping[str, int]]) -> _Device:
+    """Beside what is allocated at the peak, what the allocator keeps after the optimizer's step in blocks that the loss
+    cannot use, and for ZeRO-3's gathers, which are counted apart."""
     sums = {name: sum(parts.values()) for name, parts in phases.items()}
     phase = max(sums, key=lambda name: sums[name])
-    peak = sums[phase]
-    left = 0 if phase == "optimizer step" else scattered
-    beyond = {"fragmentation": int(FRAGMENTATION * peak) + left, "framework": FRAMEWORK_BYTES} if gpu else {}
+    peak, beyond = sums[phase], dict[str, int]()
+    if setting.gpu:
+        left = 0 if phase == "optimizer step" else static.scattered(setting)
+        apart = static.gathers(architecture, setting)
+        held = int(FRAGMENTATION * (peak - apart.allocated)) + left + apart.reserved - apart.allocated
+        beyond = {"fragmentation": held, "framework": FRAMEWORK_BYTES}
     components = {name: size for name, size in {**phases[phase], **beyond}.items() if size}
     reserved = peak + beyond.get("fragmentation", 0)
     return _Device(

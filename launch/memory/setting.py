@@ -5,6 +5,7 @@ from typing import Literal
 
 from launch.adapter import adapted
 from launch.architecture import Architecture
+from launch.memory.gathering import Window
 from launch.spec import SHARDS_BASE, LoraSpec, Optimizer, Precision, Quantization, Strategy
 
 # Tokens whose logits are there at once where the loss is computed in chunks.
@@ -97,6 +98,8 @@ class Setting:
     """DeepSpeed's reduce_bucket_size; None for the one that muster renders."""
     answer_tokens: int | None = None
     """Of the longest question with its answer, where a run answers some at each evaluation; else None."""
+    window: Window | None = None
+    """What ZeRO-3 gathers; None for what it gathers of muster's model, by the limits that muster renders."""
     update_copies: int = 1
     """Temporaries of a moment's size in torch's AdamW on a GPU (foreach): 1, in torch 2.0 it was 2."""
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 
 from launch.architecture import Architecture
+from launch.memory.gathering import Window
+from launch.memory.passes import NOTHING, gathered
 from launch.memory.setting import ELEMENT, Setting
 from launch.spec import OFFLOADS, SHARDS_BASE
 
@@ -57,10 +59,13 @@ def _trained(setting: Setting) -> tuple[int, int]:
 
 
 def adapters(setting: Setting) -> int:
-    """Weights of what is trained, as the model computes with them; biases are the base's."""
+    """Weights of what is trained, as the model computes with them; biases are the base's. ZeRO-3 gathers them as it
+    does the base."""
     pairs, _ = _trained(setting)
     held = pairs * setting.adapter_element + setting.adapter.whole * setting.element
-    return held // setting.world_size if setting.strategy == "fsdp2" else held
+    if setting.strategy == "zero3_offload" and setting.gpu:  # on the host, and a copy of a head here while it is used
+        return setting.adapter.whole * setting.element
+    return held // setting.world_size if setting.strategy in SHARDS_BASE else held
 
 
 def gradients(setting: Setting) -> int:
@@ -119,9 +124,9 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     """What an engine keeps for communication, and the weights that it gathers to compute with.
 
     DDP's buckets hold every gradient once more. ZeRO's bucket is hidden_size^2 elements, two with overlap_comm, which
-    is off at stage 1 (render.py). ZeRO-3 gathers a block and prefetches 0.9 hidden_size^2 elements, beside embeddings
-    or the output head; FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays
-    whole from the first forward pass on.
+    is off at stage 1 (render.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which holds what it gathers as well
+    (gathering.py); FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays whole
+    from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
     block = architecture.linear_parameters // architecture.layers
@@ -133,10 +138,15 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     if setting.strategy == "fsdp2":
         whole = embeddings * (1 if architecture.tied_embeddings else 2)
         return element * (2 * _packed(block, setting) + whole)
-    held = (1 if setting.strategy == "zero1" else 2) * (setting.bucket_elements or hidden**2) * setting.adapter_element
+    bucket = (setting.bucket_elements or hidden**2) * setting.adapter_element
     if setting.strategy in SHARDS_BASE:
-        held += element * (_packed(block, setting) + int(0.9 * hidden**2) + embeddings)
-    return held
+        return bucket + gathers(architecture, setting).allocated
+    return bucket if setting.strategy == "zero1" else 2 * bucket
+
+
+def gathers(architecture: Architecture, setting: Setting) -> Window:
+    """Of ZeRO-3; nothing of others, whose gathered weights are counted with their buffers alone."""
+    return gathered(architecture, setting) if setting.strategy in ("zero3", "zero3_offload") else NOTHING
 
 
 def _packed(block: int, setting: Setting) -> int:

@@ -134,6 +134,32 @@ def test_a_config_without_a_needed_key() -> None:
     assert refused(vocab_size=None) == "base/config.json: key 'vocab_size' is missing or not a number"
 
 
+def test_heads_that_cannot_share_keys_and_values_are_refused() -> None:
+    assert refused(num_key_value_heads=3).startswith(
+        "base/config.json: num_key_value_heads 3 does not divide num_attention_heads 4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "scaling", "positions"),
+    [
+        ("rope_scaling", {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+        ("rope_parameters", {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+        ("rope_parameters", {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 512),
+        ("rope_parameters", {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e6}, 1280),
+        ("rope_scaling", {"type": "dynamic", "factor": 2}, 1024),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e6}, 512),
+        # Llama 3's max_position_embeddings are those after scaling.
+        ("rope_parameters", {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}, 512),
+        ("rope_scaling", {"type": "yarn", "factor": None}, 512),
+        ("rope_scaling", None, 512),
+    ],
+    ids=str,
+)
+def test_positions_that_are_scaled(key: str, scaling: object, positions: int) -> None:
+    assert from_config({**TINY_CONFIG, key: scaling}, "config.json").max_positions == positions
+
+
 def test_a_config_with_text_for_a_number() -> None:
     assert refused(vocab_size="many") == "base/config.json: key 'vocab_size' is missing or not a number"
 

@@ -57,6 +57,20 @@ def test_how_long_it_takes_and_which_row_is_another_training(spec: str, capsys: 
     assert {(row["global_batch_size"], row["other_batch"]) for row in json.loads(kept.out)} == {(128, False)}
 
 
+def test_gpus_that_cannot_share_the_batch_are_a_row_as_well(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    gpus = ("--compare", "8xA100-80GB,7xA100-80GB", "-s", "training.global_batch_size=128")
+    fits, odd = json.loads(call(capsys, "plan", spec, *gpus, "--json").out)
+    assert (fits["strategy"], fits["global_batch_size"]) == ("ddp", 128)
+    assert (odd["gpus"], odd["strategy"]) == ("7xA100-80GB", None)
+    assert odd["why"].endswith("micro-batches of 1 on 7 devices; nearest that can: 126 or 133")
+    shown = call(capsys, "plan", spec, *gpus)
+    assert shown.code == 0
+    assert shown.out.splitlines()[2].split() == ["7xA100-80GB", "-", "-", "-", "cannot", "run", "-", "-"]
+    alone = call(capsys, "plan", spec, "--compare", "7xA100-80GB,9xA100-80GB", "-s", "training.global_batch_size=128")
+    assert alone.code == 2
+    assert "on 7 devices" in alone.err
+
+
 def test_a_type_that_is_unknown(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", spec, "--compare", "8xA100-80GB,8xA800")
     assert (done.code, done.out) == (2, "")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gptq import MIB, Pool
 from launch.hardware import GIB
 from launch.memory import (
     Forecast,
@@ -24,6 +23,7 @@ from launch.memory import (
     inference_bytes,
     static,
 )
+from launch.memory.allocator import MIB, Pool
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.spec import LoraSpec, Strategy
 from launch.variants import VARIANTS
@@ -95,12 +95,61 @@ def test_sharding_divides_the_base(strategy: Strategy) -> None:
     assert made(strategy, 8).components["base weights"] == BASE // 8
 
 
-def test_zero3_gathers_a_block_and_the_embeddings_fsdp2_two_blocks_and_both_ends() -> None:
-    block, embeddings, bucket = 275_251_200, 152_064 * 5_120, 5_120**2
-    setting = replace(ONE_GPU, strategy="zero3", world_size=8)
-    gathered = 2 * (block + int(0.9 * bucket) + embeddings)
-    assert static.buffers(QWEN, setting) == 2 * 2 * bucket + gathered
-    assert static.buffers(QWEN, replace(setting, strategy="fsdp2")) == 2 * (2 * block + 2 * embeddings)
+ZERO3 = replace(ONE_GPU, strategy="zero3", world_size=8)
+HEAD = 152_064 * 5_120
+
+
+def test_zero3_gathers_ahead_up_to_its_limit_and_the_output_head_beyond() -> None:
+    """Below 1e9 elements one more tensor is gathered, however large; it arrives with others in a buffer, and is copied
+    out of it."""
+    found = static.gathers(QWEN, ZERO3)
+    assert 10**9 < found.elements < 10**9 + HEAD
+    assert found.allocated > 2 * found.elements
+    assert found.allocated - 2 * found.elements < 2 * HEAD < found.reserved
+    assert static.buffers(QWEN, ZERO3) == 2 * 5_120**2 + found.allocated
+    held = forecast(QWEN, ZERO3)
+    left = held.components["fragmentation"] - 0.04 * (held.peak_bytes - found.allocated)
+    assert left == pytest.approx(found.reserved - found.allocated, abs=1)
+
+
+@pytest.mark.parametrize("changes", [{"world_size": 2}, {"micro_batch_size": 1}, {"max_length": 512}], ids=str)
+def test_what_zero3_gathers_is_the_same_however_many_ranks_and_tokens_there_are(changes: dict[str, Any]) -> None:
+    assert static.gathers(QWEN, replace(ZERO3, **changes)) == static.gathers(QWEN, ZERO3)
+
+
+def test_one_rank_gathers_nothing_but_what_is_offloaded() -> None:
+    assert static.gathers(QWEN, replace(ZERO3, world_size=1)).allocated == 0
+    alone = replace(ZERO3, strategy="zero3_offload", world_size=1)
+    assert static.gathers(QWEN, alone) == static.gathers(QWEN, replace(ZERO3, strategy="zero3_offload"))
+
+
+def test_packed_weights_are_gathered_as_they_are() -> None:
+    """NF4's in the run's type, four to an element, so that more of them are below the limit; int8's are elements."""
+    plain, nf4, int8 = (
+        static.gathers(QWEN, replace(ZERO3, quantization=name, gradient_checkpointing=True))
+        for name in ("none", "nf4", "int8")
+    )
+    assert nf4.elements > 10**9
+    assert nf4.allocated > 2 * nf4.elements
+    assert int8.allocated < plain.allocated
+
+
+def test_of_a_model_of_less_than_the_limit_all_stays_gathered_but_a_block() -> None:
+    """Qwen2.5-0.5B: of the first block not all is needed again; its tied embeddings are gathered once."""
+    shapes = {"hidden_size": 896, "layers": 24, "heads": 14, "kv_heads": 2, "head_dim": 64, "intermediate_size": 4864}
+    small = QWEN.model_copy(update={**shapes, "vocab_size": 151_936, "tied_embeddings": True})
+    adapter = adapter_of(small, LoraSpec())
+    found = static.gathers(small, replace(ZERO3, adapter=adapter))
+    whole, block = small.parameters + adapter.pairs, small.linear_parameters // small.layers
+    assert small.parameters == 494_032_768
+    assert whole - 1.02 * block < found.elements < whole
+
+
+def test_fsdp2_gathers_two_blocks_and_both_ends() -> None:
+    setting = replace(ZERO3, strategy="fsdp2")
+    assert static.buffers(QWEN, setting) == 2 * (2 * 275_251_200 + 2 * HEAD)
+    tied = QWEN.model_copy(update={"tied_embeddings": True})
+    assert static.buffers(tied, setting) == 2 * (2 * 275_251_200 + HEAD)
 
 
 def test_on_a_gpu_offloading_moves_base_or_optimizer_to_the_host() -> None:
@@ -116,10 +165,10 @@ def test_on_a_gpu_offloading_moves_base_or_optimizer_to_the_host() -> None:
         ("ddp", 4 + 4 + 8 + 4),  # buckets
         ("zero1", 2 + 2 + (2 + 12) / 8),
         ("zero2", 2 + (2 + 12) / 8),
-        ("zero3", 2 + (2 + 12) / 8),  # smaller than stage3_param_persistence_threshold: whole on each rank
+        ("zero3", 16 / 8),  # those that are whole on each rank are among what is gathered
         ("fsdp2", 16 / 8),
         ("zero2_offload", 2),
-        ("zero3_offload", 2),
+        ("zero3_offload", 0),
     ],
 )
 def test_what_of_the_adapter_each_strategy_divides(strategy: Strategy, bytes_a_parameter: float) -> None:
@@ -329,8 +378,8 @@ def test_what_the_optimizer_s_step_makes() -> None:
 
 
 def test_the_memory_that_qwen_s_authors_published() -> None:
-    """Of Qwen-7B, 14B and 72B the mean error is at most 3 % and no row's is over 6 %. Qwen-1.8B's LoRA, smaller than
-    what muster is for, is up to 14 % off."""
+    """Of Qwen-7B, 14B and 72B, on one GPU and on four, the mean error is at most 3 % and no row's is over 6 %.
+    Qwen-1.8B's LoRA, smaller than what muster is for, is up to 14 % off."""
     script = ROOT / "benchmarks/published_memory.py"
     lines = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.splitlines()
     found = [re.fullmatch(r"Qwen-(\S+) (.+?) +\d+ tokens +[\d.]+ GB +[\d.]+ GB +([+-][\d.]+)%", line) for line in lines]
@@ -339,8 +388,8 @@ def test_the_memory_that_qwen_s_authors_published() -> None:
         errors.setdefault("1.8B LoRA" if row[1] == "1.8B" and row[2] == "LoRA" else "all others", []).append(
             float(row[3])
         )
-    assert {name: len(several) for name, several in errors.items()} == {"all others": 60, "1.8B LoRA": 6}
-    assert sum(map(abs, errors["all others"])) / 60 <= 3
+    assert {name: len(several) for name, several in errors.items()} == {"all others": 66, "1.8B LoRA": 6}
+    assert sum(map(abs, errors["all others"])) / 66 <= 3
     assert max(map(abs, errors["all others"])) <= 6
     assert max(map(abs, errors["1.8B LoRA"])) < 14
 

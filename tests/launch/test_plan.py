@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.batch import divide_batch
-from launch.errors import NoPlanError, PlanMismatch, UsageError
+from launch.errors import ConflictError, NoPlanError, PlanMismatch, UsageError
 from launch.hardware import Topology, parse_gpus
 from launch.journal import write_json
 from launch.plan import Plan, as_launched, differences, resolve
@@ -77,22 +77,22 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 192.9 GiB a step (ddp 229.7 MiB,"
-        " zero1 114.8 MiB, zero2 287.1 MiB); 44 of 48 blocks checkpointed, fewer would not fit;"
-        " 63.1 GiB of 79.2 GiB (80 %) on each GPU"
+        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 283.1 GiB a step (ddp 229.7 MiB,"
+        " zero1 114.8 MiB, zero2 287.1 MiB); 45 of 48 blocks checkpointed, fewer would not fit;"
+        " 60.0 GiB of 79.2 GiB (76 %) on each GPU"
     )
-    small = plan_of("8xV100-32GB", 1, spec_of(model={"quantization": "nf4"}, data=SMALL)).reason
-    assert small.startswith("zero3: the fastest that fits (ddp, zero1, zero2 slower); ")
+    shared = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"})).reason
+    assert shared.startswith("zero3: the fastest that fits (ddp, zero1, zero2 slower); ")
 
 
 def test_nothing_fits() -> None:
     with pytest.raises(NoPlanError) as caught:
         plan_of("1xRTX4090-24GB")
     assert str(caught.value) == (
-        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 40.6 GiB and muster"
+        "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.3 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 18.6 GiB); data.max_length: 1024 (zero3_offload, 18.5 GiB); H100-80GB GPUs (zero3_offload,"
-        " 59.4 GiB)"
+        " (zero3_offload, 17.9 GiB); data.max_length: 1024 (zero3_offload, 17.8 GiB); H100-80GB GPUs (zero3_offload,"
+        " 61.1 GiB)"
     )
     assert caught.value.remedies[1] == {
         "change": "data.max_length: 1024", "strategy": "zero3_offload",
@@ -160,7 +160,7 @@ def test_fp16_forced_on_a_machine_that_has_bf16_is_a_warning() -> None:
 
 
 def test_a_machine_without_bf16_is_a_warning() -> None:
-    assert plan_of("8xV100-32GB", 1, spec_of("qwen2.5-7b-instruct", data=SMALL)).warnings == [
+    assert plan_of("8xV100-32GB", 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 384})).warnings == [
         "V100-32GB has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"
     ]
 
@@ -254,7 +254,17 @@ def test_an_automatic_micro_batch_is_the_fastest_that_fits() -> None:
     assert batch(global_batch_size=256, micro_batch_size="auto") == (8, 4, 256)
     plan = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"}))
     assert (plan.strategy, plan.micro_batch_size, plan.gradient_accumulation_steps) == ("zero3", 1, 8)
-    assert plan.checkpointed_layers == 9
+    assert plan.checkpointed_layers == 10
+
+
+def test_a_global_batch_that_the_accumulation_steps_do_not_divide() -> None:
+    """With a number of steps and no micro-batch it is their multiples that can be divided, and the nearest do."""
+    assert refused(training={"global_batch_size": 128, "gradient_accumulation_steps": 5}) == (
+        "training.global_batch_size 128 cannot be divided into 5 accumulation steps on 8 devices;"
+        " nearest that can: 120 or 160"
+    )
+    assert batch(global_batch_size=120, gradient_accumulation_steps=5) == (3, 5, 120)
+    assert batch(global_batch_size=160, gradient_accumulation_steps=5) == (4, 5, 160)
 
 
 def test_a_global_batch_that_the_devices_cannot_share() -> None:
@@ -445,3 +455,18 @@ def test_another_number_of_devices_tells_of_another_batch() -> None:
     ]
     kept = spec_of("qwen2.5-7b-instruct", **eight, training={"global_batch_size": 128})
     assert plan_of("2xA100-80GB", 1, kept).warnings == []
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_gpu_has_nothing_to_share_by_the_strategy_of_eight(strategy: str) -> None:
+    """Of a spec for several; one that says nothing of their number is refused, as it may mean what it says."""
+    asked = {"data": {"max_length": 512}, "training": {"global_batch_size": 128}}
+    spec = spec_of("qwen2.5-7b-instruct", cluster={"devices_per_node": 8, "strategy": strategy}, **asked)
+    plan = plan_of("1xA100-80GB", 1, spec)
+    assert (plan.strategy, plan.global_batch_size, plan.gradient_accumulation_steps) == ("single", 128, 32)
+    assert plan.notes == [
+        "one device instead of 8: the global batch of 128, schedule and order of samples are kept",
+        f"{strategy} takes several devices: it is left out",
+    ]
+    with pytest.raises(ConflictError, match=f"{strategy} on one device: there is nothing to share; use single"):
+        plan_of("1xA100-80GB", 1, spec_of("qwen2.5-7b-instruct", cluster={"strategy": strategy}, **asked))

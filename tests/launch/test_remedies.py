@@ -49,6 +49,18 @@ def test_scores_need_not_be_held() -> None:
     assert told(spec, "T4-16GB")[0] == "model.attention: auto"
 
 
+def test_a_packed_base_is_a_way_out_on_a_cpu_as_well() -> None:
+    """7B in fp32 takes 38 GiB of 20, its blocks packed 17; bitsandbytes has kernels for both."""
+    spec = spec_of("qwen2.5-7b-instruct", data={"max_length": 2048})
+    small = CPU.model_copy(update={"memory_bytes": 22 * GIB})
+    with pytest.raises(NoPlanError) as caught:
+        plan_of(small, 1, spec)
+    first = caught.value.remedies[0]
+    assert (first["change"], first["strategy"]) == ("model.quantization: nf4", "single")
+    nf4 = spec_of("qwen2.5-7b-instruct", data={"max_length": 2048}, model={"quantization": "nf4"})
+    assert plan_of(small, 1, nf4).memory.process_bytes == first["process_bytes"]
+
+
 def test_devices_that_cannot_share_the_global_batch_are_no_advice() -> None:
     """Nine sequences go to neither four nor six GPUs, but to three nodes with three each."""
     spec = spec_of(
@@ -66,7 +78,7 @@ def test_processes_that_share_a_node_s_own_memory() -> None:
         plan_of(topology, 1, spec)
     assert str(caught.value).startswith(
         "no plan fits 1 x 8 V100-32GB: the least that a node needs of its own memory, ddp, is 236.1 GiB, and 100.0 GiB"
-        " are free. What would make it fit: model.quantization: nf4 (zero3, "
+        " are free. What would make it fit: model.quantization: nf4 (ddp, "
     )
     found = remedies(spec, architecture_of(spec), topology, "fp16", NEWEST)
     assert [remedy.text for remedy in found][:2] == ["model.quantization: nf4", "2 devices on each node"]

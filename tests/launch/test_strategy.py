@@ -210,8 +210,12 @@ def test_recomputation_before_sharding() -> None:
     assert chosen(spec_of(data={"max_length": 2048}), "8xA100-80GB") == ("ddp", True, 4)
 
 
-def test_zero3_where_the_base_does_not_fit() -> None:
-    assert chosen(spec_of(data=SMALL), "8xV100-32GB") == ("zero3", True, 4)
+def test_sharding_where_the_base_does_not_fit() -> None:
+    """ZeRO-3 gathers the base three times where blocks are computed again, FSDP2 twice: on slower links that tells."""
+    assert chosen(spec_of(data=SMALL), "8xV100-32GB") == ("fsdp2", True, 4)
+    ways = {c.strategy: c for c in found(spec_of(data=SMALL), "8xV100-32GB") if c.gradient_checkpointing}
+    assert ways["zero3"].fits
+    assert ways["zero3"].throughput.step_seconds > 1.02 * ways["fsdp2"].throughput.step_seconds
 
 
 def test_a_node_s_own_memory_limits_what_is_offloaded_to_it() -> None:
@@ -253,7 +257,7 @@ def test_a_quantised_base_lands_whole_on_each_device_however_it_is_sharded_later
     spec = spec_of(model={"quantization": "nf4"}, data=SMALL)
     loaded = {candidate.strategy: candidate.memory.phases["load"] for candidate in found(spec, "8xV100-32GB")}
     assert loaded["zero3"] == loaded["zero2"] == loaded["ddp"]
-    assert chosen(spec, "8xV100-32GB") == ("zero3", True, 4)
+    assert chosen(spec, "8xV100-32GB") == ("ddp", True, 4)
 
 
 def test_what_the_spec_names_is_the_only_one_tried() -> None:
@@ -270,7 +274,7 @@ def test_fsdp2_and_sharding_over_one_device_are_never_chosen_unasked() -> None:
 
 
 def test_one_device_may_be_asked_to_use_zero() -> None:
-    assert chosen(spec_of(cluster={"strategy": "zero3"}, data=SMALL), "1xH100-80GB") == ("zero3", True, 4)
+    assert chosen(spec_of(cluster={"strategy": "zero3"}, data=SMALL), "1xH100-80GB") == ("zero3", False, 4)
 
 
 def test_a_cpu_process_is_not_offered_offloading() -> None:
