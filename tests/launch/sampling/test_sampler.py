@@ -82,6 +82,14 @@ def test_only_the_gpus_of_the_job(devices: str | None, count: int, indices: list
     assert [row["gpu"] for row in found.rows()][: len(indices)] == indices
 
 
+def test_a_slice_has_its_own_memory_and_its_gpu_s_power(sampling: Start) -> None:
+    second = "MIG-5eed0000-0000-5000-0001-000000000002"
+    found = sampling("mig-slices", None, "--gpus", 1, "--seconds", 1, CUDA_VISIBLE_DEVICES=second)
+    found.until(lambda: bool(found.of(0)))
+    row = found.of(0)[0]
+    assert (row["memory_total_bytes"], row["temperature"], row["utilization"]) == (40448 << 20, 33, None)
+
+
 def test_a_host_without_gpus_has_a_row_of_its_own(sampling: Start) -> None:
     found = sampling(None, None, "--seconds", 1)
     found.until(lambda: len(found.rows()) >= 2)
