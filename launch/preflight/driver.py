@@ -56,8 +56,11 @@ def torch_build() -> tuple[str | None, str | None]:
     return found, match[1] if match else None
 
 
-def judge_driver(installed: str, cuda: str) -> tuple[str, str] | None:
-    """(status, what is wrong) of a driver for a CUDA version; None where nothing is. Pure."""
+def judge_driver(installed: str, cuda: str, newest: str) -> tuple[str, str] | None:
+    """(status, what is wrong) of a driver for a CUDA version; None where nothing is. Pure.
+
+    `newest` is the CUDA version that the driver names as its own: it decides for a toolkit that is not in the table.
+    """
     floor, own = FLOOR.get(int(cuda.split(".")[0])), TOOLKIT.get(cuda)
     if floor is None:
         return "unknown", f"which driver CUDA {cuda} needs is not known here"
@@ -65,6 +68,8 @@ def judge_driver(installed: str, cuda: str) -> tuple[str, str] | None:
         return "fail", f"driver {installed} is older than {floor}, which CUDA {cuda} needs"
     if own and release(installed) < release(own):
         return "warn", f"driver {installed} is older than CUDA {cuda}'s own, {own}: kernels that come as PTX may fail"
+    if own is None and release(newest) < release(cuda):
+        return "warn", f"driver {installed} is of CUDA {newest}, older than {cuda}: kernels that come as PTX may fail"
     return None
 
 
@@ -78,7 +83,7 @@ def loaded(context: Context) -> Finding:
     told = f"driver {installed}, up to CUDA {newest_of(supported)}"
     name, cuda = torch_build()
     values = {"driver": installed, "cuda_driver": supported, "torch": name, "torch_cuda": cuda}
-    wrong = judge_driver(installed, cuda or OLDEST)
+    wrong = judge_driver(installed, cuda or OLDEST, newest_of(supported))
     if wrong is None:
         return passed(f"{told}; torch is built for CUDA {cuda}" if cuda else told, **values)
     status, why = wrong
@@ -124,15 +129,20 @@ class Architectures:
     names: Sequence[str]
 
     def runs(self, capability: tuple[int, int]) -> bool:
-        """CUDA's rule: a binary runs on its own major version from its minor on, PTX from its version on."""
+        """CUDA's rule: a binary runs on its own major version from its minor on, PTX from its version on. With an `a`
+        (sm_100a) both run on that version alone, with an `f` as a binary does."""
         for name in self.names:
-            match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name)
+            match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
             if match is None:
                 continue
-            kind, built = match[1], (int(match[2]), int(match[3]))
-            if kind == "compute" and built <= capability:
-                return True
-            if kind == "sm" and built[0] == capability[0] and built <= capability:
+            built = int(match[2]), int(match[3])
+            if match[4] == "a":
+                runs = built == capability
+            elif match[1] == "compute" and not match[4]:
+                runs = built <= capability
+            else:
+                runs = built[0] == capability[0] and built <= capability
+            if runs:
                 return True
         return False
 
@@ -222,7 +232,7 @@ def compat(context: Context) -> Finding:
     with driver() as nvml:
         names = {
             index: str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)))
-            for index in planned(nvml, context)
+            for index, _ in planned(nvml, context)
         }
     consumer = [index for index, name in names.items() if "GeForce" in name]
     if consumer:
@@ -241,7 +251,8 @@ CHECKS = (
     Check("torch-build", "driver", "a torch that is built for the CPU", "torch/version.py", build, on_gpus),
     Check(
         "architectures", "driver", "a torch without kernels for these GPUs",
-        "a binary of the same major and no later minor version, or PTX (CUDA C++ Programming Guide, 3.1)",
+        "a binary of the same major and no later minor version, or PTX; sm_90a runs on 9.0 alone (CUDA C++ Programming"
+        " Guide, 3.1 and 5.1)",
         asking(architectures), on_gpus, ASK_SECONDS + 5,
     ),
     Check(
