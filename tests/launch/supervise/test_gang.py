@@ -9,7 +9,7 @@ from launch.preflight.fleet import NodeReport
 from launch.preflight.probe import Probe
 from launch.preflight.result import Result
 from launch.spec import PreflightSpec
-from launch.supervise.gang import Gathered, chosen, together, unfit
+from launch.supervise.gang import Gathered, chosen, together, told, unfit
 from tests.conftest import environment
 
 ALIKE = {"torch": "2.13.0", "kernel": "6.1", "GPUs": "8 x NVIDIA H100"}
@@ -89,6 +89,29 @@ def test_one_row_a_check_with_the_nodes_that_have_it() -> None:
     ]
     (row,) = together({one.report.node: one for one in probes}, 30)
     assert (row.status, row.node) == ("fail", "n3, n7")
+
+
+def test_each_node_says_what_it_has_found_itself() -> None:
+    """Not the first one's evidence in the name of all."""
+    found = {"n1": "GPU 2: 1 uncorrected memory error", "n3": "GPU 7: 4 uncorrected memory errors"}
+    probes = [
+        probe(node, result(node, status="fail" if node in found else "pass").model_copy(
+            update={"evidence": found.get(node, "none")}
+        )) for node in ("n0", "n1", "n2", "n3")
+    ]  # fmt: skip
+    (row,) = together({one.report.node: one for one in probes}, 30)
+    assert (row.node, row.evidence) == (
+        "n1, n3",
+        "n1: GPU 2: 1 uncorrected memory error; n3: GPU 7: 4 uncorrected memory errors",
+    )
+
+
+def test_many_nodes_are_told_in_a_line() -> None:
+    out = {f"n{number:03}": f"gpu-memory: {number % 7} GiB free" for number in range(700)}
+    line = told(out)
+    assert line.startswith("node n000, n007, n014, n021, n028 and 95 more: gpu-memory: 0 GiB free; node n001, ")
+    assert line.endswith("; and 200 more")
+    assert told({"n1": "does not answer\nsee there"}) == "node n1: does not answer"
 
 
 THOUSAND = """
