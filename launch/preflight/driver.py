@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
@@ -150,8 +150,10 @@ class Architectures:
 def architectures(context: Context) -> Finding:
     """torch has kernels for each GPU."""
     asked = ask_torch()
-    if isinstance(asked, str):
-        return unknown(f"torch could not be asked for what it was built: {asked}", "see python -c 'import torch'")
+    if isinstance(asked, NoTorch):
+        if asked.broken:
+            return failed(f"torch cannot be imported: {asked.why}", IMPORT)
+        return unknown(f"torch could not be asked for what it was built: {asked.why}", IMPORT)
     build = Architectures(asked["architectures"])
     return judge(
         read(context, _capability),
@@ -186,8 +188,8 @@ def _dotted(capability: tuple[int, int]) -> str:
 def nccl(context: Context) -> Finding:
     """The NCCL that torch loads is the one that was installed with it."""
     asked = ask_torch()
-    if isinstance(asked, str):
-        return unknown(f"torch could not be asked for its NCCL: {asked}", "see python -c 'import torch'")
+    if isinstance(asked, NoTorch):
+        return unknown(f"torch could not be asked for its NCCL: {asked.why}", IMPORT)
     if "nccl" not in asked:
         return unknown("this torch has no NCCL", "install a CUDA build of torch")
     mapped = [path for path in asked["libraries"] if "nccl" in path]
@@ -208,18 +210,29 @@ def nccl_wheel() -> str | None:
     return None
 
 
-def ask_torch() -> dict[str, Any] | str:
+IMPORT = "see python -c 'import torch'"
+
+
+class NoTorch(NamedTuple):
+    """Why torch does not tell."""
+
+    why: str
+    broken: bool = False
+    """Its import fails, as it will in every worker."""
+
+
+def ask_torch() -> dict[str, Any] | NoTorch:
     """What only torch itself can tell, from a process of its own; why not where it cannot."""
     import json
 
     if importlib.util.find_spec("torch") is None:
-        return "it is not installed"
+        return NoTorch("it is not installed")
     try:
         done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=ASK_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"its import took longer than {ASK_SECONDS:g} s"
+        return NoTorch(f"its import took longer than {ASK_SECONDS:g} s")
     if done.returncode:
-        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return NoTorch((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], broken=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -250,7 +263,7 @@ CHECKS = (
     ),
     Check("torch-build", "driver", "a torch that is built for the CPU", "torch/version.py", build, on_gpus),
     Check(
-        "architectures", "driver", "a torch without kernels for these GPUs",
+        "architectures", "driver", "a torch without kernels for these GPUs, or one that cannot be imported",
         "a binary of the same major and no later minor version, or PTX; sm_90a runs on 9.0 alone (CUDA C++ Programming"
         " Guide, 3.1 and 5.1)",
         asking(architectures), on_gpus, ASK_SECONDS + 5,
