@@ -75,7 +75,8 @@ def _places(spec: RunSpec, folder: FilePath) -> dict[str, str]:
     """What the spec names, as paths if they are paths; a hub id is looked for beside the spec, where nothing is."""
     named = {
         "model.variant": spec.model.variant, "data.train": spec.data.train, "data.eval": spec.data.eval,
-        "lora.adapter": spec.lora.adapter,
+        "lora.adapter": spec.lora.adapter, **{f"slurm.{key}": getattr(spec.slurm, key) for key in PATHS},
+        "slurm.container.image": spec.slurm.container.image,
     }  # fmt: skip
     return {key: os.path.join(folder, os.path.expanduser(value)) for key, value in named.items() if value}
 
