@@ -5,10 +5,10 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from launch.devices import VISIBLE, Device, handle_of, listed, visible
 from launch.errors import DeviceError
@@ -17,6 +17,8 @@ from launch.processes import OverdueError, within
 from launch.spec import ClusterSpec
 from launch.versions import PACKAGES
 from launch.wording import plural
+
+T = TypeVar("T")
 
 INFINIBAND = Path("/sys/class/infiniband")
 # A driver that is loaded for each process, without persistence, takes a second or two for a GPU.
@@ -38,16 +40,30 @@ class FoundGpu:
 
 def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
     """The GPUs that this process may use; empty without a driver. CUDA_VISIBLE_DEVICES is honoured."""
+    with _driver() as nvml:
+        there = listed(nvml) if nvml is not None else {}
+        chosen = visible(there, environment.get(VISIBLE))
+        return [found for device in chosen if (found := _read_gpu(nvml, device, there[device.gpu].slices))]
+
+
+def without_slices() -> list[int]:
+    """The GPUs that MIG is on for, and that are divided into nothing: no process sees them."""
+    with _driver() as nvml:
+        return [index for index, gpu in (listed(nvml) if nvml is not None else {}).items() if gpu.slices == {}]
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[Any]:
+    """pynvml, connected to the driver; None without package, library, driver or permission: then no GPU can be used."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - no package, library, driver or permission: in each case no GPU can be used
-        return []
+    except Exception:  # noqa: BLE001 - see above
+        yield None
+        return
     try:
-        there = listed(pynvml)
-        chosen = visible(there, environment.get(VISIBLE))
-        return [found for device in chosen if (found := _read_gpu(pynvml, device, there[device.gpu].slices))]
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
 
@@ -133,7 +149,14 @@ def topology(cluster: ClusterSpec) -> Topology:
 
     Raises DeviceError when it asks for more than there is.
     """
-    found = _answering_gpus() if cluster.device != "cpu" else []
+    found = _answering(gpus) if cluster.device != "cpu" else []
+    unmade = _answering(without_slices) if cluster.device != "cpu" and not found else []
+    if unmade:
+        raise DeviceError(
+            ("cluster", "device"),
+            f"MIG is on for GPU {', '.join(map(str, unmade))} of this machine, and no slice has been made of it; make"
+            " one (nvidia-smi mig -cgi PROFILE -C), turn MIG off (nvidia-smi -mig 0), or say cluster.device: cpu",
+        )
     if cluster.device == "gpu" and not found:
         asked = (
             "" if cluster.devices_per_node == "auto" else f" and cluster.devices_per_node {cluster.devices_per_node}"
@@ -152,10 +175,10 @@ def topology(cluster: ClusterSpec) -> Topology:
     return _gpu_topology(cluster, found) if found else _cpu_topology(cluster)
 
 
-def _answering_gpus() -> list[FoundGpu]:
+def _answering(ask: Callable[[], list[T]]) -> list[T]:
     """Asked from a process of its own: a stuck driver never answers."""
     try:
-        return within(DRIVER_SECONDS, gpus)
+        return within(DRIVER_SECONDS, ask)
     except OverdueError:
         raise DeviceError(
             ("cluster", "device"),

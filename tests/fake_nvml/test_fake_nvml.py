@@ -750,7 +750,9 @@ def test_muster_plans_with_the_memory_of_a_slice_or_says_why_it_cannot(cache: Pa
     assert (two["bf16"], two["rates"]) == (True, None)  # the catalogue has whole GPUs
     assert found["mig-slice-small"][1]["memory_bytes"] == 9856 * MIB
     assert found["mig-no-slice"][0] == []
-    assert "0 GPUs that can be used" in found["mig-no-slice"][1]
+    assert found["mig-no-slice"][1].startswith(
+        "MIG is on for GPU 0, 1, 2, 3, 4, 5, 6, 7 of this machine, and no slice has been made of it; make one"
+    )
     assert found["mig-beside-whole"][1].startswith("GPU 7 of this machine is divided (MIG), GPU 0, 1, 2, 3, 4, 5, 6 is")
     assert found["mig-on"][1] == (
         "GPU 0 of this machine is divided (MIG), GPU 1, 2, 3, 4, 5, 6, 7 is not, and a process sees one slice or whole"
