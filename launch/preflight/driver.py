@@ -29,8 +29,9 @@ OLDEST = "12.6"
 # NVML's codes of a driver that is there and cannot be used (nvml.h, nvmlReturn_t).
 MISMATCH, NO_PERMISSION, NOT_LOADED, NO_LIBRARY = 18, 4, 9, 12
 BF16, FP8 = (8, 0), (8, 9)
-# torch's own answers take an import of some seconds, in a process that may hang or crash.
-ASK_SECONDS = 60.0
+# torch's own answers take an import of some seconds, in a process that may hang or crash. All that a node says has to
+# be there within preflight.answer_seconds, after up to 15 s for the shared directory.
+ASK_SECONDS = 30.0
 ASKED = """
 import json, torch
 maps = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
