@@ -206,6 +206,10 @@ class Cluster(Commands):
         self._machines["login"].shape(f"to-{name}", megabits)
         self._machines[name].shape("eth0", megabits)
 
+    def block_ports(self, name: str, first: int, last: int) -> None:
+        """A firewall: what this node sends to these TCP ports of others goes nowhere. Slurm's own are others."""
+        self._machines[name].ip("rule", "add", "ipproto", "tcp", "dport", f"{first}-{last}", "blackhole")
+
     def kill_node(self, name: str) -> None:
         """Power loss: every process on the node ends at once, nobody is told, and its address answers no more."""
         self._machines.pop(name).power_off()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from launch.preflight.probe import FIRST_PORT, PORTS
 from tests.conftest import ROOT, Workspace
 from tests.slurm.cluster import Cluster
 
@@ -128,6 +129,15 @@ def test_a_node_whose_link_is_slow_is_found_by_pairs(cluster: Cluster, workspace
     assert (status, node) == ("fail", "n1")
     assert re.search(r"; n1 exchanges 0\.00 GB/s with n0, n2, the others [\d.]+ GB/s$", evidence), evidence
     assert document["verdict"].startswith("Not ready: node n1: fleet-answers: all ranks met; all-reduce at 0.00 GB/s")
+
+
+@pytest.mark.chaos
+def test_a_node_behind_a_firewall_is_found_by_pairs(cluster: Cluster, workspace: Workspace) -> None:
+    """It answers what it is asked, for Slurm reaches it; the others it does not reach."""
+    cluster.block_ports("n2", FIRST_PORT, FIRST_PORT + PORTS - 1)
+    status, node, evidence = found(preflight(cluster, workspace, nodes=3, allreduce_seconds=8.0), "fleet-answers")
+    assert (status, node) == ("fail", "n2")
+    assert evidence == "n2 exchanges with none of n0, n1, which exchange with one another"
 
 
 @pytest.mark.chaos
