@@ -5,18 +5,20 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from launch.devices import visible
+from launch.devices import VISIBLE, Device, handle_of, listed, visible
 from launch.errors import DeviceError
 from launch.hardware import CATALOGUE, GIB, Rates, Topology
 from launch.processes import OverdueError, within
 from launch.spec import ClusterSpec
 from launch.versions import PACKAGES
 from launch.wording import plural
+
+T = TypeVar("T")
 
 INFINIBAND = Path("/sys/class/infiniband")
 # A driver that is loaded for each process, without persistence, takes a second or two for a GPU.
@@ -25,41 +27,58 @@ DRIVER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class FoundGpu:
-    """A GPU as NVML shows it. Memory in bytes."""
+    """A GPU as NVML shows it, or the slice of a divided one that a process sees (MIG). Memory in bytes."""
 
     index: int
     name: str
     memory_bytes: int
     free_bytes: int
     capability: tuple[int, int]
+    slice: int | None = None
+    """Its number among the GPU's slices; None for a whole GPU."""
 
 
 def gpus(environment: Mapping[str, str] = os.environ) -> list[FoundGpu]:
     """The GPUs that this process may use; empty without a driver. CUDA_VISIBLE_DEVICES is honoured."""
+    with _driver() as nvml:
+        there = listed(nvml) if nvml is not None else {}
+        chosen = visible(there, environment.get(VISIBLE))
+        return [found for device in chosen if (found := _read_gpu(nvml, device, there[device.gpu].slices))]
+
+
+def without_slices() -> list[int]:
+    """The GPUs that MIG is on for, and that are divided into nothing: no process sees them."""
+    with _driver() as nvml:
+        return [index for index, gpu in (listed(nvml) if nvml is not None else {}).items() if gpu.slices == {}]
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[Any]:
+    """pynvml, connected to the driver; None without package, library, driver or permission: then no GPU can be used."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - no package, library, driver or permission: in each case no GPU can be used
-        return []
-    found: list[tuple[FoundGpu, str]] = []
+    except Exception:  # noqa: BLE001 - see above
+        yield None
+        return
     try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            with contextlib.suppress(pynvml.NVMLError):  # a GPU that fell off the bus cannot be used
-                found.append(_read_gpu(pynvml, index))
+        yield pynvml
     finally:
         pynvml.nvmlShutdown()
-    by_index = {gpu.index: gpu for gpu, _ in found}
-    chosen = visible({gpu.index: uuid for gpu, uuid in found}, environment.get("CUDA_VISIBLE_DEVICES"))
-    return [by_index[index] for index in chosen]
 
 
-def _read_gpu(nvml: Any, index: int) -> tuple[FoundGpu, str]:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    name = nvml.nvmlDeviceGetName(handle)
-    return FoundGpu(index, name, int(memory.total), int(memory.free), (major, minor)), nvml.nvmlDeviceGetUUID(handle)
+def _read_gpu(nvml: Any, device: Device, slices: Mapping[int, str] | None) -> FoundGpu | None:
+    """None for one that cannot be used: it fell off the bus, or MIG is on and no slice has been made of it."""
+    if slices is not None and device.slice is None:
+        return None
+    with contextlib.suppress(nvml.NVMLError):
+        handle = handle_of(nvml, device)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(nvml.nvmlDeviceGetHandleByIndex(device.gpu))
+        name = nvml.nvmlDeviceGetName(handle)
+        return FoundGpu(device.gpu, name, int(memory.total), int(memory.free), (major, minor), device.slice)
+    return None
 
 
 def cpu_count() -> int:
@@ -130,7 +149,14 @@ def topology(cluster: ClusterSpec) -> Topology:
 
     Raises DeviceError when it asks for more than there is.
     """
-    found = _answering_gpus() if cluster.device != "cpu" else []
+    found = _answering(gpus) if cluster.device != "cpu" else []
+    unmade = _answering(without_slices) if cluster.device != "cpu" and not found else []
+    if unmade:
+        raise DeviceError(
+            ("cluster", "device"),
+            f"MIG is on for GPU {', '.join(map(str, unmade))} of this machine, and no slice has been made of it; make"
+            " one (nvidia-smi mig -cgi PROFILE -C), turn MIG off (nvidia-smi -mig 0), or say cluster.device: cpu",
+        )
     if cluster.device == "gpu" and not found:
         asked = (
             "" if cluster.devices_per_node == "auto" else f" and cluster.devices_per_node {cluster.devices_per_node}"
@@ -149,10 +175,10 @@ def topology(cluster: ClusterSpec) -> Topology:
     return _gpu_topology(cluster, found) if found else _cpu_topology(cluster)
 
 
-def _answering_gpus() -> list[FoundGpu]:
+def _answering(ask: Callable[[], list[T]]) -> list[T]:
     """Asked from a process of its own: a stuck driver never answers."""
     try:
-        return within(DRIVER_SECONDS, gpus)
+        return within(DRIVER_SECONDS, ask)
     except OverdueError:
         raise DeviceError(
             ("cluster", "device"),
@@ -171,13 +197,17 @@ def _cpu_topology(cluster: ClusterSpec) -> Topology:
 
 
 def _gpu_topology(cluster: ClusterSpec, found: list[FoundGpu]) -> Topology:
+    _refuse_mixed(found)
     wanted = len(found) if cluster.devices_per_node == "auto" else cluster.devices_per_node
     if wanted > len(found):
         there = f"{plural(len(found), 'GPU')} that can be used ({found[0].name})"
-        raise DeviceError(
-            ("cluster", "devices_per_node"),
-            f"cluster.devices_per_node is {wanted}, but this machine has {there}; ask for {len(found)} or fewer",
-        )
+        asked = f"cluster.devices_per_node is {wanted}, but this machine has {there}"
+        if found[0].slice is not None:
+            asked += ": of GPUs that are divided (MIG) a process sees one slice, and slices cannot train together"
+            raise DeviceError(
+                ("cluster", "devices_per_node"), f"{asked}; ask for 1, or turn MIG off: nvidia-smi -mig 0"
+            )
+        raise DeviceError(("cluster", "devices_per_node"), f"{asked}; ask for {len(found)} or fewer")
     used = found[:wanted]
     smallest = min(used, key=lambda gpu: gpu.memory_bytes)
     return Topology(
@@ -187,8 +217,23 @@ def _gpu_topology(cluster: ClusterSpec, found: list[FoundGpu]) -> Topology:
     )  # fmt: skip
 
 
+def _refuse_mixed(found: list[FoundGpu]) -> None:
+    """CUDA shows a process one slice or whole GPUs, and which of them nobody has said."""
+    slices, whole = (sorted({g.index for g in found if (g.slice is None) is kind}) for kind in (False, True))
+    if slices and whole:
+        told = f"GPU {', '.join(map(str, slices))} of this machine is divided (MIG), GPU {', '.join(map(str, whole))}"
+        raise DeviceError(
+            ("cluster", "devices_per_node"),
+            f"{told} is not, and a process sees one slice or whole GPUs; name those to train on by their UUIDs"
+            f" (nvidia-smi -L): {VISIBLE}=GPU-...,GPU-... or {VISIBLE}=MIG-...",
+        )
+
+
 def _rates(gpu: FoundGpu) -> Rates | None:
-    """The catalogue's for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that is not in it."""
+    """The catalogue's for a driver's name such as `NVIDIA H100 80GB HBM3`; None for a GPU that is not in it, and for a
+    slice, which has a part of the GPU's."""
+    if gpu.slice is not None:
+        return None
     words = re.sub(r"RTX (?=\d)", "RTX", gpu.name.replace("-", " ").upper()).split()
     matches = [known for known in CATALOGUE.values() if known.name.split("-")[0].upper() in words]
     nearest = min(matches, key=lambda known: abs(known.memory_bytes - gpu.memory_bytes), default=None)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from launch.devices import BY_BUS, ORDER
 from launch.processes import die_with_parent, log_writer
 from launch.rundir import Attempt
 from launch.supervise.pulses import read_pulses
@@ -100,7 +101,8 @@ def _alive(pid: int) -> bool:
 def environment(outer: Mapping[str, str]) -> dict[str, str]:
     """The workers' environment: the caller's without another launcher's variables, and our own packages first.
 
-    With PYTHONSAFEPATH a folder called training/ where the user stands cannot take the place of ours.
+    With PYTHONSAFEPATH a folder called training/ where the user stands cannot take the place of ours. GPUs are counted
+    as preflight counts them, unless somebody wants it otherwise.
     """
     kept = {
         name: value
@@ -109,7 +111,8 @@ def environment(outer: Mapping[str, str]) -> dict[str, str]:
     }
     packages = str(Path(__file__).resolve().parent.parent)
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, outer.get("PYTHONPATH"))))
-    return {**kept, "PYTHONSAFEPATH": "1", "TOKENIZERS_PARALLELISM": outer.get("TOKENIZERS_PARALLELISM", "true")}
+    defaults = {"TOKENIZERS_PARALLELISM": "true", ORDER: BY_BUS}
+    return {**defaults, **kept, "PYTHONSAFEPATH": "1"}
 
 
 def free_port() -> int:

@@ -36,6 +36,8 @@ def read_architecture(variant: str) -> Architecture:
 def read_config(directory: Path) -> dict[str, Any]:
     """A model directory's config.json. Raises UsageError when there is none, or no JSON object in it."""
     config = directory / CONFIG
+    if config.exists() and not config.is_file():  # a pipe would be waited for
+        raise UsageError(f"{config}: is no file")
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,12 +16,14 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+# With a parser of its own: click looks at every Path, and one on a file system that hangs would never be parsed.
 RunDirectory = Annotated[
     Path | None,
     typer.Option(
-        "--run-dir", metavar="DIR", help="Place of the run directory.  [default: runs/NAME]", show_default=False
+        "--run-dir", metavar="DIR", parser=Path, help="Place of the run directory.  [default: runs/NAME]",
+        show_default=False,
     ),
-]
+]  # fmt: skip
 Accept = Annotated[
     list[str],
     typer.Option(

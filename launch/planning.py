@@ -9,7 +9,8 @@ from launch.architecture import Architecture
 from launch.discover import installed
 from launch.errors import ConflictError, DataError, DeviceError, NoPlanError, PreflightError, SpecError, UsageError
 from launch.hardware import Topology
-from launch.model_files import read_architecture
+from launch.model_files import caches, read_architecture
+from launch.mounts import refuse_hung
 from launch.plan import Plan, conflicts, resolve
 from launch.rundir import ADAPTER_WEIGHTS, PROGRESS, RunDir
 from launch.spec import ClusterSpec, RunSpec
@@ -31,12 +32,14 @@ def planned(
     """The plan of a spec. `devices` finds what is there, `adjust` may change the spec before that.
 
     Raises SpecError with every mistake that can be told; DataError when missing files are all that is wrong (looked for
-    where `data` is true), PreflightError when missing devices are, NoPlanError when nothing fits.
+    where `data` is true), PreflightError when missing devices are or a file system hangs, NoPlanError when nothing
+    fits.
     """
     found = draft(path, overrides)
     if found.spec is None:
         raise SpecError(found.mistakes)
     spec = adjust(found.spec)
+    refuse_hung({"the Hugging Face cache": caches()[-1]})
     mistakes = list(found.mistakes)
     architecture, wrong = (None, []) if ("model", "variant") in found.dropped else _architecture(spec)
     mistakes += found.placed(wrong)

@@ -70,10 +70,12 @@ def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str, here: "Topolog
 
 
 def run_directory(plan: "Plan", run_dir: Path | None) -> "RunDir":
-    """Raises UsageError for a name that no directory can have."""
+    """Raises UsageError for a name that no directory can have, PreflightError for one whose file system hangs."""
+    from launch.mounts import refuse_hung
     from launch.rundir import RunDir
 
     place = run_dir or Path("runs", plan.name)
+    refuse_hung({"the run directory": place.absolute()})
     try:
         place.stat()
         return RunDir(place.resolve())

@@ -16,6 +16,7 @@ from launch.errors import Mistake, SpecError, UsageError
 from launch.explain import describe, explain, shown, spec_path
 from launch.extra import not_allowed, refused
 from launch.located import Located, locate
+from launch.mounts import refuse_hung
 from launch.site import PATHS, read_site, site_file, with_defaults
 from launch.site import absolute as from_folder
 from launch.slurm_spec import is_file
@@ -50,7 +51,7 @@ def draft(path: str | FilePath, overrides: list[str]) -> Draft:
     """Reads a spec file and applies `key.path=value` overrides; below both are the defaults of the site's file.
 
     Relative paths in a file start at its folder. Raises UsageError when there is no such file, SpecError when it is no
-    YAML mapping.
+    YAML mapping, PreflightError where something that it names is on a file system that hangs.
     """
     file = FilePath(path)
     try:
@@ -64,9 +65,20 @@ def draft(path: str | FilePath, overrides: list[str]) -> Draft:
     place = site_file()
     found = _draft(text, str(path), overrides, read_site(place) if place else None)
     if found.spec is not None:
-        found.spec = _from_folder(found.spec, file.resolve().parent)
+        refuse_hung(_places(found.spec, folder := file.resolve().parent))
+        found.spec = _from_folder(found.spec, folder)
         found.mistakes += found.placed(_unusable_paths(found.spec))
     return found
+
+
+def _places(spec: RunSpec, folder: FilePath) -> dict[str, str]:
+    """What the spec names, as paths if they are paths; a hub id is looked for beside the spec, where nothing is."""
+    named = {
+        "model.variant": spec.model.variant, "data.train": spec.data.train, "data.eval": spec.data.eval,
+        "lora.adapter": spec.lora.adapter, **{f"slurm.{key}": getattr(spec.slurm, key) for key in PATHS},
+        "slurm.container.image": spec.slurm.container.image,
+    }  # fmt: skip
+    return {key: os.path.join(folder, os.path.expanduser(value)) for key, value in named.items() if value}
 
 
 def read_spec(path: str | FilePath, overrides: list[str] | None = None) -> RunSpec:

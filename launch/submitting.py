@@ -11,7 +11,7 @@ import yaml
 from launch.claim import PRIVATE, take
 from launch.cluster.commands import SlurmError
 from launch.cluster.controller import Cluster
-from launch.cluster.gpus import Offer, offer
+from launch.cluster.gpus import Offer, is_slice, offer
 from launch.cluster.job import batch_job, new_job, python_environment, record, recorded, refuse_second, submit
 from launch.cluster.queue import state_of, states_of
 from launch.discover import topology as this_machine
@@ -74,6 +74,12 @@ def _gpu_nodes(asked: ClusterSpec, slurm: SlurmSpec, found: Offer | None, warn: 
         raise DeviceError(("slurm", "partition"), f"{told}; {hint}")
     if found.note:
         warn(found.note)
+    if is_slice(found.gpu):
+        if count not in ("auto", 1):
+            told = f"cluster.devices_per_node is {count}, but partition {slurm.partition} offers slices ({found.type})"
+            why = "of which a process sees one, and which cannot train together"
+            raise DeviceError(("cluster", "devices_per_node"), f"{told}, {why}; ask for 1, or another slurm.partition")
+        return gpu_topology(found.gpu, asked.nodes, 1)
     return gpu_topology(found.gpu, asked.nodes, found.gpus if count == "auto" else count)
 
 

@@ -1,6 +1,6 @@
 """Numbers and lists as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _GIB, _MIB = 1024**3, 1024**2
 
@@ -14,6 +14,19 @@ def named(names: Sequence[str]) -> str:
     """A few by name, many by number: a thousand nodes do not make a thousand rows."""
     shown = ", ".join(sorted(names)[:5])
     return f"{shown} and {len(names) - 5:,} more" if len(names) > 5 else shown
+
+
+def by_saying(told: Mapping[str, str], what: str = "", shown: int = 5) -> list[str]:
+    """What is said of each name, those together of which the same is said; all beyond `shown` sayings by number.
+
+    `what` stands before the names, such as `node `.
+    """
+    same: dict[str, list[str]] = {}
+    for name, said in told.items():
+        same.setdefault(said, []).append(name)
+    lines = [f"{what}{named(names)}: {said}" for said, names in list(same.items())[:shown]]
+    others = sum(len(names) for names in list(same.values())[shown:])
+    return [*lines, f"and {others:,} more"] if others else lines
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from launch.claim import claim, finished, hold, take
+from launch.devices import BY_BUS, ORDER
 from launch.diagnosis.exceptions import classify, failure
 from launch.discover import topology
 from launch.errors import ExitCode, MusterError, PreflightError, Stopped, UsageError
@@ -71,6 +72,7 @@ def main() -> NoReturn:
     # Ranks whose launcher is gone would train on, or wait for one another for ever.
     if "LOCAL_RANK" in os.environ:
         die_with_parent()
+    os.environ.setdefault(ORDER, BY_BUS)  # before CUDA starts: rank 0's GPU is the one that was looked at
     code, reason = ExitCode.DONE, "done"
     try:
         _work(worker, arguments, launched())

@@ -6,10 +6,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from launch.cluster.answers import Node
-from launch.hardware import CATALOGUE, Gpu
+from launch.hardware import CATALOGUE, GIB, Gpu
 from launch.slurm_spec import SlurmSpec
 
 _DASHED = re.compile(r"[^a-z0-9]+")
+# A MIG profile by its parts of seven and its memory: 3g.20gb, 1c.3g.20gb.
+PROFILE = re.compile(r"(?:\dc[._])?(\d)g[._](\d+)gb")
 
 
 class Offer(NamedTuple):
@@ -26,8 +28,11 @@ class Offer(NamedTuple):
 def gpu_of(kind: str) -> tuple[Gpu | None, bool]:
     """The catalogue's GPU for `a100`, `nvidia_h100_80gb_hbm3` or `rtx_4090`, and whether nothing else can be meant.
 
-    Where a kind is made with several memories and the type does not tell which, the smallest.
+    Where a kind is made with several memories and the type does not tell which, the smallest. Of a slice (MIG), such as
+    `a100_3g.20gb`, it is the slice.
     """
+    if profile := PROFILE.search(kind.lower()):
+        return _slice(gpu_of(kind[: profile.start()])[0] or CATALOGUE["A100-40GB"], profile), True
     words = [word for word in _DASHED.split(kind.lower()) if word]
     joined = {a + b for a, b in pairwise(words)} | set(words) | {f"rtx{word}" for word in words}
     kinds = [gpu for gpu in CATALOGUE.values() if gpu.name.split("-")[0].lower() in joined]
@@ -40,6 +45,22 @@ def gpu_of(kind: str) -> tuple[Gpu | None, bool]:
         return min(kinds, key=lambda gpu: gpu.memory_bytes), len(kinds) == 1
     nearest = min(kinds, key=lambda gpu: abs(int(_size(gpu)) - wanted))
     return nearest, abs(int(_size(nearest)) - wanted) <= 8
+
+
+def _slice(whole: Gpu, profile: "re.Match[str]") -> Gpu:
+    """Its memory is what the driver leaves of the profile's, 4.75 GiB of 1g.5gb; it computes and reads as a share of a
+    GPU with seven such parts does (NVIDIA MIG User Guide, Supported MIG Profiles)."""
+    share, gigabytes = int(profile[1]) / 7, int(profile[2])
+    rates = whole.rates
+    part = {key: getattr(rates, key) * share for key in ("flops", "fp32", "memory")} | {"link": rates.host}
+    return Gpu(
+        name=f"{whole.name.split('-')[0]} MIG {profile[0].replace('_', '.')}", memory_bytes=int(0.95 * gigabytes * GIB),
+        capability=whole.capability, rates=rates.model_copy(update=part),
+    )  # fmt: skip
+
+
+def is_slice(gpu: Gpu) -> bool:
+    return " MIG " in gpu.name
 
 
 def _size(gpu: Gpu) -> str:

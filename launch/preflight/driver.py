@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
@@ -29,8 +29,9 @@ OLDEST = "12.6"
 # NVML's codes of a driver that is there and cannot be used (nvml.h, nvmlReturn_t).
 MISMATCH, NO_PERMISSION, NOT_LOADED, NO_LIBRARY = 18, 4, 9, 12
 BF16, FP8 = (8, 0), (8, 9)
-# torch's own answers take an import of some seconds, in a process that may hang or crash.
-ASK_SECONDS = 60.0
+# torch's own answers take an import of some seconds, in a process that may hang or crash. All that a node says has to
+# be there within preflight.answer_seconds, after up to 15 s for the shared directory.
+ASK_SECONDS = 30.0
 ASKED = """
 import json, torch
 maps = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
@@ -56,8 +57,11 @@ def torch_build() -> tuple[str | None, str | None]:
     return found, match[1] if match else None
 
 
-def judge_driver(installed: str, cuda: str) -> tuple[str, str] | None:
-    """(status, what is wrong) of a driver for a CUDA version; None where nothing is. Pure."""
+def judge_driver(installed: str, cuda: str, newest: str) -> tuple[str, str] | None:
+    """(status, what is wrong) of a driver for a CUDA version; None where nothing is. Pure.
+
+    `newest` is the CUDA version that the driver names as its own: it decides for a toolkit that is not in the table.
+    """
     floor, own = FLOOR.get(int(cuda.split(".")[0])), TOOLKIT.get(cuda)
     if floor is None:
         return "unknown", f"which driver CUDA {cuda} needs is not known here"
@@ -65,6 +69,8 @@ def judge_driver(installed: str, cuda: str) -> tuple[str, str] | None:
         return "fail", f"driver {installed} is older than {floor}, which CUDA {cuda} needs"
     if own and release(installed) < release(own):
         return "warn", f"driver {installed} is older than CUDA {cuda}'s own, {own}: kernels that come as PTX may fail"
+    if own is None and release(newest) < release(cuda):
+        return "warn", f"driver {installed} is of CUDA {newest}, older than {cuda}: kernels that come as PTX may fail"
     return None
 
 
@@ -78,7 +84,7 @@ def loaded(context: Context) -> Finding:
     told = f"driver {installed}, up to CUDA {newest_of(supported)}"
     name, cuda = torch_build()
     values = {"driver": installed, "cuda_driver": supported, "torch": name, "torch_cuda": cuda}
-    wrong = judge_driver(installed, cuda or OLDEST)
+    wrong = judge_driver(installed, cuda or OLDEST, newest_of(supported))
     if wrong is None:
         return passed(f"{told}; torch is built for CUDA {cuda}" if cuda else told, **values)
     status, why = wrong
@@ -124,15 +130,20 @@ class Architectures:
     names: Sequence[str]
 
     def runs(self, capability: tuple[int, int]) -> bool:
-        """CUDA's rule: a binary runs on its own major version from its minor on, PTX from its version on."""
+        """CUDA's rule: a binary runs on its own major version from its minor on, PTX from its version on. With an `a`
+        (sm_100a) both run on that version alone, with an `f` as a binary does."""
         for name in self.names:
-            match = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name)
+            match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
             if match is None:
                 continue
-            kind, built = match[1], (int(match[2]), int(match[3]))
-            if kind == "compute" and built <= capability:
-                return True
-            if kind == "sm" and built[0] == capability[0] and built <= capability:
+            built = int(match[2]), int(match[3])
+            if match[4] == "a":
+                runs = built == capability
+            elif match[1] == "compute" and not match[4]:
+                runs = built <= capability
+            else:
+                runs = built[0] == capability[0] and built <= capability
+            if runs:
                 return True
         return False
 
@@ -140,8 +151,10 @@ class Architectures:
 def architectures(context: Context) -> Finding:
     """torch has kernels for each GPU."""
     asked = ask_torch()
-    if isinstance(asked, str):
-        return unknown(f"torch could not be asked for what it was built: {asked}", "see python -c 'import torch'")
+    if isinstance(asked, NoTorch):
+        if asked.broken:
+            return failed(f"torch cannot be imported: {asked.why}", IMPORT)
+        return unknown(f"torch could not be asked for what it was built: {asked.why}", IMPORT)
     build = Architectures(asked["architectures"])
     return judge(
         read(context, _capability),
@@ -176,8 +189,8 @@ def _dotted(capability: tuple[int, int]) -> str:
 def nccl(context: Context) -> Finding:
     """The NCCL that torch loads is the one that was installed with it."""
     asked = ask_torch()
-    if isinstance(asked, str):
-        return unknown(f"torch could not be asked for its NCCL: {asked}", "see python -c 'import torch'")
+    if isinstance(asked, NoTorch):
+        return unknown(f"torch could not be asked for its NCCL: {asked.why}", IMPORT)
     if "nccl" not in asked:
         return unknown("this torch has no NCCL", "install a CUDA build of torch")
     mapped = [path for path in asked["libraries"] if "nccl" in path]
@@ -198,18 +211,29 @@ def nccl_wheel() -> str | None:
     return None
 
 
-def ask_torch() -> dict[str, Any] | str:
+IMPORT = "see python -c 'import torch'"
+
+
+class NoTorch(NamedTuple):
+    """Why torch does not tell."""
+
+    why: str
+    broken: bool = False
+    """Its import fails, as it will in every worker."""
+
+
+def ask_torch() -> dict[str, Any] | NoTorch:
     """What only torch itself can tell, from a process of its own; why not where it cannot."""
     import json
 
     if importlib.util.find_spec("torch") is None:
-        return "it is not installed"
+        return NoTorch("it is not installed")
     try:
         done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=ASK_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"its import took longer than {ASK_SECONDS:g} s"
+        return NoTorch(f"its import took longer than {ASK_SECONDS:g} s")
     if done.returncode:
-        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return NoTorch((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], broken=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -222,7 +246,7 @@ def compat(context: Context) -> Finding:
     with driver() as nvml:
         names = {
             index: str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)))
-            for index in planned(nvml, context)
+            for index, _ in planned(nvml, context)
         }
     consumer = [index for index, name in names.items() if "GeForce" in name]
     if consumer:
@@ -240,8 +264,9 @@ CHECKS = (
     ),
     Check("torch-build", "driver", "a torch that is built for the CPU", "torch/version.py", build, on_gpus),
     Check(
-        "architectures", "driver", "a torch without kernels for these GPUs",
-        "a binary of the same major and no later minor version, or PTX (CUDA C++ Programming Guide, 3.1)",
+        "architectures", "driver", "a torch without kernels for these GPUs, or one that cannot be imported",
+        "a binary of the same major and no later minor version, or PTX; sm_90a runs on 9.0 alone (CUDA C++ Programming"
+        " Guide, 3.1 and 5.1)",
         asking(architectures), on_gpus, ASK_SECONDS + 5,
     ),
     Check(

@@ -6,12 +6,17 @@ import platform
 import resource
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+from launch import discover
 from launch.preflight.driver import nccl_wheel, torch_build
 from launch.preflight.nvml import NoDriverError, driver
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "datasets", "tokenizers")
+PACKAGES = (
+    "torch", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "datasets", "tokenizers", "safetensors",
+    "triton", "numpy", "liger-kernel", "muster-lora",
+)  # fmt: skip
 
 
 def fingerprint() -> dict[str, str]:
@@ -23,6 +28,7 @@ def fingerprint() -> dict[str, str]:
     found["torch CUDA"] = torch_build()[1] or "none"
     found["NCCL"] = nccl_wheel() or "none"
     found |= _gpus()
+    found["InfiniBand"] = _infiniband()
     for name, limit in (("open files", resource.RLIMIT_NOFILE), ("locked memory", resource.RLIMIT_MEMLOCK)):
         soft = resource.getrlimit(limit)[0]
         found[name] = "no limit" if soft == resource.RLIM_INFINITY else str(soft)
@@ -31,6 +37,19 @@ def fingerprint() -> dict[str, str]:
         f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("NCCL_", "GLOO_"))
     )
     return found
+
+
+def _infiniband() -> str:
+    """Its ports by state and rate: one that trained at half its rate is as fast as all others of its own node."""
+    ports = Counter(f"{_text(port / 'state')} at {_text(port / 'rate')}" for port in discover.infiniband())
+    return ", ".join(f"{number} x {kind}" for kind, number in sorted(ports.items())) or "none"
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return "unreadable"
 
 
 def _gpus() -> dict[str, str]:

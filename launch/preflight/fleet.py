@@ -17,6 +17,7 @@ from launch.wording import named, plural
 # What training would do differently, and what only an administrator wants to know of.
 DECISIVE = ("torch", "torch CUDA", "NCCL", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "GPUs")
 CLOCK_FIX, DIRECTORY_FIX = "start chrony or ntpd there", "choose a --run-dir on storage that every node mounts"
+SHOWN = 5  # nodes of which a number each is told
 SKEW_WARNS = 1.0  # seconds: logs of several nodes can then no longer be put in order
 
 
@@ -101,7 +102,9 @@ def _clocks(reports: Sequence[NodeReport], most: float) -> Result:
     if not off:
         return _result("fleet-clock", "pass", f"clocks within {SKEW_WARNS:g} s", ahead_seconds=ahead)
     status: Status = "fail" if any(abs(seconds) > most for seconds in off.values()) else "warn"
-    evidence = ", ".join(f"{node} is {seconds:+.1f} s off" for node, seconds in off.items())
+    most_off = sorted(off, key=lambda node: -abs(off[node]))
+    evidence = ", ".join(f"{node} is {off[node]:+.1f} s off" for node in most_off[:SHOWN])
+    evidence += f" and {len(off) - SHOWN:,} more" if len(off) > SHOWN else ""
     return _result("fleet-clock", status, evidence, CLOCK_FIX, ahead_seconds=ahead)
 
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launch.preflight.nvml import RESET, Unread, driver, gpu_check, judge, named, planned, read
+from launch.devices import BY_BUS, ORDER, VISIBLE, in_another_order, listed, mixed
+from launch.preflight.nvml import RESET, Unread, driver, gpu_check, judge, named, planned, read, usable
 from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.wording import amount, plural
 
@@ -30,7 +31,7 @@ def count(context: Context) -> Finding:
     """As many as planned, all of one kind."""
     wanted = context.plan.topology.devices_per_node
     with driver() as nvml:
-        found = planned(nvml, context)
+        found = [device.gpu for device in planned(nvml, context)]
         names = {index: _name(nvml, index) for index in found}
         there = nvml.nvmlDeviceGetCount()
     lost = {index: name.why for index, name in names.items() if isinstance(name, Unread)}
@@ -40,11 +41,13 @@ def count(context: Context) -> Finding:
         why = next(iter(lost.values()))
         return failed(f"{named(list(lost))} cannot be reached: {why}", RESET, gpus=_named(names))
     if len(found) < wanted:
-        limits = os.environ.get("CUDA_VISIBLE_DEVICES")
-        seen = f" (CUDA_VISIBLE_DEVICES={limits})" if limits is not None else ""
+        limits = os.environ.get(VISIBLE)
+        seen = f" ({VISIBLE}={limits})" if limits is not None else ""
         return failed(told + seen, "lower cluster.devices_per_node, or mend the node", gpus=_named(names))
     if len(kinds) > 1:
-        return warned(told, "ranks wait for the slowest kind: leave the others out with CUDA_VISIBLE_DEVICES")
+        return warned(
+            told, "ranks wait for the slowest kind: leave the others out with CUDA_VISIBLE_DEVICES", gpus=_named(names)
+        )
     return passed(told, gpus=_named(names))
 
 
@@ -127,15 +130,46 @@ def throttling(context: Context) -> Finding:
     return judge(read(context, reasons), wrong, "clocks held back by nothing but idleness or the power cap", fix)
 
 
-def mig(context: Context) -> Finding:
-    def mode(nvml: Any, handle: Any) -> int:
-        return int(nvml.nvmlDeviceGetMigMode(handle)[0])
+def order(context: Context) -> Finding:
+    """Rank 0 computes on the GPU that CUDA counts first: where they differ, that may be another one than looked at."""
+    told, names = os.environ.get(ORDER), os.environ.get(VISIBLE)
+    with driver() as nvml:
+        kinds = {_name(nvml, index) for index in range(nvml.nvmlDeviceGetCount())}
+    if len(kinds) > 1 and in_another_order(told, names):
+        fix = f"unset {ORDER}, or name the GPUs by their UUIDs in {VISIBLE} (nvidia-smi -L)"
+        return warned(f"{ORDER}={told}: CUDA may count these GPUs otherwise than nvidia-smi and these checks", fix)
+    return passed(
+        f"counted by PCI bus, as nvidia-smi counts them ({ORDER}={BY_BUS})" if len(kinds) > 1 else "all alike"
+    )
 
+
+def mig(context: Context) -> Finding:
+    """A process sees one slice of all that there are, and it is that slice's memory that a plan has to fit."""
+    alone = context.plan.topology.devices_per_node == 1
+
+    def slices(nvml: Any, handle: Any) -> int | None:
+        """How many it is divided into; None where it is not."""
+        if not nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return None
+        return len(listed(nvml)[nvml.nvmlDeviceGetIndex(handle)].slices or ())
+
+    def wrong(number: int | None) -> str | None:
+        if number is None or (alone and number):
+            return None
+        if not number:
+            return "MIG is on, and it is divided into no slice that could be used"
+        return "divided into MIG slices, of which a process can use one"
+
+    with driver() as nvml:
+        beside = mixed(usable(nvml))
+    if alone and beside:
+        told = "some GPUs are divided (MIG) and some are not: CUDA may show the process another one than is planned for"
+        return failed(told, f"name it by its UUID (nvidia-smi -L): {VISIBLE}=GPU-... or {VISIBLE}=MIG-...")
     fix = "turn MIG off (nvidia-smi -mig 0), or train on one slice: cluster.devices_per_node: 1"
-    return judge(
-        read(context, mode), lambda on: "divided into MIG slices, of which a process can use one" if on else None,
-        "not divided", fix, missing="these GPUs cannot be divided", warning=context.plan.topology.devices_per_node == 1,
-    )  # fmt: skip
+    readings = read(context, slices)
+    one = any(r.value for r in readings if not isinstance(r.value, Unread))
+    fine = "divided, and one slice of it is planned for" if one else "not divided"
+    return judge(readings, wrong, fine, fix, missing="these GPUs cannot be divided")
 
 
 def compute_mode(context: Context) -> Finding:
@@ -161,10 +195,10 @@ def foreign_processes(context: Context) -> Finding:
         told = [(p, _whose(nvml, p.pid)) for p in running]
         return [f"process {p.pid} of {whose} holds {amount(int(p.usedGpuMemory or 0))}" for p, whose in told if whose]
 
-    readings = read(context, processes)
+    readings = read(context, processes, own=True)
     if any(r.value for r in readings if not isinstance(r.value, Unread)):
         time.sleep(LEAVING)
-        readings = read(context, processes)
+        readings = read(context, processes, own=True)
     fix = "ask its owner, or end it; if it needs its memory, plan for GPUs that are free"
     return judge(readings, lambda found: ", ".join(found) or None, "nobody else is on them", fix, warning=True)
 
@@ -188,10 +222,10 @@ def memory(context: Context) -> Finding:
     def free(nvml: Any, handle: Any) -> int:
         return int(nvml.nvmlDeviceGetMemoryInfo(handle).free)
 
-    readings = read(context, free)
+    readings = read(context, free, own=True)
     if any(r.value < needed for r in readings if not isinstance(r.value, Unread)):
         time.sleep(LEAVING)
-        readings = read(context, free)
+        readings = read(context, free, own=True)
     return judge(
         readings, lambda there: f"{amount(there)} free" if there < needed else None,
         f"at least the {amount(needed)} that the plan needs are free",
@@ -232,7 +266,14 @@ CHECKS = (
         "gpu-throttling", "a GPU that is slowed down by heat or by its power supply",
         "hardware or thermal slowdown, power brake (nvml.h, clocks event reasons)", throttling,
     ),
-    gpu_check("gpu-mig", "GPUs that are divided into slices", "MIG on, and several GPUs planned", mig),
+    gpu_check(
+        "gpu-mig", "GPUs that are divided into slices",
+        "MIG on: several GPUs planned, no slice, or whole ones beside it (NVIDIA MIG User Guide)", mig,
+    ),
+    gpu_check(
+        "gpu-order", "GPUs of several kinds that CUDA counts in another order than these checks",
+        "CUDA_DEVICE_ORDER other than PCI_BUS_ID (CUDA C++ Programming Guide, CUDA Environment Variables)", order,
+    ),
     gpu_check(
         "gpu-compute-mode", "GPUs that take one process or none", "prohibited fails, exclusive warns", compute_mode
     ),

@@ -1,12 +1,14 @@
 """How GPUs reach their host and one another: PCIe, NVLink, each other's memory, the NVSwitch fabric."""
 
 import contextlib
+import re
 from ctypes import byref
 from typing import Any
 
 from launch.preflight.check import on_several_gpus
-from launch.preflight.nvml import Unread, gpu_check, judge, named, planned, read
-from launch.preflight.result import Context, Finding
+from launch.preflight.nvml import Unread, gpu_check, grouped, judge, named, planned, read
+from launch.preflight.result import Context, Finding, warned
+from launch.wording import plural
 
 # nvml.h; pynvml's own constant of the first is a tuple.
 P2P_READ, P2P_STATUS_OK, FABRIC_COMPLETED = 0, 0, 3
@@ -26,7 +28,8 @@ def pcie(context: Context) -> Finding:
 def nvlink(context: Context) -> Finding:
     """Links that are down on some GPUs and up on others of the same kind.
 
-    Links that lead nowhere are down on healthy machines: of V100s on smaller boards, of cards without a bridge.
+    Links that lead nowhere are down on healthy machines: of V100s on smaller boards, of cards without a bridge. On a
+    board with later SXM modules all lead somewhere.
     """
 
     def down(nvml: Any, handle: Any) -> dict[str, Any]:
@@ -52,7 +55,20 @@ def nvlink(context: Context) -> Finding:
 
     fine = "as many NVLinks up on each" if any(most.values()) else "no NVLink is wired"
     fix = "restart the fabric manager, or reset the GPUs"
-    return judge(readings, wrong, fine, fix, missing="these GPUs have no NVLink")
+    finding = judge(readings, wrong, fine, fix, missing="these GPUs have no NVLink")
+    alike = {r.index: len(links["down"]) for r in readings if (links := _wired(r.value))}
+    if finding.status == "pass" and any(alike.values()):
+        lost = grouped({index: f"{plural(number, 'NVLink')} down" for index, number in alike.items() if number})
+        return warned(f"{lost}, though on such a board all are wired", fix, **finding.values)
+    return finding
+
+
+# Modules of NVSwitch boards by the driver's names; their cards are called PCIe or NVL.
+WIRED = re.compile(r"SXM[3-9]|HBM3|NVIDIA (H200|B200|B300)$")
+
+
+def _wired(links: dict[str, Any] | Unread) -> dict[str, Any] | None:
+    return links if not isinstance(links, Unread) and WIRED.search(links["kind"]) else None
 
 
 def peers(context: Context) -> Finding:
@@ -62,7 +78,7 @@ def peers(context: Context) -> Finding:
         """The GPUs whose memory this one reads, itself among them."""
         nvml.nvmlDeviceGetUUID(handle)  # raises where this one is lost: below only the other one can be
         found = []
-        for index in planned(nvml, context):
+        for index, _ in planned(nvml, context):
             try:
                 other = nvml.nvmlDeviceGetHandleByIndex(index)
                 own = nvml.nvmlDeviceGetIndex(handle) == index
@@ -107,8 +123,8 @@ def fabric(context: Context) -> Finding:
 CHECKS = (
     gpu_check("gpu-pcie", "PCIe lanes that are missing", "width below the most; the generation drops when idle", pcie),
     gpu_check(
-        "gpu-nvlink", "an NVLink that is down", "fewer up than on another GPU of its kind", nvlink,
-        concerns=on_several_gpus,
+        "gpu-nvlink", "an NVLink that is down", "fewer up than on another GPU of its kind; any on an SXM board warns",
+        nvlink, concerns=on_several_gpus,
     ),
     gpu_check(
         "gpu-peers", "pairs of GPUs that cannot reach each other's memory as the others do",

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from launch import discover
-from launch.preflight.check import Check, on_gpus, on_several_nodes
+from launch.preflight.check import Check, on_several_nodes
 from launch.preflight.node import on_infiniband
 from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.wording import plural
@@ -22,23 +22,31 @@ INTERFACES = "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"
 
 
 def nccl_environment(context: Context) -> Finding:
-    """Switches that were set once, for a fault that is long mended, and interfaces that this node does not have."""
+    """Switches that were set once, for a fault that is long mended, and interfaces that this node does not have.
+
+    CPU processes talk through gloo alone; all ranks of a run make a gloo group.
+    """
     several = context.plan.topology.nodes > 1
+    read = [name for name in (*SLOW, *INTERFACES) if context.gpus or name.startswith("GLOO_")]
     found = [
         f"{name}={value}: {why}"
         for name, why in SLOW.items()
-        if (value := os.environ.get(name, "0")) not in ("", "0") and (several or name != "NCCL_IB_DISABLE")
+        if name in read
+        and (value := os.environ.get(name, "0")) not in ("", "0")
+        and (several or name != "NCCL_IB_DISABLE")
     ]
     here = [name for _, name in socket.if_nameindex()]
     missing = [
-        f"{name}={value}: this node has {', '.join(here)}" for name in INTERFACES if (value := _absent(name, here))
+        f"{name}={value}: this node has {', '.join(here)}"
+        for name in INTERFACES
+        if name in read and (value := _absent(name, here))
     ]
     if missing:
         return failed("; ".join(missing), f"unset {' '.join(INTERFACES)}, or name an interface of every node")
     if found:
         names = " ".join(line.split("=")[0] for line in found)
         return warned("; ".join(found), f"unset {names} where the fault that it was set for is gone")
-    return passed("no NCCL variable switches a fast path off")
+    return passed("no variable of NCCL or gloo leads nowhere or switches a fast path off")
 
 
 def _absent(name: str, here: list[str]) -> str:
@@ -113,14 +121,19 @@ def on_several_ranks(context: Context) -> str | None:
     return None if context.plan.world_size > 1 else "one process"
 
 
+def on_ranks_that_talk(context: Context) -> str | None:
+    return None if context.gpus or context.plan.world_size > 1 else "one CPU process"
+
+
 def on_nodes_to_meet(context: Context) -> str | None:
     return on_several_nodes(context) or ("the launcher has named an address" if _launched() else None)
 
 
 CHECKS = (
     Check(
-        "nccl-environment", "network", "an NCCL variable that switches a fast path off or names no interface",
-        "NCCL User Guide, Environment Variables", nccl_environment, on_gpus,
+        "nccl-environment", "network",
+        "a variable that switches a fast path of NCCL off, or names no interface to NCCL or gloo",
+        "NCCL User Guide, Environment Variables", nccl_environment, on_ranks_that_talk,
     ),
     Check("port", "network", "a port that is taken", "it can be bound", port, on_several_ranks),
     Check(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from launch.devices import visible
+from launch.devices import VISIBLE, Device, handle_of, listed, visible
 from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.wording import plural
@@ -74,28 +74,28 @@ def gpu_check(name: str, finds: str, threshold: str, run: Callable[[Context], Fi
     return Check(name, "gpu", finds, threshold, asking(run), **{"concerns": on_gpus, "deadline": DRIVER, **more})
 
 
-def read(context: Context, value: Callable[[Any, Any], T]) -> list[Reading[T]]:
-    """`value(pynvml, handle)` of each GPU that the plan trains on."""
+def read(context: Context, value: Callable[[Any, Any], T], own: bool = False) -> list[Reading[T]]:
+    """`value(pynvml, handle)` of each GPU that the plan trains on, of a slice's GPU; `own`: of the slice itself."""
     with driver() as nvml:
-        return [Reading(index, _read(nvml, index, value)) for index in planned(nvml, context)]
+        return [
+            Reading(device.gpu, _read(nvml, device if own else Device(device.gpu), value))
+            for device in planned(nvml, context)
+        ]
 
 
-def planned(nvml: Any, context: Context) -> list[int]:
-    """NVML's indices of the GPUs that the plan trains on: the first of those that this process may use."""
-    uuids = {index: _uuid(nvml, index) for index in range(nvml.nvmlDeviceGetCount())}
-    return visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))[: context.plan.topology.devices_per_node]
+def planned(nvml: Any, context: Context) -> list[Device]:
+    """What the plan trains on: the first of those that this process may use."""
+    return usable(nvml)[: context.plan.topology.devices_per_node]
 
 
-def _uuid(nvml: Any, index: int) -> str:
+def usable(nvml: Any) -> list[Device]:
+    """What this process may use."""
+    return visible(listed(nvml), os.environ.get(VISIBLE))
+
+
+def _read(nvml: Any, device: Device, value: Callable[[Any, Any], T]) -> T | Unread:
     try:
-        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index)))
-    except nvml.NVMLError:
-        return ""
-
-
-def _read(nvml: Any, index: int, value: Callable[[Any, Any], T]) -> T | Unread:
-    try:
-        return value(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+        return value(nvml, handle_of(nvml, device))
     except nvml.NVMLError as error:
         return unread(nvml, error)
 

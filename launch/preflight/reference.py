@@ -23,6 +23,11 @@ however long that takes.
     muster preflight --list                # the table below
     muster preflight --selftest            # the checks of GPUs on simulated machines, healthy and faulty
 
+GPUs are those that `CUDA_VISIBLE_DEVICES` lets a process use, counted as nvidia-smi counts them: by PCI bus. CUDA
+counts the fastest first; workers are started with `CUDA_DEVICE_ORDER=PCI_BUS_ID` unless it is set. Of a GPU that is
+divided (MIG) a process sees one slice, and never others or whole GPUs beside it: a run is planned for that slice's
+memory, and slices cannot train together.
+
 A run on several nodes meets before it loads a model: each node's packages, driver, GPUs and limits are compared and the
 odd one is named, clocks and the run directory are looked at, and the real group adds up a tensor against the clock.
 

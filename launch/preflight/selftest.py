@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from launch.devices import ORDER, VISIBLE
 from launch.errors import UsageError
 from launch.hardware import parse_gpus
 from launch.plan import resolve
@@ -38,6 +39,8 @@ class Machine(NamedTuple):
     gpus: str
     found: Mapping[str, Status] = {}
     """Which checks find something, and how bad it is; all others must pass or be skipped."""
+    variables: Mapping[str, str] = {}
+    """What the environment says of its GPUs."""
 
 
 FAIL: Status = "fail"
@@ -53,6 +56,7 @@ MACHINES: dict[str, Machine] = {
     "t4x1": Machine(T4),
     "idle-clocks": Machine(A100),
     "power-cap": Machine(H100),
+    "mig-slices": Machine("1xH100-80GB", {}, {VISIBLE: "MIG-5eed0000-0000-5000-0001-000000000002"}),
     "ecc-off": Machine(H100),
     "foreign-process-dead-pid": Machine(H100),
     "process-ends": Machine(T4),
@@ -70,23 +74,29 @@ MACHINES: dict[str, Machine] = {
     "hw-slowdown": Machine(H100, {"gpu-throttling": FAIL}),
     "power-brake": Machine(H100, {"gpu-throttling": FAIL}),
     "nvlink-down": Machine(H100, {"gpu-nvlink": FAIL}),
+    "nvlink-down-on-all": Machine(H100, {"gpu-nvlink": WARN}),
     "pcie-width": Machine(H100, {"gpu-pcie": FAIL}),
     "p2p-asymmetric": Machine(H100, {"gpu-peers": WARN}),
     "fabric-not-ready": Machine(H100, {"gpu-fabric": FAIL}),
     "mig-on": Machine(H100, {"gpu-mig": FAIL}),
+    "mig-beside-whole": Machine("1xH100-80GB", {"gpu-mig": FAIL}),
+    "mig-no-slice": Machine("1xH100-80GB", {"gpu-mig": FAIL}),
+    "mig-slice-small": Machine("1xH100-80GB", {"gpu-memory": FAIL}),
     "foreign-process": Machine(H100, {"gpu-foreign-processes": WARN}),
     "foreign-process-full": Machine(H100, {"gpu-foreign-processes": WARN, "gpu-memory": FAIL}),
     "compute-mode-exclusive": Machine(H100, {"gpu-compute-mode": WARN}),
     "compute-mode-prohibited": Machine(H100, {"gpu-compute-mode": FAIL}),
     "gpus-missing": Machine(H100, {"gpu-count": FAIL}),
     "mixed-models": Machine(A100, {"gpu-count": WARN}),
+    "mixed-order": Machine(A100, {"gpu-count": WARN, "gpu-order": WARN}, {ORDER: "FASTEST_FIRST"}),
+    "no-bf16": Machine("2xA100-40GB", {"precision": FAIL}),
     "driver-too-old": Machine(A100, {"driver": FAIL}),
     "old-driver-missing-functions": Machine(A100, {"driver": FAIL, "gpu-fabric": UNKNOWN}),
     "driver-not-loaded": Machine(H100, NO_DRIVER),
     "library-mismatch": Machine(H100, NO_DRIVER),
     "no-permission": Machine(H100, NO_DRIVER),
     "gpu-lost-mid-query": Machine(H100, {"gpu-count": FAIL}),
-    "gpu-lost": Machine(H100, {check.name: FAIL for check in ASKED if check.name != "driver"}),
+    "gpu-lost": Machine(H100, {check.name: FAIL for check in ASKED if check.name not in ("driver", "gpu-order")}),
     "blocks-on-ecc": Machine(V100, {"gpu-ecc": UNKNOWN}),
 }
 
@@ -128,9 +138,11 @@ def _fake() -> ModuleType:
 
 def _in_child(scenario: str, variables: Mapping[str, str]) -> list[Result]:
     """The driver's library is chosen when a process starts."""
-    kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    kept = {name: value for name, value in os.environ.items() if name not in (VISIBLE, ORDER)}
     argv = [sys.executable, "-m", "launch.preflight.selftest", scenario]
-    done = subprocess.run(argv, env={**kept, **variables}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, env={**kept, **variables, **MACHINES[scenario].variables}, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise UsageError(f"--selftest: {scenario}: {done.stderr.strip()}")
     return [Result.model_validate(each) for each in json.loads(done.stdout)]

@@ -4,7 +4,7 @@ import contextlib
 import time
 from typing import Any
 
-from launch.devices import visible
+from launch.devices import Device, handle_of, listed, visible
 from launch.sampling.gpu import VALUES, GoneError, Gpu, Row
 
 # What is lost may come back: a GPU that was reset, a driver that was loaded again. Asked so often, in seconds.
@@ -27,6 +27,8 @@ class Driver:
         self.devices, self.wanted, self.retry_seconds = devices, wanted, retry_seconds
         self.uuids: dict[int, str] = {}
         """Of each GPU of this job, by its index; empty until the driver has answered once."""
+        self.slices: dict[int, Device] = {}
+        """What is used of those of them that are divided (MIG)."""
         self.gpus: dict[int, Gpu] = {}
         """Those that can be read."""
         self.told: dict[int, str] = {}
@@ -105,13 +107,15 @@ class Driver:
                 handle = self.nvml.nvmlDeviceGetHandleByIndex(index)
                 found[index] = (self.nvml.nvmlDeviceGetUUID(handle), handle)
         if not self.uuids:
-            uuids = {index: uuid for index, (uuid, _) in found.items()}
-            self.uuids = {index: uuids[index] for index in visible(uuids, self.devices)[: self.wanted]}
+            chosen = [d for d in visible(listed(self.nvml), self.devices)[: self.wanted] if d.gpu in found]
+            self.uuids = {device.gpu: found[device.gpu][0] for device in chosen}
+            self.slices = {device.gpu: device for device in chosen if device.slice is not None}
         return dict(found.values())
 
     def _gpu(self, index: int, handle: Any) -> Gpu:
         known = self.gpus.get(index)
-        gpu = Gpu(self.nvml, handle, lambda: self._asking(index))
+        own = handle_of(self.nvml, self.slices[index]) if index in self.slices else None
+        gpu = Gpu(self.nvml, handle, lambda: self._asking(index), own)
         if known:  # a lost neighbour is no reason to forget its counters
             gpu.traffic, gpu.pcie = known.traffic, known.pcie
         return gpu

@@ -56,10 +56,14 @@ class Afforded:
 
 
 class Gpu:
-    """One GPU, read through a handle of pynvml's. `asking` is called before each question to the driver."""
+    """One GPU, read through a handle of pynvml's. `asking` is called before each question to the driver.
 
-    def __init__(self, nvml: Any, handle: Any, asking: Callable[[], None] = lambda: None):
+    `own` is the handle of what has the memory: a slice, where the GPU is divided (MIG).
+    """
+
+    def __init__(self, nvml: Any, handle: Any, asking: Callable[[], None] = lambda: None, own: Any = None):
         self.nvml, self.handle, self.asking = nvml, handle, asking
+        self.own = handle if own is None else own
         self.traffic: Traffic | None = None
         self.pcie = Afforded(PCIE_SHARE)
         self.failures = 0
@@ -68,7 +72,7 @@ class Gpu:
         """Every value of VALUES. Raises GoneError."""
         nvml, ask, self.failures = self.nvml, self._ask, 0
         used = ask(nvml.nvmlDeviceGetUtilizationRates)
-        memory = ask(nvml.nvmlDeviceGetMemoryInfo)
+        memory = ask(lambda _: nvml.nvmlDeviceGetMemoryInfo(self.own))
         power, limit = ask(nvml.nvmlDeviceGetPowerUsage), ask(nvml.nvmlDeviceGetEnforcedPowerLimit)
         found = {
             "utilization": used and used.gpu,

@@ -22,7 +22,7 @@ from launch.preflight.runner import accept
 from launch.rundir import RunDir
 from launch.spec import PreflightSpec
 from launch.supervise.srun import start_step, step_argv
-from launch.wording import named
+from launch.wording import by_saying, named
 
 LOOK_SECONDS = 0.1
 # Of a node whose task was started and then ended: asked again, it would say the same.
@@ -182,13 +182,16 @@ def together(probes: Mapping[str, Probe], skew_seconds: float) -> list[Result]:
 
 
 def _worst(results: Sequence[Result], nodes: int) -> Result:
+    """Of several nodes each says what it has found; where all say the same, that is said once."""
     worst = min(results, key=lambda result: SEVERITY.index(result.status))
-    same = [str(result.node) for result in results if result.status == worst.status]
-    if worst.status in ("pass", "skipped") or len(same) == nodes:
+    if worst.status in ("pass", "skipped"):
         return worst.model_copy(update={"node": None})
-    return worst.model_copy(update={"node": named(same)})
+    same = {str(result.node): result.evidence for result in results if result.status == worst.status}
+    where = None if len(same) == nodes else named(list(same))
+    told = worst.evidence if len(set(same.values())) == 1 else "; ".join(by_saying(same))
+    return worst.model_copy(update={"node": where, "evidence": told})
 
 
 def told(out: Mapping[str, str]) -> str:
     """Nodes and what is wrong with them, in a line."""
-    return "; ".join(f"node {node}: {why.partition(chr(10))[0]}" for node, why in out.items())
+    return "; ".join(by_saying({node: why.partition("\n")[0] for node, why in out.items()}, "node "))

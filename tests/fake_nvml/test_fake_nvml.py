@@ -259,6 +259,8 @@ FAULTS: dict[str, dict[str, Any]] = {
         "gpus.5.links.3": 0, "gpus.5.links.11": 0, "gpus.5.link_recoveries": 2, "gpus.5.fields.3": 0,
         "gpus.5.fields.4": 0,
     },
+    "mixed-order": {},
+    "no-bf16": {},
     "pcie-width": {"gpus.7.CurrPcieLinkWidth": 8, "gpus.7.PcieReplayCounter": 1732},
     "recovery-action-reset": {"gpus.1.fields.0": pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET},
     "recovery-action-drain": {"gpus.1.fields.0": pynvml.NVML_GPU_RECOVERY_ACTION_DRAIN_AND_RESET},
@@ -301,8 +303,17 @@ def test_nvml_that_cannot_start_says_why_and_still_names_its_version(readings: d
     assert readings[name]["nvml"] == ("13.580.95.05" if name == "library-mismatch" else "13.580.82.07")
 
 
+MIG_ON = ["mig-slices", "mig-slice-small", "mig-no-slice", "mig-beside-whole"]
+
+
+def test_links_that_are_down_on_every_gpu(readings: dict[str, Any]) -> None:
+    up = [sum(link == 1 for link in gpu["links"]) for gpu in readings["nvlink-down-on-all"]["gpus"]]
+    assert up == [13] * 8
+
+
 def test_every_scenario_is_tested_here() -> None:
-    elsewhere = {"gpus-missing", "gpu-lost", "gpu-lost-mid-query", "changing-values", "process-ends"}
+    elsewhere = {"gpus-missing", "gpu-lost", "gpu-lost-mid-query", "changing-values", "process-ends", *MIG_ON}
+    elsewhere |= {"nvlink-down-on-all"}
     assert {*HEALTHY, *FAULTS, *INIT_ERRORS, *BY_THEMSELVES, *elsewhere} == set(fake_nvml.names())
 
 
@@ -723,3 +734,54 @@ def test_muster_discovers_the_gpus_of_each_machine(cache: Path) -> None:
     assert found["small-memory-free"][0][0][3] == 3 * GIB
     assert found["driver-not-loaded"][0] == []
     assert "0 GPUs that can be used" in found["driver-not-loaded"][1]
+
+
+# As the library numbers them.
+GPU, SLICE = "GPU-5eed0000-0000-4000-8000-00000000000", "MIG-5eed0000-0000-5000-0001-00000000000"
+
+
+def test_muster_plans_with_the_memory_of_a_slice_or_says_why_it_cannot(cache: Path) -> None:
+    done = batch(DISCOVER, cache, [*MIG_ON, "mig-on"])
+    assert done.code == 0, done.err
+    found = {name: (gpus, topology) for name, gpus, topology in map(json.loads, done.out.splitlines())}
+    _, two = found["mig-slices"]
+    name = "NVIDIA H100 80GB HBM3 MIG 3g.40gb"
+    assert (two["devices_per_node"], two["device_name"], two["memory_bytes"]) == (1, name, 40448 * MIB)
+    assert (two["bf16"], two["rates"]) == (True, None)  # the catalogue has whole GPUs
+    assert found["mig-slice-small"][1]["memory_bytes"] == 9856 * MIB
+    assert found["mig-no-slice"][0] == []
+    assert found["mig-no-slice"][1].startswith(
+        "MIG is on for GPU 0, 1, 2, 3, 4, 5, 6, 7 of this machine, and no slice has been made of it; make one"
+    )
+    assert found["mig-beside-whole"][1].startswith("GPU 7 of this machine is divided (MIG), GPU 0, 1, 2, 3, 4, 5, 6 is")
+    assert found["mig-on"][1] == (
+        "GPU 0 of this machine is divided (MIG), GPU 1, 2, 3, 4, 5, 6, 7 is not, and a process sees one slice or whole"
+        " GPUs; name those to train on by their UUIDs (nvidia-smi -L): CUDA_VISIBLE_DEVICES=GPU-...,GPU-... or"
+        " CUDA_VISIBLE_DEVICES=MIG-..."
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "asked", "told"),
+    [
+        (f"{SLICE}2", "1", [[0, 40448]]),
+        (f"{GPU}2,{GPU}3", "2", [[1, 81559], [2, 81559]]),
+        (f"{SLICE}1", "2", "ask for 1, or turn MIG off: nvidia-smi -mig 0"),
+    ],
+)  # fmt: skip
+def test_gpus_and_slices_by_their_uuids(cache: Path, devices: str, asked: str, told: Any) -> None:
+    code = (
+        "import json, sys\n"
+        "from launch import discover\n"
+        "from launch.errors import DeviceError\n"
+        "from launch.spec import ClusterSpec\n"
+        "try:\n"
+        "    discover.topology(ClusterSpec(device='gpu', devices_per_node=int(sys.argv[1])))\n"
+        "    print(json.dumps([[g.index, g.memory_bytes >> 20] for g in discover.gpus()]))\n"
+        "except DeviceError as error:\n"
+        "    print(json.dumps(str(error).partition('; ')[2]))\n"
+    )
+    variables = fake_nvml.environment(cache, "mig-on")
+    done = command("-c", code, asked, CUDA_VISIBLE_DEVICES=devices, **variables)
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == told

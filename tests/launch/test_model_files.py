@@ -1,6 +1,7 @@
 """A model's files: where they are, what they say, and which are missing."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
     assert refused(tmp_path) == (
         f"{tmp_path}/config.json: no such file; a model directory holds config.json, *.safetensors and a tokenizer"
     )
+
+
+def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    assert refused(tmp_path) == f"{tmp_path}/config.json: is no file"
+    assert f"{tmp_path}/config.json is missing" in problems(str(tmp_path))
 
 
 def test_a_config_that_is_no_json(tmp_path: Path) -> None:

@@ -36,6 +36,16 @@ def test_the_partition_s_own_gpus() -> None:
     assert (found.nodes, found.devices_per_node, found.device_name, told) == (2, 4, "H100-80GB", [])
 
 
+def test_of_slices_a_process_sees_one() -> None:
+    """Seven slices of a node are not seven GPUs to train on together."""
+    found, told = planned(cluster("a100_1g.5gb", 7))
+    assert (found.devices_per_node, found.device_name, told) == (1, "A100 MIG 1g.5gb", [])
+    assert refused(cluster("a100_1g.5gb", 7), ClusterSpec(devices_per_node=2)) == (
+        "cluster.devices_per_node is 2, but partition gpu offers slices (a100_1g.5gb), of which a process sees one, and"
+        " which cannot train together; ask for 1, or another slurm.partition"
+    )
+
+
 def test_what_the_user_names_comes_first() -> None:
     found, _ = planned(cluster("h100", 4), gpus="8xA100-80GB")
     assert (found.devices_per_node, found.device_name) == (8, "A100-80GB")

@@ -200,6 +200,16 @@ class Cluster(Commands):
         for pid in self._daemons(name, "slurmd"):
             os.kill(pid, signal.SIGHUP)
 
+    def slow_down(self, name: str, megabits: float) -> None:
+        """A cable that has come down to so many Mbit/s, both ways; nothing else is wrong with it. Needs the kernel's
+        token bucket (CONFIG_NET_SCH_TBF)."""
+        self._machines["login"].shape(f"to-{name}", megabits)
+        self._machines[name].shape("eth0", megabits)
+
+    def block_ports(self, name: str, first: int, last: int) -> None:
+        """A firewall: what this node sends to these TCP ports of others goes nowhere. Slurm's own are others."""
+        self._machines[name].ip("rule", "add", "ipproto", "tcp", "dport", f"{first}-{last}", "blackhole")
+
     def kill_node(self, name: str) -> None:
         """Power loss: every process on the node ends at once, nobody is told, and its address answers no more."""
         self._machines.pop(name).power_off()

@@ -82,6 +82,12 @@ class Machine:
         """Runs `ip ARGV` in this machine's network alone, where process numbers are still the host's."""
         run(["nsenter", "--target", str(self.pid), "--net", "ip", *argv])
 
+    def shape(self, interface: str, megabits: float) -> None:
+        """What leaves by an interface goes at so many Mbit/s at most; what would wait longer than 0.2 s is lost."""
+        limits = ["rate", f"{megabits:g}mbit", "burst", "16kb", "latency", "200ms"]
+        run(["nsenter", "--target", str(self.pid), "--net", "tc", "qdisc", "replace", "dev", interface, "root", "tbf",
+             *limits])  # fmt: skip
+
     def processes(self) -> dict[int, list[str]]:
         """Number on the host -> command line of each process of this machine but its init."""
         found = {}

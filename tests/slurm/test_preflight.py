@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import shlex
 import sys
 import threading
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 
+from launch.preflight.probe import FIRST_PORT, PORTS
 from tests.conftest import ROOT, Workspace
 from tests.slurm.cluster import Cluster
 
 
-def preflight(cluster: Cluster, workspace: Workspace, *faults: str, **limits: Any) -> dict[str, Any]:
-    """preflight --json of a job on two nodes. `faults` are lines of shell that the batch script runs before it."""
-    cluster_section = {"nodes": 2, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"}
+def preflight(cluster: Cluster, workspace: Workspace, *faults: str, nodes: int = 2, **limits: Any) -> dict[str, Any]:
+    """preflight --json of a job on some nodes. `faults` are lines of shell that the batch script runs before it."""
+    cluster_section = {"nodes": nodes, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"}
     spec = workspace.spec(
-        "checked", cluster=cluster_section, data={"eval": None}, preflight={"answer_seconds": 40.0, **limits}
+        "checked",
+        cluster=cluster_section,
+        data={"eval": None},
+        training={"global_batch_size": 2 * nodes},
+        preflight={"answer_seconds": 40.0, **limits},
     )
     run = workspace.root / "shared" / "run"
     run.parent.mkdir(exist_ok=True)
@@ -27,7 +33,12 @@ def preflight(cluster: Cluster, workspace: Workspace, *faults: str, **limits: An
     command = [sys.executable, "-m", "launch", "preflight", str(spec), "--run-dir", str(run), "--json"]
     script = "\n".join(["#!/bin/bash", *faults, f"{shlex.join(command)} > {shlex.quote(str(told))}"])
     job = cluster.submit(
-        script + "\n", "--nodes=2", "--ntasks-per-node=1", "--no-kill", f"--chdir={ROOT}", env={"PYTHONPATH": str(ROOT)}
+        script + "\n",
+        f"--nodes={nodes}",
+        "--ntasks-per-node=1",
+        "--no-kill",
+        f"--chdir={ROOT}",
+        env={"PYTHONPATH": str(ROOT)},
     )
     cluster.wait(job, seconds=150)
     assert told.stat().st_size, cluster.output(job)
@@ -107,3 +118,32 @@ def test_a_network_that_is_too_slow(cluster: Cluster, workspace: Workspace, limi
     status, _, evidence = found(preflight(cluster, workspace, allreduce_gbps=limit), "fleet-answers")
     assert status == "fail"
     assert f"{limit:g} GB/s asked for" in evidence
+
+
+@pytest.mark.chaos
+def test_a_node_whose_link_is_slow_is_found_by_pairs(cluster: Cluster, workspace: Workspace) -> None:
+    """All ranks together are slow; that it is because of one node is seen when nodes exchange two by two."""
+    cluster.slow_down("n1", megabits=20)
+    document = preflight(cluster, workspace, nodes=3, allreduce_gbps=0.02)
+    status, node, evidence = found(document, "fleet-answers")
+    assert (status, node) == ("fail", "n1")
+    assert re.search(r"; n1 exchanges 0\.00 GB/s with n0, n2, the others [\d.]+ GB/s$", evidence), evidence
+    assert document["verdict"].startswith("Not ready: node n1: fleet-answers: all ranks met; all-reduce at 0.00 GB/s")
+
+
+@pytest.mark.chaos
+def test_a_node_behind_a_firewall_is_found_by_pairs(cluster: Cluster, workspace: Workspace) -> None:
+    """It answers what it is asked, for Slurm reaches it; the others it does not reach."""
+    cluster.block_ports("n2", FIRST_PORT, FIRST_PORT + PORTS - 1)
+    status, node, evidence = found(preflight(cluster, workspace, nodes=3, allreduce_seconds=8.0), "fleet-answers")
+    assert (status, node) == ("fail", "n2")
+    assert evidence == "n2 exchanges with none of n0, n1, which exchange with one another"
+
+
+@pytest.mark.chaos
+def test_three_links_that_are_alike_have_no_culprit(cluster: Cluster, workspace: Workspace) -> None:
+    for name in cluster.names:
+        cluster.slow_down(name, megabits=20)
+    status, node, evidence = found(preflight(cluster, workspace, nodes=3, allreduce_gbps=0.02), "fleet-answers")
+    assert (status, node) == ("fail", None)
+    assert evidence.endswith("0.02 GB/s asked for")

@@ -1,6 +1,7 @@
 """Files -> raw rows: each kind of file, and each way that one can be damaged, named with its place."""
 
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ def test_a_compressed_file_of_several_parts_is_read_to_its_end(tmp_path: Path) -
 
 
 # Sources of several files
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """Rows are read more than once: to check them, and to make tokens of them."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="is a pipe or a device, which gives its rows once: write them into a file"):
+        files_of(str(tmp_path / "rows.jsonl"))
 
 
 def test_a_folder_is_all_its_data_files_sorted_and_no_others(tmp_path: Path) -> None:

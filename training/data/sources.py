@@ -35,6 +35,8 @@ def files_of(source: str) -> list[str]:
             raise _wrong(source, f"no data file in this folder; expected {_expected()}")
         return found
     if path.exists():
+        if not path.is_file():
+            raise _wrong(source, "is a pipe or a device, which gives its rows once: write them into a file")
         if not _form(source):
             raise _wrong(source, f"is none of {_expected()}; convert it, or rename it to what it is")
         return [source]

@@ -5,7 +5,7 @@ import pytest
 from launch.cluster.answers import Gres, Node, config, gres_of, nodes, pairs, partitions
 from launch.cluster.gpus import gpu_of, offer
 from launch.cluster.shares import cpus, mem, mem_mib
-from launch.hardware import parse_gpus
+from launch.hardware import CATALOGUE, GIB, parse_gpus
 from launch.slurm_spec import SlurmSpec
 from tests.launch.conftest import plan_of, spec_of
 
@@ -86,12 +86,24 @@ def test_the_controller_s_configuration() -> None:
         ("nvidia_geforce_rtx_3090", "RTX3090-24GB", True),
         ("v100", "V100-16GB", False),
         ("mi300", None, False),
-        ("1g.5gb", None, False),
+        ("nvidia_a100-sxm4-40gb_3g.20gb", "A100 MIG 3g.20gb", True),
+        ("h100_1c.3g.40gb", "H100 MIG 1c.3g.40gb", True),
+        ("1g.5gb", "A100 MIG 1g.5gb", True),  # the oldest kind that can be divided
     ],
 )
 def test_a_site_s_type_and_the_catalogue(kind: str, gpu: str | None, certain: bool) -> None:
     found, sure = gpu_of(kind)
     assert (found.name if found else None, sure) == (gpu, certain)
+
+
+def test_a_slice_has_its_own_memory_and_its_share_of_the_rates() -> None:
+    """Never more than the driver shows of it: 4864 MiB of 1g.5gb, 20096 MiB of 3g.20gb."""
+    small, large = gpu_of("a100_1g.5gb")[0], gpu_of("a100_3g.20gb")[0]
+    assert small is not None
+    assert large is not None
+    assert (small.memory_bytes, large.memory_bytes) == (4864 << 20, 19 * GIB)
+    assert large.rates.flops == pytest.approx(3 / 7 * CATALOGUE["A100-40GB"].rates.flops)
+    assert large.rates.link == large.rates.host  # slices reach each other through the host's memory
 
 
 def test_a_partition_of_one_kind() -> None:

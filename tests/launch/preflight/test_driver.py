@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,12 @@ def asked(check: str, scenario: str, tmp_path: Path, gpus: str = "8xA100-40GB", 
         ("580.65.06", "13.1", "warn"),
         ("590.44.01", "13.1", None),
         ("570.26", "12.8", None),
+        ("590.44.01", "13.4", "warn"),  # a toolkit that the table does not have
         ("999.1", "14.0", "unknown"),
     ],
 )
 def test_a_driver_is_judged_by_both_tables(installed: str, cuda: str, status: str | None) -> None:
-    found = judge_driver(installed, cuda)
+    found = judge_driver(installed, cuda, newest="13.1")
     assert (found and found[0]) == status
     if found and status != "unknown":
         assert installed in found[1]
@@ -104,6 +106,10 @@ def test_a_torch_for_the_cpu_fails_on_gpus(monkeypatch: pytest.MonkeyPatch) -> N
         ((7, 0), ["sm_75", "sm_80", "compute_90"], False),
         ((12, 0), ["sm_120"], True),
         ((9, 0), ["sm_90a"], True),
+        ((10, 3), ["sm_90", "sm_100a"], False),  # for 10.0 alone
+        ((10, 3), ["sm_100f"], True),  # for its family
+        ((10, 0), ["compute_90a"], False),
+        ((12, 0), ["compute_100f"], False),
         ((8, 0), [], False),
     ],
 )
@@ -118,18 +124,24 @@ def test_gpus_that_torch_has_no_kernel_for(tmp_path: Path) -> None:
     assert asked("architectures", "a100x8", tmp_path, before=before)["status"] == "pass"
 
 
-def test_a_torch_that_cannot_be_imported_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_cannot_be_imported_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = driver.architectures(context(ON_GPUS))
-    assert (found.status, found.evidence.split(": ", 1)) == (
-        "unknown",
-        [
-            "torch could not be asked for what it was built",
-            "ImportError: libcudart.so.12: cannot open shared object file",
-        ],
+    assert (found.status, found.evidence) == (
+        "fail",
+        "torch cannot be imported: ImportError: libcudart.so.12: cannot open shared object file",
     )
+    assert driver.nccl(context(ON_GPUS)).status == "unknown"
     assert driver.torch_build()[0] is not None  # its files still tell its version
+
+
+def test_a_torch_that_takes_too_long_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cold storage is slow: that is no reason to call it broken."""
+    (tmp_path / "torch.py").write_text("import time; time.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(driver, "ASK_SECONDS", 0.5)
+    assert driver.architectures(context(ON_GPUS)).status == "unknown"
 
 
 def test_the_real_torch_answers() -> None:
@@ -189,6 +201,49 @@ def test_fatal_xids_are_found_once_with_their_age() -> None:
         "Xid 79 (GPU has fallen off the bus) at PCI 0000:3b:00, 1.0 h ago"
     ]
     assert not FATAL.keys() & {13, 31, 43, 45, 68}
+
+
+def test_an_error_of_a_slice_is_one_of_its_gpu() -> None:
+    """The kernel's log names the slice of a divided GPU after its address."""
+    log = "3,1,60000000,-;NVRM: Xid (PCI:0000:3B:00 GPU-I:05): 94, pid=77, name=python3, Contained: SM (0x1)\n"
+    (found,) = xids(log, uptime=60.0)
+    assert (found.number, kernel.place(found.pci)) == (94, "0000:3b:00")
+
+
+XIDS = """
+import json, time
+from launch.preflight import kernel, selftest
+kernel.read_log = lambda: "3,1,{now},-;NVRM: Xid (PCI:0000:{bus}:00): 79, pid=1, GPU has fallen off the bus.\\n"
+print(json.dumps(kernel.fatal_errors(selftest.context_for("{gpus}")).model_dump()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("gpus", "bus", "scenario", "status", "told"),
+    [
+        ("8xH100-80GB", "3b", "h100x8", "fail", ", 0.0 h ago"),
+        ("1xH100-80GB", "19", "h100x8", "fail", ", 0.0 h ago"),
+        ("1xH100-80GB", "3b", "h100x8", "warn", ", 0.0 h ago, a GPU that is not planned"),
+        ("8xH100-80GB", "77", "h100x8", "warn", ", 0.0 h ago, a GPU that is not planned"),  # of another job
+        ("8xH100-80GB", "5d", "gpu-lost", "fail", ", 0.0 h ago"),  # the error has taken it away
+        ("8xH100-80GB", "77", "gpu-lost", "fail", ", 0.0 h ago"),  # it may be the one that is lost
+        ("8xH100-80GB", "3b", "driver-not-loaded", "fail", ", 0.0 h ago"),
+        ("8xH100-80GB", "3b", "include h100x8.scenario\ndelay.* = forever\n", "fail", ", 0.0 h ago"),
+    ],
+)
+def test_an_xid_is_judged_by_whose_gpu_it_is(
+    gpus: str, bus: str, scenario: str, status: str, told: str, tmp_path: Path
+) -> None:
+    from tests import fake_nvml
+
+    code = XIDS.format(now=int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6), bus=bus, gpus=gpus)
+    done = command("-c", code, **fake_nvml.environment(tmp_path, scenario))
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["status"], found["evidence"]) == (
+        status,
+        f"Xid 79 (GPU has fallen off the bus) at PCI 0000:{bus}:00{told}",
+    )
 
 
 @pytest.mark.parametrize(("hours", "status"), [(24, "fail"), (0.0001, "warn")])

@@ -2,13 +2,16 @@
 
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch import discover
 from launch.preflight.fingerprint import PACKAGES, fingerprint
 from launch.preflight.fleet import NodeReport, answered, fleet_results, odd_ones
 from launch.preflight.result import Result, sentence
+from tests.launch.preflight.test_network import ports
 
 ALIKE = {"torch": "2.13.0", "driver": "580.65.06", "GPUs": "8 x NVIDIA H100 80GB HBM3", "kernel": "6.8.0"}
 
@@ -54,6 +57,15 @@ def test_clocks(seconds: float, status: str) -> None:
         assert result.evidence == f"n2 is {seconds:+.1f} s off"
 
 
+def test_many_clocks_are_told_by_those_that_are_off_most() -> None:
+    reports = [report("n000"), *(report(f"n{n:03}", clock=1000.0) for n in range(1, 60))]
+    reports += [report(f"x{n:02}", clock=1002.0 + n) for n in range(20)]
+    result = found(*reports)["fleet-clock"]
+    assert result.evidence == (
+        "x19 is +21.0 s off, x18 is +20.0 s off, x17 is +19.0 s off, x16 is +18.0 s off, x15 is +17.0 s off and 15 more"
+    )
+
+
 def test_a_directory_that_is_not_shared() -> None:
     result = found(report("n0"), report("n1", sees=False))["fleet-directory"]
     assert (result.status, result.evidence) == ("fail", "n1: does not see the run directory")
@@ -85,4 +97,17 @@ def test_this_machine_s_fingerprint() -> None:
     assert {"torch", "transformers", "accelerate", "kernel", "driver", "GPUs", "open files"} <= own.keys()
     assert all(isinstance(value, str) for value in own.values())
     assert own == fingerprint()
-    assert set(PACKAGES) - own.keys() == set()
+    assert set(PACKAGES) - own.keys() <= {"triton", "liger-kernel", "muster-lora"}  # of some installations alone
+
+
+def test_a_node_whose_infiniband_runs_at_half_the_rate_is_the_odd_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its own ports are alike: no check of that node by itself can find it."""
+    prints = {}
+    for node, rate in (("n0", "400 Gb/sec (4X NDR)"), ("n1", "400 Gb/sec (4X NDR)"), ("n2", "200 Gb/sec (4X HDR)")):
+        monkeypatch.setattr(discover, "INFINIBAND", ports(tmp_path / node, *[("4: ACTIVE", rate, "InfiniBand")] * 2))
+        prints[node] = {"InfiniBand": fingerprint()["InfiniBand"]}
+    assert odd_ones(prints) == {
+        "n2": {"InfiniBand": ("2 x 4: ACTIVE at 200 Gb/sec (4X HDR)", "2 x 4: ACTIVE at 400 Gb/sec (4X NDR)")}
+    }

@@ -7,7 +7,7 @@ import pytest
 
 from launch import discover
 from launch.preflight import network
-from tests.launch.conftest import plan_of
+from tests.launch.conftest import CPU, plan_of
 from tests.launch.preflight.conftest import ON_CPU, ON_GPUS, context
 
 TWO_NODES = context(plan_of(nodes=2))
@@ -42,6 +42,18 @@ def test_variables_that_slow_down_or_lead_nowhere(
     if status != "pass":
         assert f"{name}={value}" in found.evidence
         assert name in found.fix
+
+
+def test_cpu_processes_talk_through_gloo_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "bond7")
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    two = context(plan_of(CPU.model_copy(update={"devices_per_node": 2}), 1, ON_CPU.spec))
+    assert network.nccl_environment(two).status == "pass"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "bond7")
+    found = network.nccl_environment(two)
+    assert (found.status, found.evidence.startswith("GLOO_SOCKET_IFNAME=bond7: this node has ")) == ("fail", True)
+    assert network.on_ranks_that_talk(two) is None
+    assert network.on_ranks_that_talk(context(ON_CPU)) == "one CPU process"
 
 
 def test_infiniband_that_is_switched_off_between_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

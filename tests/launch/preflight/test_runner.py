@@ -11,9 +11,23 @@ from typing import Any
 import pytest
 
 from launch.errors import PreflightError, UsageError
-from launch.preflight import LISTED, Check, Context, Result, accept, document, require, run_checks, sentence, verdict
+from launch.preflight import (
+    CHECKS,
+    LISTED,
+    Check,
+    Context,
+    Result,
+    accept,
+    document,
+    require,
+    run_checks,
+    sentence,
+    verdict,
+)
+from launch.preflight.probe import SEEN_SECONDS
 from launch.preflight.result import Finding, failed, passed
 from launch.processes import OverdueError, together, within
+from launch.spec import PreflightSpec
 from tests.launch.preflight.conftest import ON_CPU, ON_GPUS, context
 
 
@@ -41,6 +55,12 @@ def test_every_check_is_described_and_called_by_one_name() -> None:
     assert {check.family for check in LISTED} == {
         "gpu", "driver", "node", "software", "network", "storage", "model", "data", "plan", "slurm",
     }  # fmt: skip
+
+
+def test_a_node_answers_in_time_whatever_hangs_on_it() -> None:
+    """Else its silence is all that is told of it, and not which check hangs."""
+    slowest = max(check.deadline for check in CHECKS)
+    assert SEEN_SECONDS + slowest + 5 < PreflightSpec().answer_seconds
 
 
 def test_results_stand_in_the_checks_order_with_what_they_are_of() -> None:

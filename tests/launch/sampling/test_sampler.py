@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,11 @@ def test_nvlink_s_counters_become_bytes_a_second_over_all_links(sampling: Start)
     changes = {f"gpu.0.nvlink.{link}.tx": "1000, 2000, 3000" for link in range(18)} | {"gpu.0.nvlink.rx": "7"}
     found = sampling("h100x8", changes, "--gpus", 1, "--seconds", 1)
     found.until(lambda: len(found.of(0)) >= 3)
-    sent = [row["nvlink_tx_bytes_per_second"] for row in found.of(0)[:3]]
-    assert sent[0] is None
-    assert all(rate == pytest.approx(18 * 1000 * 1024, rel=0.3) for rate in sent[1:])
+    rows = found.of(0)[:3]
+    assert rows[0]["nvlink_tx_bytes_per_second"] is None
+    for before, after in pairwise(rows):  # a busy machine may take longer than a second from one to the next
+        sent = after["nvlink_tx_bytes_per_second"] * (after["time"] - before["time"])
+        assert sent == pytest.approx(18 * 1000 * 1024, rel=0.3)
     assert [row["nvlink_rx_bytes_per_second"] for row in found.of(0)[:3]] == [None, 0, 0]
 
 
@@ -80,6 +83,14 @@ def test_only_the_gpus_of_the_job(devices: str | None, count: int, indices: list
     found = sampling("h100x8", None, "--gpus", count, "--seconds", 1, **variables)
     found.until(lambda: len(found.rows()) >= len(indices))
     assert [row["gpu"] for row in found.rows()][: len(indices)] == indices
+
+
+def test_a_slice_has_its_own_memory_and_its_gpu_s_power(sampling: Start) -> None:
+    second = "MIG-5eed0000-0000-5000-0001-000000000002"
+    found = sampling("mig-slices", None, "--gpus", 1, "--seconds", 1, CUDA_VISIBLE_DEVICES=second)
+    found.until(lambda: bool(found.of(0)))
+    row = found.of(0)[0]
+    assert (row["memory_total_bytes"], row["temperature"], row["utilization"]) == (40448 << 20, 33, None)
 
 
 def test_a_host_without_gpus_has_a_row_of_its_own(sampling: Start) -> None:

@@ -9,7 +9,7 @@ from launch.preflight.fleet import NodeReport
 from launch.preflight.probe import Probe
 from launch.preflight.result import Result
 from launch.spec import PreflightSpec
-from launch.supervise.gang import Gathered, chosen, together, unfit
+from launch.supervise.gang import Gathered, chosen, together, told, unfit
 from tests.conftest import environment
 
 ALIKE = {"torch": "2.13.0", "kernel": "6.1", "GPUs": "8 x NVIDIA H100"}
@@ -91,9 +91,36 @@ def test_one_row_a_check_with_the_nodes_that_have_it() -> None:
     assert (row.status, row.node) == ("fail", "n3, n7")
 
 
+def test_each_node_says_what_it_has_found_itself() -> None:
+    """Not the first one's evidence in the name of all."""
+    found = {"n1": "GPU 2: 1 uncorrected memory error", "n3": "GPU 7: 4 uncorrected memory errors"}
+    probes = [
+        probe(node, result(node, status="fail" if node in found else "pass").model_copy(
+            update={"evidence": found.get(node, "none")}
+        )) for node in ("n0", "n1", "n2", "n3")
+    ]  # fmt: skip
+    (row,) = together({one.report.node: one for one in probes}, 30)
+    assert (row.node, row.evidence) == (
+        "n1, n3",
+        "n1: GPU 2: 1 uncorrected memory error; n3: GPU 7: 4 uncorrected memory errors",
+    )
+
+
+def test_many_nodes_are_told_in_a_line() -> None:
+    out = {f"n{number:03}": f"gpu-memory: {number % 7} GiB free" for number in range(700)}
+    line = told(out)
+    assert line.startswith("node n000, n007, n014, n021, n028 and 95 more: gpu-memory: 0 GiB free; node n001, ")
+    assert line.endswith("; and 200 more")
+    assert told({"n1": "does not answer\nsee there"}) == "node n1: does not answer"
+
+
 THOUSAND = """
-import json, pathlib, re, sys, time
+import io, json, pathlib, re, sys, time
+from rich.console import Console
+from launch.preflight.page import page
 from launch.preflight.probe import Probe
+from launch.preflight.result import document
+from launch.screen import checks_view
 from launch.spec import PreflightSpec
 from launch.supervise.gang import Gathered, chosen, together, unfit
 lines, taken = sys.stdin.readlines(), []
@@ -103,25 +130,32 @@ for _ in range(3):  # the least of three: other processes share the cores
     found = Gathered({one.report.node: one for one in probes}, {})
     rows = together(found.probes, 30)
     chosen(found, unfit(found, PreflightSpec(), []), len(probes) - 1)
+    told = io.StringIO()
+    Console(file=told, width=100).print(checks_view(rows, "8,000 GPUs on 1,000 nodes"))
+    written = json.dumps(document(rows, "8,000 GPUs on 1,000 nodes")) + page(rows, "8,000 GPUs on 1,000 nodes")
     taken.append(time.process_time() - began)
 seconds = min(taken)
 # Not getrusage: its ru_maxrss counts what was this process before exec, a fork of the tests.
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
-print(json.dumps([seconds, peak, len(rows), rows[0].node]))
+lines = told.getvalue().splitlines()
+print(json.dumps([seconds, peak, len(rows), rows[0].node, len(lines), lines[-1]]))
 """
 
 
 def test_a_thousand_nodes_in_two_seconds_and_500_mb() -> None:
-    """Of eight GPUs each, with as many checks as there are: read, judged and put together."""
+    """Of eight GPUs each, with as many checks as there are: read, judged, put together and shown; every 97th
+    node has something of its own to say."""
     names, lines = [f"check-{number}" for number in range(60)], []
     for number in range(1000):
         node = f"n{number}"
-        results = [result(node, name, "warn" if number % 97 == 0 else "pass") for name in names]
+        kind = {"evidence": f"GPU {number % 8}: {number} errors", "values": {"gpus": dict.fromkeys("01234567", 16)}}
+        results = [result(node, name, "warn" if number % 97 == 0 else "pass").model_copy(update=kind) for name in names]
         lines.append(probe(node, *results, fingerprint={**ALIKE, "VBIOS": f"96.00.{number % 2}"}).model_dump_json())
     done = subprocess.run(
         [sys.executable, "-c", THOUSAND], input="\n".join(lines), capture_output=True, text=True, env=environment()
     )
-    seconds, kilobytes, rows, node = json.loads(done.stdout)
+    seconds, kilobytes, rows, node, shown, last = json.loads(done.stdout)
     assert seconds < 2
     assert kilobytes < 500_000
     assert (rows, node) == (len(names), "n0, n194, n291, n388, n485 and 6 more")
+    assert (shown < 100, last) == (True, "Ready: 8,000 GPUs on 1,000 nodes, 60 warnings")
