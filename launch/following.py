@@ -115,7 +115,7 @@ def status(
 ) -> Status:
     """What the run is doing now. `events`: its rows where they are known already; `held` says who trains."""
     events = list(rows(run.events)) if events is None else events
-    job = _job(run, events)
+    job = job_of(run, events)
     slurm = ask(job) if job is not None else None
     holder, attempt = held(run), run.last_attempt()
     word, why = _state(run, slurm, holder, attempt)
@@ -134,7 +134,7 @@ def status(
     )  # fmt: skip
 
 
-def _job(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
+def job_of(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
     """The last job: as submit recorded it, or as a job that was started by hand has written into the events."""
     told = [str(event["job"]) for event in events if event.get("job")]
     job = recorded(run)

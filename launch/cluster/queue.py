@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.cluster.answers import limit, pairs
@@ -57,6 +58,15 @@ def states_of(job: str) -> list[State]:
         printed = ""
     lines = [line for line in printed.splitlines() if line.startswith("JobId=")]
     return [from_scontrol(line) for line in lines] or _accounted(job)
+
+
+def output_of(job: str) -> Path | None:
+    """The file that a job's batch script prints into, as long as the controller remembers the job and answers."""
+    try:
+        values = pairs(slurm("scontrol", "--oneliner", "show", "job", job))
+    except SlurmError:
+        return None
+    return Path(values["StdOut"]) if values.get("StdOut") else None
 
 
 def _accounted(job: str) -> list[State]:
