@@ -7,7 +7,7 @@ import pytest
 
 from launch.claim import hold
 from launch.cluster.commands import SlurmError
-from launch.cluster.job import Job, record
+from launch.cluster.job import JobRecord, record
 from launch.cluster.queue import State
 from launch.errors import UsageError
 from launch.following import Asker, Status, last_rows, named, runs_in, status
@@ -110,7 +110,7 @@ def test_a_finished_run(run: RunDir) -> None:
 
 
 def submitted(run: RunDir, job: str = "7") -> None:
-    record(run, Job(id=job, partition="gpu", script="x", submitted=1.0))
+    record(run, JobRecord(id=job, partition="gpu", script="x", submitted=1.0))
 
 
 def test_a_job_that_waits_and_one_that_starts(run: RunDir) -> None:

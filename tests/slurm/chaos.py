@@ -68,10 +68,16 @@ def heal(cluster: Cluster) -> None:
         if not cluster.processes(name):
             cluster.start_node(name)
         cluster.restore(name)
-        # Slurm drains a node whose step it could not clean up in time ("Kill task failed"), as after a lost srun.
-        if "DRAIN" in cluster.node_state(name):
-            cluster.resume(name)
-    cluster.wait_for_nodes("IDLE", *cluster.names, seconds=60)
+
+    def well() -> bool:
+        states = {name: cluster.node_state(name) for name in cluster.names}
+        for name, state in states.items():
+            # Slurm drains a node whose step it could not clean up in time ("Kill task failed"), perhaps only now.
+            if "DRAIN" in state:
+                cluster.resume(name)
+        return set(states.values()) == {"IDLE"}
+
+    cluster.wait_until(well, "every node idle", found=lambda: cluster.slurm("sinfo", "-N", "-l"))
 
 
 # --- faults ---
@@ -87,6 +93,13 @@ def stop_rank(run: SlurmRun) -> float:
     run.at_step(6)
     os.kill(_pid(run, 1), signal.SIGSTOP)
     return time.time()
+
+
+def stop_supervisor(run: SlurmRun) -> None:
+    """It hangs and does not die, so that Slurm sees nothing."""
+    node = run.cluster.job(run.job)["BatchHost"]
+    (pid,) = [pid for pid, words in run.cluster.processes(node).items() if "launch.supervisor" in words]
+    os.kill(pid, signal.SIGSTOP)
 
 
 def _pid(run: SlurmRun, rank: int) -> int:
@@ -145,14 +158,14 @@ def cut_head_node(run: SlurmRun) -> float:
     node = run.cluster.job(run.job)["BatchHost"]
     run.cluster.cut(node)
     began = time.time()
-    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 150)
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 300)
     return began
 
 
 def reach_time_limit(run: SlurmRun) -> float:
     """Slurm sends its warning by itself: 30 s before the limit, which it looks at every 30 s, up to a minute early."""
     run.at_step(1)
-    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 150)
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 300)
     return time.time()
 
 
@@ -180,6 +193,12 @@ def warn_of_time_limit(run: SlurmRun) -> float:
     return time.time()
 
 
+def warn_once_grace_is_short(run: SlurmRun) -> float:
+    """The same, once the first checkpoint has shown how long a save takes."""
+    run.until(lambda: bool(run.events("grace_short")), "measured")
+    return warn_of_time_limit(run)
+
+
 def preempt(run: SlurmRun) -> float:
     """An urgent job takes all nodes for a few seconds."""
     run.at_step(6)
@@ -187,7 +206,7 @@ def preempt(run: SlurmRun) -> float:
     urgent = run.cluster.submit(
         "#!/bin/sh\nsleep 3\n", f"--nodes={len(run.cluster.names)}", "--partition=urgent", "--exclusive"
     )
-    run.cluster.wait(urgent, "COMPLETED", seconds=90)
+    run.cluster.wait(urgent, "COMPLETED")
     return began
 
 
@@ -214,6 +233,7 @@ def corrupt_newest(run: SlurmRun) -> float:
     """The newest checkpoint is damaged, then a rank dies: the one before it is used."""
     run.at_step(9)
     path = run.root / "checkpoints/step-000008/optimizer.safetensors"
+    run.until(path.exists, "saved step 8")  # which goes on while the next steps are trained
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF
     path.write_bytes(content)
@@ -282,6 +302,15 @@ def hour_ahead(run: SlurmRun) -> None:
     run.cluster.show_again(run.ranks()[1]["node"], run.variables["CLOCK_IS_OFF_BY"])
 
 
+def warned_of_a_short_grace(run: SlurmRun) -> None:
+    """Before the signal came: that a stop takes longer than the grace, and what would do."""
+    requeued(run)
+    told, stopped = run.events("grace_short")[0], run.events("stopped")[0]
+    assert told["time"] < stopped["time"]
+    assert told["grace_seconds"] == 1 < told["needed_seconds"]
+    assert told["fix"] == f"slurm.grace_seconds: {2 * told['needed_seconds']}"
+
+
 def at_the_limit(run: SlurmRun) -> None:
     requeued(run)
     assert run.cluster.job(run.job)["TimeLimit"] == "00:02:00"
@@ -337,7 +366,8 @@ SCENARIOS = [
              check=node_is_named),
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
     Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
-    Scenario("time-limit", "Slurm's warning before the time limit", warn_of_time_limit, check=requeued),
+    Scenario("time-limit", "Slurm's warning before the time limit", warn_once_grace_is_short, fault=SLOW_SAVE,
+             sections={"slurm": {"grace_seconds": 1}}, check=warned_of_a_short_grace),
     Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node, check=given_back),
     Scenario("time-limit-reached", "a time limit of 2 minutes runs out, Slurm warns by itself", reach_time_limit,
              fault=SLOW_FIRST, options=("--time=2",), sections={"slurm": {"grace_seconds": 30}}, check=at_the_limit),

@@ -89,7 +89,7 @@ class SlurmRun:
 
     # --- waiting for it ---
 
-    def until(self, done: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    def until(self, done: Callable[[], bool], what: str, seconds: float = 200) -> None:
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, (
@@ -97,12 +97,12 @@ class SlurmRun:
             )
             time.sleep(0.05)
 
-    def at_step(self, step: int, seconds: float = 90) -> "SlurmRun":
+    def at_step(self, step: int, seconds: float = 200) -> "SlurmRun":
         """Waits until so many steps are trained."""
         self.until(lambda: self.step() >= step, f"at step {step}", seconds)
         return self
 
-    def ends(self, *states: str, seconds: float = 200) -> str:
+    def ends(self, *states: str, seconds: float = 400) -> str:
         return self.cluster.wait(self.job, *states, seconds=seconds)
 
     def exit_code(self) -> int:

@@ -14,7 +14,7 @@ from tests.slurm.chaos import SLOW_SAVE, assert_the_same, own_clock
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import STEPS, Reader, SlurmRun
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 NAN_WEIGHT = """
 import torch
 if step == 7:
@@ -33,7 +33,7 @@ def cluster(real_slurm: None) -> Iterator[Cluster]:
 
 def ended(run: SlurmRun, code: int) -> None:
     """The job has failed with this code, once and for all."""
-    assert run.ends(seconds=120) == "FAILED", run.cluster.output(run.job)
+    assert run.ends(seconds=300) == "FAILED", run.cluster.output(run.job)
     found = run.cluster.job(run.job)
     assert (found["ExitCode"], found["Restarts"]) == (f"{code}:0", "0"), run.cluster.output(run.job)
 
@@ -119,7 +119,7 @@ def test_the_clock_of_the_batch_script_s_node_goes_back_an_hour(cluster: Cluster
     cluster.replace_file(run.ranks()[0]["node"], run.variables["CLOCK_IS_OFF_BY"], "-3600")
     run.until(lambda: run.step() > 8, "going on")
     (run.root / "stop").touch()
-    assert run.ends(seconds=60) == "FAILED"
+    assert run.ends(seconds=180) == "FAILED"
     assert run.exit_code() == 75, cluster.output(run.job)
     assert run.outcomes() == ["stopped"]
     again = SlurmRun(cluster, workspace, "clock-back").submit()
