@@ -39,8 +39,8 @@ def status(
     if as_json:
         print_json(found[0].model_dump() if single else [each.model_dump() for each in found])
         return
-    if ask.silence is not None:
-        say(f"warning: {ask.silence}; told from the run directories alone")
+    if ask.warning is not None:
+        say(f"warning: {ask.warning}")
     console(stderr=False).print(status_view(found[0]) if single else status_list(found))
 
 
