@@ -1,6 +1,7 @@
 """Faults of a supervised run on the tests' Slurm. Each one says what has to hold afterwards; tests and the table of
 docs/reliability.md are both made from SCENARIOS."""
 
+import json
 import os
 import signal
 import time
@@ -16,6 +17,9 @@ from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
 
+# Where a hang, or a silence of a third of that, has to be noticed. All other runs have a minute: processes that wait
+# for a core are silent, too.
+NOTICED_SOON = {"recovery": {"hang_seconds": 15.0}}
 # Two runs on the same devices add up in the same order; on others they do not.
 EXACT, OTHER_DEVICES = 0.0, 1e-5
 
@@ -265,7 +269,10 @@ def wait_only(run: SlurmRun) -> float:
 
 
 def node_is_named(run: SlurmRun) -> None:
-    assert [row["node"] for row in run.events("node_excluded")]
+    """That of rank 1, which then trains no more."""
+    struck = json.loads((run.root / "attempts/001/pulse-rank-1.json").read_text())["node"]
+    assert struck in {row["node"] for row in run.events("node_excluded")}
+    assert struck not in {row["node"] for row in run.ranks().values()}
 
 
 def requeued(run: SlurmRun) -> None:
@@ -324,6 +331,8 @@ def hung_is_named(run: SlurmRun) -> None:
     reason = next(row["message"] for row in run.events("failed"))
     assert reason.startswith("the run hangs: rank 1 on ")
     assert (run.root / "attempts/001/stacks-rank-0.txt").stat().st_size
+    assert (run.root / "attempts/001/flight-rank-0").stat().st_size
+    assert run.outcomes()[0] == "communication"
 
 
 OUT_OF_MEMORY = """
@@ -356,19 +365,20 @@ if attempt == 1:
 
 SCENARIOS = [
     Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
-    Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, outcomes=("communication", "done"),
+    Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, sections=NOTICED_SOON,
              check=hung_is_named),
     Scenario("node-killed-spare", "power loss of a node, a spare stands by", kill_last_node, spares=1,
-             check=node_is_named),
+             sections=NOTICED_SOON, check=node_is_named),
     Scenario("node-killed", "power loss of a node, no spare: on with one node", kill_last_node, OTHER_DEVICES,
-             check=on_one_node),
+             sections=NOTICED_SOON, check=on_one_node),
     Scenario("link-cut-spare", "a node's link is cut, a spare stands by", cut_last_node, spares=1,
-             check=node_is_named),
+             sections=NOTICED_SOON, check=node_is_named),
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
     Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
     Scenario("time-limit", "Slurm's warning before the time limit", warn_once_grace_is_short, fault=SLOW_SAVE,
              sections={"slurm": {"grace_seconds": 1}}, check=warned_of_a_short_grace),
-    Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node, check=given_back),
+    Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node,
+             sections=NOTICED_SOON, check=given_back),
     Scenario("time-limit-reached", "a time limit of 2 minutes runs out, Slurm warns by itself", reach_time_limit,
              fault=SLOW_FIRST, options=("--time=2",), sections={"slurm": {"grace_seconds": 30}}, check=at_the_limit),
     Scenario("clock-jumps", "a node's clock jumps an hour ahead", clock_jumps, variables=own_clock, outcomes=("done",),
@@ -383,7 +393,7 @@ SCENARIOS = [
     Scenario("two-at-once", "kill -9 of a rank and slurmctld restarted", kill_rank_and_controller,
              outcomes=("worker", "done")),
     Scenario("node-and-rank", "power loss of a node and kill -9 of the other's rank, a spare stands by",
-             kill_node_and_rank, spares=1, check=node_is_named),
+             kill_node_and_rank, spares=1, sections=NOTICED_SOON, check=node_is_named),
     Scenario("gpu-out-of-memory", "a micro-batch of 2 no longer fits", wait_only, OTHER_DEVICES, fault=OUT_OF_MEMORY,
              outcomes=("gpu_memory", "done"), check=halved),
 ]  # fmt: skip

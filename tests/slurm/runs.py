@@ -48,7 +48,7 @@ class SlurmRun:
         sections = {
             "cluster": {"nodes": self.nodes, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"},
             "data": {"eval": None}, "slurm": {"spares": self.spares} if self.spares else {},
-            "recovery": {"hang_seconds": 15.0}, **self.sections,
+            "recovery": {"hang_seconds": 60.0}, **self.sections,
         }  # fmt: skip
         sections["training"] = {"save_steps": 4, **self.sections.get("training", {})}
         spec = self.workspace.spec(self.name, **sections)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Workspace, muster
-from tests.slurm.chaos import assert_the_same, stop_supervisor
+from tests.slurm.chaos import NOTICED_SOON, assert_the_same, stop_supervisor
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import STEPS, SlurmRun
 
@@ -63,7 +63,8 @@ def test_a_supervisor_that_hangs_is_missed_from_outside_of_the_containers(
 ) -> None:
     """In there is no scontrol that could give the job back."""
     monkeypatch.setenv("PATH", f"{STAND_IN}:{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    run = SlurmRun(cluster, workspace, "hung", sections={"slurm": {"container": {"image": str(image)}}}).submit()
+    sections = {"slurm": {"container": {"image": str(image)}}, **NOTICED_SOON}
+    run = SlurmRun(cluster, workspace, "hung", sections=sections).submit()
     stop_supervisor(run.at_step(6))
     assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert run.events("requeued")[0]["reason"] == "nothing was seen of the run's supervisor for 30 s"

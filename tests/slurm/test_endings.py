@@ -51,6 +51,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_where_the_guard_may_do_nothing(
     assert all("ids" in row for row in run.rows("samples.jsonl")[:6])
 
 
+OUT_OF_MEMORY = """
+import torch
+if step == 7:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+"""
+
+
+def test_memory_that_no_division_of_the_batch_spares(cluster: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(cluster, workspace, "memory", fault=OUT_OF_MEMORY).submit()
+    ended(run, 6)
+    assert run.outcomes() == ["gpu_memory"] * 3
+    changed = [(row["micro_batch_size"], row["global_batch_size"], row["gradient_checkpointing"])
+               for row in run.events("oom")]  # fmt: skip
+    assert changed == [(1, 4, False), (1, 4, True)]
+    assert "the micro-batch is 1 and activations are recomputed already" in cluster.output(run.job)
+
+
+def test_restarts_that_bring_no_further_step(cluster: Cluster, workspace: Workspace) -> None:
+    fault = "if (step, rank) == (7, 1):\n    os.kill(os.getpid(), 9)"
+    run = SlurmRun(cluster, workspace, "fruitless", fault=fault, sections={"recovery": {"restarts": 1}}).submit()
+    ended(run, 10)
+    assert run.outcomes() == ["worker"] * 2
+    assert "1 restart brought no further step (recovery.restarts)" in cluster.output(run.job)
+
+
 def test_a_row_that_cannot_be_used_ends_the_job_before_anything_is_trained(
     cluster: Cluster, workspace: Workspace
 ) -> None:

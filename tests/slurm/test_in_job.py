@@ -11,7 +11,7 @@ import pytest
 from launch.preflight.probe import meeting_port
 from tests.conftest import Workspace, muster, read_rows
 from tests.faults import before_steps
-from tests.slurm.chaos import stop_supervisor
+from tests.slurm.chaos import NOTICED_SOON, stop_supervisor
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
 
@@ -88,7 +88,7 @@ def test_a_job_that_starts_again_with_a_node_that_is_not_fit_asks_for_another(
 
 
 def test_a_supervisor_that_hangs_is_missed_and_the_job_given_back(cluster: Cluster, workspace: Workspace) -> None:
-    run = SlurmRun(cluster, workspace, "hung").submit().at_step(6)
+    run = SlurmRun(cluster, workspace, "hung", sections=NOTICED_SOON).submit().at_step(6)
     stop_supervisor(run)
     assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert run.events("requeued")[0]["reason"] == "nothing was seen of the run's supervisor for 30 s"
