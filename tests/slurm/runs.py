@@ -161,7 +161,7 @@ class Reader:
 
 
 def _inconsistent(root: Path) -> Iterator[str]:
-    """What is half written: whole JSON files, whole lines, checkpoints that have all their files."""
+    """What is half written: JSON files, texts and lines that are not whole, checkpoints without all their files."""
     for path in [*root.glob("*.json"), *root.glob("attempts/*/*.json"), *root.glob("rendered/*.json")]:
         try:
             json.loads(path.read_text())
@@ -169,6 +169,12 @@ def _inconsistent(root: Path) -> Iterator[str]:
             continue
         except ValueError as error:
             yield f"{path}: {error}"
+    for path in [root / "spec.yaml", *root.glob("rendered/*.yaml"), *root.glob("rendered/*.sbatch")]:
+        try:
+            if not path.read_text().endswith("\n"):
+                yield f"{path}: is cut short"
+        except FileNotFoundError:
+            continue
     for path in root.glob("*.jsonl"):
         try:
             lines = path.read_bytes().split(b"\n")
