@@ -151,7 +151,7 @@ def kill_head_node(run: SlurmRun) -> float:
     node = run.cluster.job(run.job)["BatchHost"]
     run.cluster.kill_node(node)
     began = time.time()
-    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued by Slurm")
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "put back")
     run.cluster.start_node(node)
     return began
 
@@ -282,13 +282,14 @@ def requeued(run: SlurmRun) -> None:
 
 def given_back(run: SlurmRun) -> None:
     """By the node that was not cut off; the job went on without the other."""
-    requeued_by_slurm(run)
+    put_back(run)
     assert run.events("requeued")[0]["reason"].startswith("nothing was seen of the run's supervisor for ")
     nodes = {row["node"] for row in run.ranks().values()}
     assert nodes == {name for name in run.cluster.names if "DOWN" not in run.cluster.node_state(name)}
 
 
-def requeued_by_slurm(run: SlurmRun) -> None:
+def put_back(run: SlurmRun) -> None:
+    """Into the queue, by whoever noticed first."""
     assert run.cluster.job(run.job)["Restarts"] != "0"
 
 
@@ -374,7 +375,8 @@ SCENARIOS = [
     Scenario("link-cut-spare", "a node's link is cut, a spare stands by", cut_last_node, spares=1,
              sections=NOTICED_SOON, check=node_is_named),
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
-    Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
+    Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node,
+             sections=NOTICED_SOON, check=put_back),
     Scenario("time-limit", "Slurm's warning before the time limit", warn_once_grace_is_short, fault=SLOW_SAVE,
              sections={"slurm": {"grace_seconds": 1}}, check=warned_of_a_short_grace),
     Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node,
@@ -383,7 +385,7 @@ SCENARIOS = [
              fault=SLOW_FIRST, options=("--time=2",), sections={"slurm": {"grace_seconds": 30}}, check=at_the_limit),
     Scenario("clock-jumps", "a node's clock jumps an hour ahead", clock_jumps, variables=own_clock, outcomes=("done",),
              check=hour_ahead),
-    Scenario("preempted", "an urgent job takes the nodes", preempt, check=requeued_by_slurm),
+    Scenario("preempted", "an urgent job takes the nodes", preempt, check=put_back),
     Scenario("controller-restarted", "slurmctld is killed and started", restart_controller, outcomes=("done",)),
     Scenario("daemon-restarted", "slurmd of a node is killed and started", restart_daemon, outcomes=("done",)),
     Scenario("killed-in-save", "kill -9 of rank 0 while it saves", kill_in_save, fault=SLOW_SAVE,
