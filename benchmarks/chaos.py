@@ -86,9 +86,9 @@ written, and status never failed, nor called a run failed that went on.
 
 Seconds are from the fault to the first step that is completed after it, in whatever attempt. Some seven of them are the
 import of torch, transformers and DeepSpeed on these cores. The tests' Slurm calls a node lost after 10 s of silence
-(300 s by default), and `recovery.hang_seconds` is 15 (180 by default). Measured on {date} with {cores} cores,
-Python {python}, torch {torch}, {load}. `python -m benchmarks.chaos` makes this page anew, and `make chaos` asserts what
-it says.
+(300 s by default), and where a silence has to be noticed `recovery.hang_seconds` is 15 (180 by default). Measured on
+{date} with {cores} cores, Python {python}, torch {torch}, {load}.
+`python -m benchmarks.chaos` makes this page anew; `make chaos` asserts all that it says but what is measured.
 
 The head node whose link is cut still reaches the storage: its supervisor lets go of the other nodes, and one of them
 gives the job back to Slurm, which by itself would leave it running until its time limit (`--no-kill`). The clock that
@@ -96,8 +96,13 @@ jumps is the one that the run's own Python processes on a node see: the tests' n
 
 Ends that are meant to be ends, each with its code and without a requeue (`tests/slurm/test_endings.py`): a disk that
 fills up while a checkpoint is written (9; with space again `muster submit` goes on, and ends as undisturbed to the last
-bit), a weight that is not finite with `stability.actions: []` (7), a row that cannot be used (5). A clock that is set
-back by an hour on the batch script's node changes neither a stop (75) nor what follows it.
+bit), a weight that is not finite with `stability.actions: []` (7), a row that cannot be used (5), memory that no
+smaller micro-batch spares (6), restarts that bring no further step (10). A clock that is set back by an hour on the
+batch script's node changes neither a stop (75) nor what follows it.
+
+Not timed, but tried as well (`tests/slurm/test_in_job.py`, `test_salloc.py`, `test_container.py`): a supervisor that
+hangs, on the nodes and outside of containers; nodes that are too few for the global batch, which the job is then kept
+off; a site that starts no job again; one element of a sweep put back alone; a port that is held; Ctrl-C once and twice.
 
 Not tried: real GPUs.
 """

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from launch.claim import trained_by
 from launch.cluster.commands import SlurmError
 from launch.cluster.job import recorded
-from launch.cluster.queue import State, state_of
+from launch.cluster.queue import State, remembered, state_of
 from launch.errors import ExitCode, UsageError
 from launch.journal import document, opened, parse_rows, rows
 from launch.rundir import RunDir
@@ -92,18 +92,33 @@ def one(name: str) -> RunDir:
 
 
 class Asker:
-    """Asks Slurm for jobs, until it has once not answered: many runs must not wait for one dead controller."""
+    """Asks Slurm for jobs, until it has once not answered: many runs must not wait for one dead controller, nor for one
+    dead slurmdbd."""
 
     def __init__(self) -> None:
         self.silence: SlurmError | None = None
+        self.accounting: SlurmError | None = None
+        """Why slurmdbd does not answer; the controller still does."""
+
+    @property
+    def warning(self) -> str | None:
+        """What could not be asked, and what follows for what is told."""
+        if self.silence is not None:
+            return f"{self.silence}; told from the run directories alone"
+        if self.accounting is not None:
+            return f"{self.accounting}; runs whose jobs it has forgotten are told from their directories alone"
+        return None
 
     def __call__(self, job: str) -> State | None:
         if self.silence is not None:
             return None
         try:
-            return state_of(job)
+            return state_of(job) if self.accounting is None else next(iter(remembered(job)), None)
         except SlurmError as error:
-            self.silence = error
+            if error.silence == "accounting":
+                self.accounting = error
+            else:
+                self.silence = error
             return None
 
 
@@ -115,7 +130,7 @@ def status(
 ) -> Status:
     """What the run is doing now. `events`: its rows where they are known already; `held` says who trains."""
     events = list(rows(run.events)) if events is None else events
-    job = _job(run, events)
+    job = job_of(run, events)
     slurm = ask(job) if job is not None else None
     holder, attempt = held(run), run.last_attempt()
     word, why = _state(run, slurm, holder, attempt)
@@ -124,17 +139,18 @@ def status(
     step, steps, loss, pace = _progress(run, events)
     running = word in ("running", "stopping") and steps is not None and step is not None and pace is not None
     checkpoints = run.complete_checkpoints()
+    silence = ask.silence or (ask.accounting if slurm is None else None)
     limit = slurm.end - time.time() if slurm and slurm.state == "RUNNING" and slurm.end else None
     return Status(
         run=str(run.root), name=_name(run), state=word, why=why, attempt=attempt, step=step, steps=steps, loss=loss,
         eta_seconds=round(max(steps - step, 0) * pace, 1) if running and steps and step and pace else None,
         checkpoint=_checkpoint(checkpoints[0]) if checkpoints else None, holder=holder, job=job,
-        slurm=slurm._asdict() if slurm else None, slurm_silence=str(ask.silence) if job and ask.silence else None,
+        slurm=slurm._asdict() if slurm else None, slurm_silence=str(silence) if job and silence else None,
         time_left_seconds=round(max(limit, 0)) if limit is not None else None,
     )  # fmt: skip
 
 
-def _job(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
+def job_of(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
     """The last job: as submit recorded it, or as a job that was started by hand has written into the events."""
     told = [str(event["job"]) for event in events if event.get("job")]
     job = recorded(run)

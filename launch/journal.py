@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +127,8 @@ def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: temporary name, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # No process number: two nodes may have the same.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)

@@ -145,10 +145,11 @@ def _pod(plan: Plan, name: str) -> dict[str, Any]:
     # The operator names the host of rank 0 and each pod's rank; the kubelet puts them into the arguments.
     command = _command(plan, CONFIG_FOLDER, f"/runs/{plan.name}", "$(RANK)", "$(MASTER_ADDR)")
     shm = int(plan.spec.preflight.shm_gib_per_rank * topology.devices_per_node) or 1
-    resources: dict[str, Any] = {"memory": f"{-(-plan.memory.host_bytes // 1024**3)}Gi"}
-    resources["cpu"] = topology.devices_per_node * plan.spec.preflight.cores_per_rank
+    # Quantities are strings (Kubernetes API reference, Quantity).
+    resources = {"memory": f"{-(-plan.memory.host_bytes // 1024**3)}Gi"}
+    resources["cpu"] = str(topology.devices_per_node * plan.spec.preflight.cores_per_rank)
     if topology.device == "gpu":
-        resources["nvidia.com/gpu"] = topology.devices_per_node
+        resources["nvidia.com/gpu"] = str(topology.devices_per_node)
     mounts = [
         {"name": "config", "mountPath": CONFIG_FOLDER},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - that file system itself
@@ -218,8 +219,13 @@ class _Blocks(yaml.SafeDumper):
         return True
 
 
+# Line breaks of YAML 1.1 that PyYAML writes as they are within single quotes, where they are read back as spaces.
+_BREAKS = re.compile("[\x85\u2028\u2029]")
+
+
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = '"' if _BREAKS.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Blocks.add_representer(str, _text)

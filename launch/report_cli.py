@@ -51,8 +51,8 @@ def report(
     names = [read_runs[0].status.name] if len(places) == 1 else _names(places)
     found = [Run(name, reading, numbers(reading)) for name, reading in zip(names, read_runs, strict=True)]
     write_text(target, page(found))
-    if ask.silence is not None:
-        say(f"warning: {ask.silence}; told from the run directories alone")
+    if ask.warning is not None:
+        say(f"warning: {ask.warning}")
     say(f"report: {target}")
     if as_json:
         print_json(scrub(document(target, found)))

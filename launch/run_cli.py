@@ -96,7 +96,7 @@ def _check_and_train(
     from launch.screen import checks_view
     from launch.supervise.decisions import Requeue
     from launch.supervise.here import Here
-    from launch.supervise.job import Job
+    from launch.supervise.job import InJob
     from launch.supervise.loop import supervise
     from training.data.tokens import note_checked
 
@@ -111,9 +111,9 @@ def _check_and_train(
         event(place.events, "job_started", job=job.job, nodes=list(job.nodes))
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
-    where = Here(place) if job is None else Job(place, job, accepted, screen)
+    where = Here(place) if job is None else InJob(place, job, accepted, screen)
     end = supervise(plan, place, where, resume, screen, verbose)
-    if isinstance(end, Requeue) and isinstance(where, Job):
+    if isinstance(end, Requeue) and isinstance(where, InJob):
         where.requeue(end)
     if end.code != ExitCode.DONE:
         attempt = place.attempt(place.last_attempt()).root

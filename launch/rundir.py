@@ -218,9 +218,14 @@ class Attempt:
         """Stacks of all threads of a rank, by faulthandler; empty unless somebody asked for them."""
         return self.root / f"stacks-rank-{rank}.txt"
 
+    def flight(self, rank: int) -> Path:
+        """The last collectives of a rank that hung, by torch's flight recorder: `torchfrtrace --prefix flight-rank-`
+        compares those of all ranks. Only where torch has kept any."""
+        return self.root / f"flight-rank-{rank}"
+
     @property
     def stacks_wanted(self) -> Path:
-        """Exists once somebody asks every rank for its stacks."""
+        """Exists once somebody asks every rank for its stacks and its collectives."""
         return self.root / "stacks-wanted"
 
     @property

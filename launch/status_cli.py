@@ -39,8 +39,8 @@ def status(
     if as_json:
         print_json(found[0].model_dump() if single else [each.model_dump() for each in found])
         return
-    if ask.silence is not None:
-        say(f"warning: {ask.silence}; told from the run directories alone")
+    if ask.warning is not None:
+        say(f"warning: {ask.warning}")
     console(stderr=False).print(status_view(found[0]) if single else status_list(found))
 
 
@@ -70,7 +70,7 @@ def _log(run: "RunDir", rank: str) -> Path | None:
     """The file; None where there is none yet."""
     if rank == "job":
         found = sorted(run.root.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
-        return found[-1] if found else None
+        return found[-1] if found else _elsewhere(run)
     attempt = run.attempt(run.last_attempt())
     if rank == "launcher":
         found = sorted(attempt.root.glob("launcher*.log"))
@@ -80,6 +80,17 @@ def _log(run: "RunDir", rank: str) -> Path | None:
     else:
         raise UsageError(f"--rank {rank}: allowed: a number, launcher, job")
     return path if path.is_file() else None
+
+
+def _elsewhere(run: "RunDir") -> Path | None:
+    """What a job prints that was sent by hand, or with slurm.output: Slurm knows where."""
+    from launch.cluster.queue import output_of
+    from launch.following import job_of
+    from launch.journal import rows
+
+    job = job_of(run, list(rows(run.events)))
+    path = output_of(job) if job is not None else None
+    return path if path is not None and path.is_file() else None
 
 
 def _no_log(run: "RunDir", rank: str) -> str:

@@ -59,7 +59,7 @@ def _job(found: Status) -> str:
         parts.append(f"expected to start {time.strftime('%Y-%m-%d %H:%M', time.localtime(slurm['start']))}")
     if slurm["restarts"]:
         parts.append(f"requeued {slurm['restarts']} times" if slurm["restarts"] > 1 else "requeued once")
-    if slurm["exit_code"] is not None:
+    if slurm["exit_code"] or (slurm["exit_code"] == 0 and slurm["state"] != "CANCELLED"):
         parts.append(f"exit code {slurm['exit_code']}")
     return ", ".join(parts)
 

@@ -39,7 +39,9 @@ def submit(
     after: Annotated[
         str | None,
         typer.Option(
-            metavar="JOB", help="Start when this job, or this run's, has ended with exit code 0.", show_default=False
+            metavar="JOB",
+            help="Start when this job, or this run's or sweep's, has ended with exit code 0.",
+            show_default=False,
         ),
     ] = None,
     afresh: Annotated[
@@ -59,6 +61,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Plan and check a run here, and send it to Slurm."""
+    from launch.after import dependency
     from launch.cluster.commands import set_aside
     from launch.cluster.controller import Cluster, ask
     from launch.screen import checks_view, console, plan_view
@@ -73,7 +76,7 @@ def submit(
     cluster = ask(read.slurm) if read else Cluster()  # of a spec that cannot be read all mistakes follow
     plans = [_planned(spec, [*overrides, *change], gpus, cluster) for change in changes or [[]]]
     folder = _folder(plans[0], run_dir, sweep=changes is not None)
-    found = request(plans, folder, changes, cluster, accepted, _dependency(after), start)
+    found = request(plans, folder, changes, cluster, accepted, dependency(after) if after else [], start)
     if not as_json:
         console().print(plan_view(found.plan))
     if _finished(found, afresh):
@@ -122,26 +125,6 @@ def _folder(plan: "Plan", run_dir: Path | None, sweep: bool) -> Path:
     if sweep and place.plan.exists():
         raise UsageError(f"{place.root}: is one run's directory; choose another for a sweep with --run-dir")
     return place.root
-
-
-def _dependency(after: str | None) -> list[str]:
-    """Of --after. A job whose condition can no longer come true must not wait for ever."""
-    import re
-
-    from launch.cluster.job import recorded
-    from launch.rundir import RunDir
-
-    if after is None:
-        return []
-    if re.fullmatch(r"\d+(?:_\d+)?", after):
-        waited = after
-    else:
-        places = [RunDir(Path(after)), RunDir(Path("runs", after))]
-        found = next((job for place in places if (job := recorded(place)) is not None), None)
-        if found is None:
-            raise UsageError(f"--after {after}: neither a job's id nor the directory of a run that was submitted")
-        waited = found.id
-    return [f"--dependency=afterok:{waited}", "--kill-on-invalid-dep=yes"]
 
 
 def _finished(found: "Request", afresh: bool) -> bool:

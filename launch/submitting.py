@@ -13,7 +13,7 @@ from launch.cluster.commands import SlurmError
 from launch.cluster.controller import Cluster
 from launch.cluster.gpus import Offer, is_slice, offer
 from launch.cluster.job import batch_job, new_job, python_environment, record, recorded, refuse_second, submit
-from launch.cluster.queue import state_of, states_of
+from launch.cluster.queue import remembered, state_of
 from launch.discover import topology as this_machine
 from launch.errors import DeviceError, HostError, UsageError
 from launch.hardware import Topology, gpu_topology, parse_gpus
@@ -178,7 +178,7 @@ def refuse_queued(found: Request) -> None:
     jobs = {run: job for _, run in found.runs if (job := recorded(run)) is not None}
     asked = {job.id if found.changes is None else job.array: run for run, job in jobs.items()}
     for job_id, run in asked.items():
-        refuse_second(run, job_id, states_of(job_id))
+        refuse_second(run, job_id, remembered(job_id))
 
 
 def send(found: Request, results: Sequence[Result], place: str, resume: str) -> str:

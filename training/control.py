@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from training.pulse import Pulse
+from training.pulse import Heartbeat
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Agreement:
 class Control:
     """The control group of one worker. `world_size` 1 needs no process group."""
 
-    def __init__(self, rank: int, world_size: int, stop_file: Path, pulse: Pulse | None = None):
+    def __init__(self, rank: int, world_size: int, stop_file: Path, pulse: Heartbeat | None = None):
         self.rank, self.world_size, self.stop_file = rank, world_size, stop_file
-        self.pulse = pulse or Pulse(rank)
+        self.pulse = pulse or Heartbeat(rank)
         self.group: Any = dist.new_group(backend="gloo") if world_size > 1 else None
         self.signalled = False
 

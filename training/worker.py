@@ -27,7 +27,7 @@ from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
 from training.engine import Launched, check_processes, connect, launched, read_deepspeed
-from training.pulse import Pulse
+from training.pulse import Heartbeat
 from training.telling import telling
 
 # A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
@@ -44,12 +44,12 @@ class Worker:
     local_rank: int = 0
     run: RunDir | None = None
     attempt: Attempt | None = None
-    pulse: Pulse = field(init=False)
+    pulse: Heartbeat = field(init=False)
     claimed: IO[str] | None = None
     """The lock of a run directory that this process made; open until it ends."""
 
     def __post_init__(self) -> None:
-        self.pulse = Pulse(self.rank)
+        self.pulse = Heartbeat(self.rank)
 
     def say(self, text: str) -> None:
         """To rank 0's terminal. Until there is a log, the first rank of every other node speaks as well."""

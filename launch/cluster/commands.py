@@ -13,7 +13,7 @@ from launch.processes import die_with_parent
 # A healthy controller answers within a second; slurmctld's own message time-out is 10 s, tried several times.
 SECONDS = 30.0
 
-Silence = Literal["absent", "munge", "controller", "configuration", "overdue", "refused"]
+Silence = Literal["absent", "munge", "accounting", "controller", "configuration", "overdue", "refused"]
 
 # What is in a message, which silence that is, and what to do about it.
 _KNOWN: tuple[tuple[str, Silence, str], ...] = (
@@ -23,7 +23,12 @@ _KNOWN: tuple[tuple[str, Silence, str], ...] = (
         "have an administrator start munge on this machine (systemctl status munge), and compare the clocks and keys",
     ),
     (
-        r"Unable to contact slurm controller|connect failure|Connection refused|Socket timed out|slurm_persist_conn",
+        r"Problem talking to the database|PersistInit|slurmdbd|slurm_persist_conn",
+        "accounting",
+        "slurmdbd is down or cannot be reached from here: ask an administrator",
+    ),
+    (
+        r"Unable to contact slurm controller|connect failure|Connection refused|Socket timed out",
         "controller",
         "slurmctld is down or cannot be reached from here: scontrol ping; try again, or ask an administrator",
     ),

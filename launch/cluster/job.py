@@ -20,7 +20,7 @@ from launch.sbatch import BatchJob, pattern
 from launch.wording import printable
 
 
-class Job(BaseModel):
+class JobRecord(BaseModel):
     """What RUN/job.json holds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -71,22 +71,22 @@ def submit(script: Path, options: Sequence[str]) -> str:
     return match[1]
 
 
-def record(run: RunDir, job: Job) -> None:
+def record(run: RunDir, job: JobRecord) -> None:
     """Writes job.json, and the event that keeps it when another job follows."""
     write_json(run.job, job.model_dump())
     event(run.events, "submitted", job=job.id, partition=job.partition)
 
 
-def recorded(run: RunDir) -> Job | None:
+def recorded(run: RunDir) -> JobRecord | None:
     """The run's last job; None for a run that was started by hand."""
     try:
-        return Job.model_validate_json(run.job.read_text(encoding="utf-8"))
+        return JobRecord.model_validate_json(run.job.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
 
 
-def new_job(job_id: str, plan: Plan, script: Path, cluster: str) -> Job:
-    return Job(
+def new_job(job_id: str, plan: Plan, script: Path, cluster: str) -> JobRecord:
+    return JobRecord(
         id=job_id,
         cluster=cluster,
         partition=plan.spec.slurm.partition,

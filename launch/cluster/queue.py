@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.cluster.answers import limit, pairs
@@ -49,6 +50,11 @@ def state_of(job: str) -> State | None:
 
 def states_of(job: str) -> list[State]:
     """As `state_of`; of a job array's own id, every element's."""
+    return remembered(job) or _accounted(job)
+
+
+def remembered(job: str) -> list[State]:
+    """As `states_of`, by the controller alone. It knows every job that waits or runs."""
     try:
         printed = slurm("scontrol", "--oneliner", "show", "job", job)
     except SlurmError as error:
@@ -56,7 +62,16 @@ def states_of(job: str) -> list[State]:
             raise
         printed = ""
     lines = [line for line in printed.splitlines() if line.startswith("JobId=")]
-    return [from_scontrol(line) for line in lines] or _accounted(job)
+    return [from_scontrol(line) for line in lines]
+
+
+def output_of(job: str) -> Path | None:
+    """The file that a job's batch script prints into, as long as the controller remembers the job and answers."""
+    try:
+        values = pairs(slurm("scontrol", "--oneliner", "show", "job", job))
+    except SlurmError:
+        return None
+    return Path(values["StdOut"]) if values.get("StdOut") else None
 
 
 def _accounted(job: str) -> list[State]:

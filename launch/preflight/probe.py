@@ -44,7 +44,7 @@ def probe(plan: Plan, run: RunDir, token: Path, job: int) -> Probe:
     results = run_checks(Context(plan=plan, run=run), CHECKS)
     node = node_name()
     named = [result.model_copy(update={"node": node}) for result in results]
-    port = derived_port(job)
+    port = free_port(job)
     report = NodeReport(node=node, fingerprint=fingerprint(), clock=time.time(), sees_directory=sees)
     return Probe(report=report, results=named, port=port)
 
@@ -61,11 +61,16 @@ def seen(path: Path) -> bool:
     return True
 
 
-def derived_port(job: int) -> int:
-    """The first free port from the one that the job's number leads to: jobs that share a node do not meet by chance,
-    and one that a killed run still holds is passed over."""
+def meeting_port(job: int, number: int = 0) -> int:
+    """Where ranks of a job meet, by the job's number: jobs that share a node do not meet by chance. The run itself is
+    0, whatever else exchanges at the same time has another number."""
+    return FIRST_PORT + (7 * job + 101 * number) % PORTS
+
+
+def free_port(job: int) -> int:
+    """The first free port from the run's own on: one that a killed run still holds is passed over."""
     for offset in range(PORTS):
-        port = FIRST_PORT + (7 * job + offset) % PORTS
+        port = FIRST_PORT + (meeting_port(job) - FIRST_PORT + offset) % PORTS
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("", port))
             return port

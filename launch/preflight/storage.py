@@ -1,6 +1,7 @@
 """The run directory: writable, on a disk that answers, and large enough."""
 
 import os
+import uuid
 from pathlib import Path
 
 from launch.hardware import GIB
@@ -20,7 +21,8 @@ def run_directory(context: Context) -> Finding:
         return failed(f"{root} is a file", ELSEWHERE)
     parent = existing(root)
     try:
-        _write_probe(parent / f".muster-probe-{os.getpid()}")
+        # All nodes of a job do this at once, and their processes may have the same number.
+        _write_probe(parent / f".muster-probe-{uuid.uuid4().hex}")
     except OSError as error:
         return failed(f"{parent}: {error.strerror or error}", ELSEWHERE)
     return passed(f"{parent} can be written")

@@ -18,7 +18,7 @@ from launch.journal import beat, event, rows, write_json
 from launch.local import BEREAVED_SECONDS
 from launch.plan import Plan
 from launch.progress import Follower
-from launch.rundir import Attempt, RunDir
+from launch.rundir import BEAT_SECONDS, Attempt, RunDir
 from launch.supervise.decisions import Ended
 from launch.supervise.grace import Grace
 from launch.supervise.history import last_step
@@ -29,6 +29,8 @@ from launch.wording import plural
 LOOK_SECONDS = 0.2
 # How long ranks have to write their stacks: faulthandler does it from the signal's own handler, in milliseconds.
 STACKS_SECONDS = 3.0
+# A rank's collectives are kept by the thread of its pulse, at its next beat.
+FLIGHT_SECONDS = 2 * BEAT_SECONDS
 # A disk with less is full: neither a log line's block nor a failure file fits any more.
 FULL_BYTES = 1 << 20
 
@@ -110,12 +112,16 @@ def _follow(
 
 
 def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt, workers: Workers) -> Hang:
-    """Keeps the stacks of all ranks. Where nobody was behind, those that could not write theirs are to blame."""
+    """Keeps the stacks and the last collectives of all ranks. Where nobody was behind, those that could not write
+    their stacks are to blame."""
     with contextlib.suppress(OSError):
         attempt.stacks_wanted.touch()
-    deadline = time.monotonic() + STACKS_SECONDS
-    while (mute := _mute(watch, attempt)) and time.monotonic() < deadline:
+    began = time.monotonic()
+    while (mute := _mute(watch, attempt)) and time.monotonic() < began + STACKS_SECONDS:
         workers.poll()  # which passes the wish on to the ranks of this machine
+        time.sleep(LOOK_SECONDS)
+    speaking = [rank for rank in watch.seen if rank not in mute]
+    while not all(attempt.flight(rank).exists() for rank in speaking) and time.monotonic() < began + FLIGHT_SECONDS:
         time.sleep(LOOK_SECONDS)
     if hang.ranks or len(mute) == len(watch.seen):
         return hang

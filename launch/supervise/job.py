@@ -11,7 +11,7 @@ from rich.console import Console
 
 from launch.allocation import Allocation
 from launch.cluster.commands import SlurmError, slurm
-from launch.container import Inside, inside
+from launch.container import NODE, Inside, inside
 from launch.errors import NoPlanError, PreflightError, Stopped, UsageError
 from launch.journal import event, rows, write_json
 from launch.local import environment
@@ -35,7 +35,7 @@ CONTROLLER_AWAY = "Unable to contact slurm controller"
 CONTROLLER_SECONDS, AGAIN_SECONDS = 300.0, 5.0
 
 
-class Job:
+class InJob:
     """The nodes that Slurm gave, cluster.nodes of which train while the others stand by."""
 
     in_job = True
@@ -50,7 +50,7 @@ class Job:
         self.excluded: dict[str, str] = {}
 
     def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
-        """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun here."""
+        """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun."""
         limits = plan.spec.preflight
         gathered = self._gathered(plan)
         out = unfit(gathered, limits, self.accepted)
@@ -124,8 +124,9 @@ class Job:
     def _on_fewer(self, plan: Plan, out: dict[str, str]) -> Plan | Requeue:
         wanted, fit = plan.topology.nodes, len(self.nodes)
         why = told(out) or f"the job has {plural(len(self.allocation.nodes), 'node')}"
-        if not self.started:
-            raise PreflightError(f"{plural(wanted, 'node')} needed, {fit} fit: {why}")
+        if not (self.started or (fit and self._begun_before())):
+            fix = "; leave them out with slurm.exclude, or ask for more nodes with slurm.spares" if fit and out else ""
+            raise PreflightError(f"{plural(wanted, 'node')} needed, {fit} fit: {why}{fix}")
         spec = on_fewer_nodes(plan, fit)
         try:
             fewer = None if spec is None else replanned(plan, spec)
@@ -137,6 +138,11 @@ class Job:
         self.nodes = self.nodes[: spec.cluster.nodes]
         self._say(f"going on with {plural(spec.cluster.nodes, 'node')} of {wanted}")
         return fewer
+
+    def _begun_before(self) -> bool:
+        """Whether an earlier start of this job came as far as an attempt: spec and environment are good, and what is
+        wrong now is wrong with a node. Nobody sits beside a job that Slurm has put back into its queue."""
+        return self.again and self.run.last_attempt() > 0
 
     def _name(self, out: dict[str, str]) -> None:
         for node, why in out.items():
@@ -152,7 +158,15 @@ class Job:
         arguments = (self.run.root, attempt.number, resume, self.nodes[0], self.port)
         name, place = f"muster-{attempt.number}", inside(plan, self.run, resume)
         argv = step_argv(self.allocation, place, self.nodes, name, "launch.supervise.node", *arguments)
-        return StepWorkers(argv, place, attempt, name, self.allocation)
+        workers = StepWorkers(argv, place, attempt, name, self.allocation)
+        if place != NODE:  # in there nobody could give the job back
+            workers.sentry = self._sentry(attempt)
+        return workers
+
+    def _sentry(self, attempt: Attempt) -> "subprocess.Popen[bytes]":
+        what = ("muster-sentry", "launch.supervise.sentry", self.run.root, attempt.number)
+        argv = step_argv(self.allocation, NODE, self.nodes, *what)
+        return start_step(argv, NODE, subprocess.DEVNULL, subprocess.DEVNULL, os.environ)
 
     def requeue(self, wish: Requeue) -> None:
         """Raises Stopped when Slurm will not start the job again."""
@@ -166,6 +180,8 @@ class StepWorkers:
         self.attempt, self.name, self.job = attempt, name, job
         self.writer = log_writer(attempt.launcher_log, environment(os.environ))
         self.srun = start_step(argv, place, self.writer.stdin, self.writer.stdin, os.environ)
+        self.sentry: subprocess.Popen[bytes] | None = None
+        """Outside of the containers."""
         assert self.writer.stdin is not None
         self.writer.stdin.close()
 
@@ -206,6 +222,9 @@ class StepWorkers:
 
     def close(self) -> None:
         self.srun.wait()
+        if self.sentry is not None:
+            self.sentry.kill()  # its tasks see that the attempt is over; srun itself waits for a lost node's
+            self.sentry.wait()
         deadline = time.monotonic() + END_SECONDS
         while self.writer.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)

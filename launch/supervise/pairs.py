@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from launch.allocation import Allocation
 from launch.container import Inside
-from launch.preflight.probe import FIRST_PORT, PORTS
+from launch.preflight.probe import meeting_port
 from launch.supervise.srun import start_step, step_argv
 
 ROUNDS = 3
@@ -79,7 +79,7 @@ class Exchange:
         """`devices` processes of each node. Of several at one time on a node, each has another `number`; 0 would be
         where the run itself meets."""
         in_order = sorted(nodes, key=job.nodes.index)  # Slurm numbers them in its own order
-        port = FIRST_PORT + (7 * job.number + 101 * number) % PORTS
+        port = meeting_port(job.number, number)
         argv = step_argv(
             job, place, in_order, "muster-exchange", "training.exchange", in_order[0], port, device, devices, seconds
         )

@@ -17,7 +17,7 @@ SILENT_SHARE = 1 / 3
 
 
 class Pulse(BaseModel):
-    """A rank's mark, as training/pulse.py writes it."""
+    """What a rank says of itself every BEAT_SECONDS: training/pulse.py writes it, whoever watches the run reads it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

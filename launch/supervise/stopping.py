@@ -49,4 +49,5 @@ class Stopper:
             self.run.stop.touch()
         with contextlib.suppress(OSError):  # a terminal that was closed takes no more words
             again = "" if self.in_job and number != signal.SIGINT else "; once more to kill it"
-            self.console.print(f"stopping: the run saves a checkpoint at the next step and ends{again}")
+            told = f"stopping: the run saves a checkpoint at the next step and ends{again}"
+            self.console.print(told, highlight=False, soft_wrap=True)

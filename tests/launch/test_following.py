@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from launch.claim import hold
-from launch.cluster.commands import SlurmError
-from launch.cluster.job import Job, record
+from launch.cluster.commands import SlurmError, failure
+from launch.cluster.job import JobRecord, record
 from launch.cluster.queue import State
 from launch.errors import UsageError
 from launch.following import Asker, Status, last_rows, named, runs_in, status
@@ -110,7 +110,7 @@ def test_a_finished_run(run: RunDir) -> None:
 
 
 def submitted(run: RunDir, job: str = "7") -> None:
-    record(run, Job(id=job, partition="gpu", script="x", submitted=1.0))
+    record(run, JobRecord(id=job, partition="gpu", script="x", submitted=1.0))
 
 
 def test_a_job_that_waits_and_one_that_starts(run: RunDir) -> None:
@@ -182,6 +182,33 @@ def test_a_controller_that_is_silent_is_asked_once(monkeypatch: pytest.MonkeyPat
     ask = Asker()
     assert [ask("1"), ask("2")] == [None, None]
     assert calls == ["1"]
+
+
+def test_a_database_that_is_silent_keeps_no_job_of_the_controller_s_back(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for the first job that the controller has forgotten, and then no more."""
+    asked: list[str] = []
+
+    def slurm(program: str, *argv: str) -> str:
+        asked.append(program)
+        if program == "sacct":
+            raise failure(program, "sacct: error: Problem talking to the database: Connection refused\n")
+        if argv[-1] != "3":
+            raise failure(program, "slurm_load_jobs error: Invalid job id specified\n")
+        return "JobId=3 JobState=PENDING Reason=Resources ExitCode=0:0 TimeLimit=00:10:00 Restarts=0 Requeue=1"
+
+    monkeypatch.setattr("launch.cluster.queue.slurm", slurm)
+    ask = Asker()
+    assert [found and found.state for found in map(ask, ("1", "2", "3"))] == [None, None, "PENDING"]
+    assert asked == ["scontrol", "sacct", "scontrol", "scontrol"]
+    assert ask.silence is None
+    assert ask.warning == (
+        "sacct: Problem talking to the database: Connection refused; slurmdbd is down or cannot be reached from here:"
+        " ask an administrator; runs whose jobs it has forgotten are told from their directories alone"
+    )
+    event(run.events, "requeued", job="1", reason="time limit")
+    assert str(status(run, ask).slurm_silence).startswith("sacct: Problem talking to the database")
 
 
 def test_only_the_end_of_a_long_ledger_is_read(run: RunDir) -> None:

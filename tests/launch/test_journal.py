@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,15 @@ def test_keep_rows_of_a_file_that_is_not_there_makes_none(file: Path) -> None:
 
 
 # Whole files
+
+
+def test_writers_with_the_same_process_number_leave_a_whole_file(tmp_path: Path) -> None:
+    """Two nodes may have it; threads do."""
+    path = tmp_path / "plan.json"
+    with ThreadPoolExecutor(8) as nodes:
+        list(nodes.map(lambda number: write_json(path, {"number": number, "text": "x" * 9000}), range(300)))
+    assert json.loads(path.read_text())["text"] == "x" * 9000
+    assert [found.name for found in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:

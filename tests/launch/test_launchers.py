@@ -4,13 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft7Validator, ValidationError
+from jsonschema.validators import extend
+from kubeflow.training.api_client import ApiClient as KubeflowClient
+from kubernetes.client import ApiClient as KubernetesClient
 
 from launch.hardware import parse_gpus
 from launch.launchers import LAUNCHERS, dns_name, on_hosts, own_folders, pytorch_job, render_for, sky_task
@@ -66,8 +72,55 @@ def test_kubernetes_has_a_pod_for_each_node_and_each_says_its_rank() -> None:
     assert container["command"][:5] == [
         "torchrun", "--nnodes=2", "--nproc-per-node=8", "--node-rank=$(RANK)", "--master-addr=$(MASTER_ADDR)",
     ]  # fmt: skip
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert set(pods(PLANS["1x1-single"])) == {"Master"}
+
+
+def as_kubernetes_reads(client: Any, value: dict[str, Any], kind: str) -> Any:
+    """Through a client's own classes and back: what they do not know is lost, and a value of another type an error."""
+    answer = SimpleNamespace(data=json.dumps(value))
+    return client.sanitize_for_serialization(client.deserialize(answer, kind))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_kubernetes_and_its_training_operator_know_every_key(name: str) -> None:
+    """By the classes that kubernetes and kubeflow-training are generated with, from their API's own schemas."""
+    config, job = yaml.safe_load_all(pytorch_job(PLANS[name]))
+    assert as_kubernetes_reads(KubernetesClient(), config, "V1ConfigMap") == config
+    assert as_kubernetes_reads(KubeflowClient(), job, "KubeflowOrgV1PyTorchJob") == job
+
+
+def test_a_key_that_kubernetes_does_not_know_is_found() -> None:
+    _, job = yaml.safe_load_all(pytorch_job(PLANS["2x8-ddp"]))
+    job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    assert as_kubernetes_reads(KubeflowClient(), job, "KubeflowOrgV1PyTorchJob") != job
+
+
+def _any_case(validator: Any, allowed: list[str], value: object, schema: object) -> Iterator[ValidationError]:
+    """SkyPilot's own keyword (sky/utils/validator.py)."""
+    if str(value).lower() not in [each.lower() for each in allowed]:
+        yield ValidationError(f"{value!r} is none of {allowed}")
+
+
+SkyValidator = extend(Draft7Validator, {"case_insensitive_enum": _any_case})
+SKYPILOT = json.loads((ROOT / "tests/golden/schemas/skypilot.json").read_text())
+
+
+def sky_mistakes(task: dict[str, Any]) -> list[str]:
+    """By SkyPilot's own schemas, each part by the one that it is checked by there (sky/task.py)."""
+    stores = [mount for mount in task["file_mounts"].values() if isinstance(mount, dict)]
+    parts = [("task", task), ("resources", task["resources"]), *(("storage", store) for store in stores)]
+    return [error.message for kind, part in parts for error in SkyValidator(SKYPILOT[kind]).iter_errors(part)]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_skypilot_takes_the_task(name: str) -> None:
+    task = yaml.safe_load(sky_task(PLANS[name]))
+    assert sky_mistakes(task) == []
+    task["file_mounts"]["/runs"]["mode"] = "APPEND"
+    unknown, value = sky_mistakes({**task, "nodes": 2})
+    assert "'nodes' was unexpected" in unknown
+    assert value.startswith("'APPEND' is none of ['MOUNT', ")
 
 
 def test_a_run_s_name_as_kubernetes_takes_it() -> None:
@@ -123,6 +176,11 @@ def test_every_text_of_a_spec_is_inert(tmp_path_factory: pytest.TempPathFactory,
     assert (config["kind"], job["kind"]) == ("ConfigMap", "PyTorchJob")
     task = yaml.safe_load(sky_task(plan))
     assert source.rpartition("/")[0] in task["file_mounts"]
+    (root / "spec").unlink()
+    done = subprocess.run(["sh", "-c", task["run"]], cwd=root, env=kept, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads((root / "spec").read_text())["data"]["train"] == source
+    assert not (root / "pwned").exists()
 
 
 # It trains

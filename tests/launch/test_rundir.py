@@ -48,6 +48,7 @@ def test_the_names_of_an_attempt() -> None:
     assert attempt.outcome == attempt.root / "outcome.json"
     assert attempt.launcher_log == attempt.root / "launcher.log"
     assert attempt.log(3) == attempt.root / "rank-3.log"
+    assert attempt.flight(3) == attempt.root / "flight-rank-3"
     assert attempt.failure(3) == attempt.root / "failure-rank-3.json"
 
 

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import ROOT, Workspace, environment, kill_when, muster
+from tests.conftest import ROOT, Workspace, environment, kill_when, muster, read_rows
+from tests.faults import before_steps
 
 
 def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace) -> None:
@@ -141,6 +143,32 @@ def test_a_closed_terminal_is_a_request_to_stop(workspace: Workspace) -> None:
     argv: list[object] = ["-m", "launch", "run", spec, "--run-dir", run]
     assert kill_when(argv, lambda: (run / "samples.jsonl").exists(), sent=signal.SIGHUP) == 75
     assert list((run / "checkpoints").glob("step-*"))
+
+
+def test_a_second_ctrl_c_ends_a_run_that_comes_to_no_step(workspace: Workspace) -> None:
+    run, spec = workspace.root / "twice", workspace.spec("twice")
+    variables = before_steps(workspace.root / "fault", "if step == 3:\n    import time; time.sleep(10000)")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", "run", str(spec), "--run-dir", str(run)], cwd=ROOT,
+        env=environment(**variables), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def until(done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 200
+        while not done():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+
+    with process:
+        until(lambda: (run / "samples.jsonl").exists() and len(read_rows(run / "samples.jsonl")) == 2)
+        process.send_signal(signal.SIGINT)
+        until((run / "stop").exists)
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=100)[1]
+    assert process.returncode == 10, told
+    assert "stopping: the run saves a checkpoint at the next step and ends; once more to kill it" in told
+    assert "killed as asked, before it could save; continue with --resume auto" in told
 
 
 def test_half_a_character_in_a_row_is_named(workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """What `muster run` mends by itself, and what it does not: each fault ends as the undisturbed run does, or says why."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def test_a_rank_that_waits_for_ever_is_named_with_its_stack(workspace: Workspace
     assert last == ("done", "done")
     assert_the_same(run, undisturbed)
     assert 'sitecustomize.py", line' in (run / "attempts/001/stacks-rank-1.txt").read_text()
+    waiting, behind = (last_collective(run / f"attempts/001/flight-rank-{rank}") for rank in (0, 1))
+    assert waiting["collective_seq_id"] > behind["collective_seq_id"], "one has begun what the other never came to"
+    assert (waiting["retired"], behind["retired"]) == (False, True)
+    assert any("trainer.py" in frame["filename"] for frame in waiting["frames"])
+    assert [path.name for path in run.glob("attempts/002/flight-*")] == []
+
+
+def last_collective(record: Path) -> dict[str, Any]:
+    """The one that a rank began last, by torch's flight recorder."""
+    return dict(pickle.loads(record.read_bytes())["entries"][-1])
 
 
 OUT_OF_MEMORY = """

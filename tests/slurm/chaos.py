@@ -1,6 +1,7 @@
 """Faults of a supervised run on the tests' Slurm. Each one says what has to hold afterwards; tests and the table of
 docs/reliability.md are both made from SCENARIOS."""
 
+import json
 import os
 import signal
 import time
@@ -16,6 +17,9 @@ from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
 
+# Where a hang, or a silence of a third of that, has to be noticed. All other runs have a minute: processes that wait
+# for a core are silent, too.
+NOTICED_SOON = {"recovery": {"hang_seconds": 15.0}}
 # Two runs on the same devices add up in the same order; on others they do not.
 EXACT, OTHER_DEVICES = 0.0, 1e-5
 
@@ -68,10 +72,16 @@ def heal(cluster: Cluster) -> None:
         if not cluster.processes(name):
             cluster.start_node(name)
         cluster.restore(name)
-        # Slurm drains a node whose step it could not clean up in time ("Kill task failed"), as after a lost srun.
-        if "DRAIN" in cluster.node_state(name):
-            cluster.resume(name)
-    cluster.wait_for_nodes("IDLE", *cluster.names, seconds=60)
+
+    def well() -> bool:
+        states = {name: cluster.node_state(name) for name in cluster.names}
+        for name, state in states.items():
+            # Slurm drains a node whose step it could not clean up in time ("Kill task failed"), perhaps only now.
+            if "DRAIN" in state:
+                cluster.resume(name)
+        return set(states.values()) == {"IDLE"}
+
+    cluster.wait_until(well, "every node idle", found=lambda: cluster.slurm("sinfo", "-N", "-l"))
 
 
 # --- faults ---
@@ -87,6 +97,13 @@ def stop_rank(run: SlurmRun) -> float:
     run.at_step(6)
     os.kill(_pid(run, 1), signal.SIGSTOP)
     return time.time()
+
+
+def stop_supervisor(run: SlurmRun) -> None:
+    """It hangs and does not die, so that Slurm sees nothing."""
+    node = run.cluster.job(run.job)["BatchHost"]
+    (pid,) = [pid for pid, words in run.cluster.processes(node).items() if "launch.supervisor" in words]
+    os.kill(pid, signal.SIGSTOP)
 
 
 def _pid(run: SlurmRun, rank: int) -> int:
@@ -134,7 +151,7 @@ def kill_head_node(run: SlurmRun) -> float:
     node = run.cluster.job(run.job)["BatchHost"]
     run.cluster.kill_node(node)
     began = time.time()
-    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued by Slurm")
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "put back")
     run.cluster.start_node(node)
     return began
 
@@ -145,14 +162,14 @@ def cut_head_node(run: SlurmRun) -> float:
     node = run.cluster.job(run.job)["BatchHost"]
     run.cluster.cut(node)
     began = time.time()
-    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 150)
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 300)
     return began
 
 
 def reach_time_limit(run: SlurmRun) -> float:
     """Slurm sends its warning by itself: 30 s before the limit, which it looks at every 30 s, up to a minute early."""
     run.at_step(1)
-    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 150)
+    run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 300)
     return time.time()
 
 
@@ -180,6 +197,12 @@ def warn_of_time_limit(run: SlurmRun) -> float:
     return time.time()
 
 
+def warn_once_grace_is_short(run: SlurmRun) -> float:
+    """The same, once the first checkpoint has shown how long a save takes."""
+    run.until(lambda: bool(run.events("grace_short")), "measured")
+    return warn_of_time_limit(run)
+
+
 def preempt(run: SlurmRun) -> float:
     """An urgent job takes all nodes for a few seconds."""
     run.at_step(6)
@@ -187,7 +210,7 @@ def preempt(run: SlurmRun) -> float:
     urgent = run.cluster.submit(
         "#!/bin/sh\nsleep 3\n", f"--nodes={len(run.cluster.names)}", "--partition=urgent", "--exclusive"
     )
-    run.cluster.wait(urgent, "COMPLETED", seconds=90)
+    run.cluster.wait(urgent, "COMPLETED")
     return began
 
 
@@ -214,6 +237,7 @@ def corrupt_newest(run: SlurmRun) -> float:
     """The newest checkpoint is damaged, then a rank dies: the one before it is used."""
     run.at_step(9)
     path = run.root / "checkpoints/step-000008/optimizer.safetensors"
+    run.until(path.exists, "saved step 8")  # which goes on while the next steps are trained
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF
     path.write_bytes(content)
@@ -245,7 +269,10 @@ def wait_only(run: SlurmRun) -> float:
 
 
 def node_is_named(run: SlurmRun) -> None:
-    assert [row["node"] for row in run.events("node_excluded")]
+    """That of rank 1, which then trains no more."""
+    struck = json.loads((run.root / "attempts/001/pulse-rank-1.json").read_text())["node"]
+    assert struck in {row["node"] for row in run.events("node_excluded")}
+    assert struck not in {row["node"] for row in run.ranks().values()}
 
 
 def requeued(run: SlurmRun) -> None:
@@ -255,13 +282,14 @@ def requeued(run: SlurmRun) -> None:
 
 def given_back(run: SlurmRun) -> None:
     """By the node that was not cut off; the job went on without the other."""
-    requeued_by_slurm(run)
+    put_back(run)
     assert run.events("requeued")[0]["reason"].startswith("nothing was seen of the run's supervisor for ")
     nodes = {row["node"] for row in run.ranks().values()}
     assert nodes == {name for name in run.cluster.names if "DOWN" not in run.cluster.node_state(name)}
 
 
-def requeued_by_slurm(run: SlurmRun) -> None:
+def put_back(run: SlurmRun) -> None:
+    """Into the queue, by whoever noticed first."""
     assert run.cluster.job(run.job)["Restarts"] != "0"
 
 
@@ -282,6 +310,15 @@ def hour_ahead(run: SlurmRun) -> None:
     run.cluster.show_again(run.ranks()[1]["node"], run.variables["CLOCK_IS_OFF_BY"])
 
 
+def warned_of_a_short_grace(run: SlurmRun) -> None:
+    """Before the signal came: that a stop takes longer than the grace, and what would do."""
+    requeued(run)
+    told, stopped = run.events("grace_short")[0], run.events("stopped")[0]
+    assert told["time"] < stopped["time"]
+    assert told["grace_seconds"] == 1 < told["needed_seconds"]
+    assert told["fix"] == f"slurm.grace_seconds: {2 * told['needed_seconds']}"
+
+
 def at_the_limit(run: SlurmRun) -> None:
     requeued(run)
     assert run.cluster.job(run.job)["TimeLimit"] == "00:02:00"
@@ -295,6 +332,8 @@ def hung_is_named(run: SlurmRun) -> None:
     reason = next(row["message"] for row in run.events("failed"))
     assert reason.startswith("the run hangs: rank 1 on ")
     assert (run.root / "attempts/001/stacks-rank-0.txt").stat().st_size
+    assert (run.root / "attempts/001/flight-rank-0").stat().st_size
+    assert run.outcomes()[0] == "communication"
 
 
 OUT_OF_MEMORY = """
@@ -327,23 +366,26 @@ if attempt == 1:
 
 SCENARIOS = [
     Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
-    Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, outcomes=("communication", "done"),
+    Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, sections=NOTICED_SOON,
              check=hung_is_named),
     Scenario("node-killed-spare", "power loss of a node, a spare stands by", kill_last_node, spares=1,
-             check=node_is_named),
+             sections=NOTICED_SOON, check=node_is_named),
     Scenario("node-killed", "power loss of a node, no spare: on with one node", kill_last_node, OTHER_DEVICES,
-             check=on_one_node),
+             sections=NOTICED_SOON, check=on_one_node),
     Scenario("link-cut-spare", "a node's link is cut, a spare stands by", cut_last_node, spares=1,
-             check=node_is_named),
+             sections=NOTICED_SOON, check=node_is_named),
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
-    Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node, check=requeued_by_slurm),
-    Scenario("time-limit", "Slurm's warning before the time limit", warn_of_time_limit, check=requeued),
-    Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node, check=given_back),
+    Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node,
+             sections=NOTICED_SOON, check=put_back),
+    Scenario("time-limit", "Slurm's warning before the time limit", warn_once_grace_is_short, fault=SLOW_SAVE,
+             sections={"slurm": {"grace_seconds": 1}}, check=warned_of_a_short_grace),
+    Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node,
+             sections=NOTICED_SOON, check=given_back),
     Scenario("time-limit-reached", "a time limit of 2 minutes runs out, Slurm warns by itself", reach_time_limit,
              fault=SLOW_FIRST, options=("--time=2",), sections={"slurm": {"grace_seconds": 30}}, check=at_the_limit),
     Scenario("clock-jumps", "a node's clock jumps an hour ahead", clock_jumps, variables=own_clock, outcomes=("done",),
              check=hour_ahead),
-    Scenario("preempted", "an urgent job takes the nodes", preempt, check=requeued_by_slurm),
+    Scenario("preempted", "an urgent job takes the nodes", preempt, check=put_back),
     Scenario("controller-restarted", "slurmctld is killed and started", restart_controller, outcomes=("done",)),
     Scenario("daemon-restarted", "slurmd of a node is killed and started", restart_daemon, outcomes=("done",)),
     Scenario("killed-in-save", "kill -9 of rank 0 while it saves", kill_in_save, fault=SLOW_SAVE,
@@ -353,7 +395,7 @@ SCENARIOS = [
     Scenario("two-at-once", "kill -9 of a rank and slurmctld restarted", kill_rank_and_controller,
              outcomes=("worker", "done")),
     Scenario("node-and-rank", "power loss of a node and kill -9 of the other's rank, a spare stands by",
-             kill_node_and_rank, spares=1, check=node_is_named),
+             kill_node_and_rank, spares=1, sections=NOTICED_SOON, check=node_is_named),
     Scenario("gpu-out-of-memory", "a micro-batch of 2 no longer fits", wait_only, OTHER_DEVICES, fault=OUT_OF_MEMORY,
              outcomes=("gpu_memory", "done"), check=halved),
 ]  # fmt: skip

@@ -90,7 +90,7 @@ class Cluster(Commands):
         self.wait_for_nodes("IDLE", *self.names)
         # A site's controller has saved its nodes long ago; this one would wait for a first job. A change makes it save.
         self.slurm("scontrol", "update", f"NodeName={','.join(self.names)}", "Comment=started")
-        self.wait_until((self.directory / "state/node_state").exists, "saved", 10)
+        self.wait_until((self.directory / "state/node_state").exists, "saved")
 
     def stop(self) -> None:
         """Ends everything at once and removes the directory. May be called twice."""
@@ -237,7 +237,7 @@ class Cluster(Commands):
     def start_controller(self) -> None:
         """slurmctld starts from its saved state, jobs and nodes as they were, and answers."""
         self._start_daemon("login", "slurmctld")
-        self.wait_until(lambda: "UP" in self.slurm("scontrol", "ping", check=False), "controller UP", 30)
+        self.wait_until(lambda: "UP" in self.slurm("scontrol", "ping", check=False), "controller UP")
 
     def restart_controller(self) -> None:
         """An update of slurmctld: it saves its state, ends, and starts again."""
@@ -273,7 +273,7 @@ class Cluster(Commands):
     def _kill_daemon(self, machine: str, program: str, sent: int = signal.SIGKILL) -> None:
         for pid in self._daemons(machine, program):
             os.kill(pid, sent)
-        self.wait_until(lambda: not self._daemons(machine, program), f"{program} ended", 20)
+        self.wait_until(lambda: not self._daemons(machine, program), f"{program} ended")
 
     def _daemons(self, machine: str, program: str) -> list[int]:
         return [pid for pid, words in self.processes(machine).items() if Path(words[0]).name == program]

@@ -12,6 +12,8 @@ from tests.slurm.machine import run
 ENDED = (
     "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"
 )  # fmt: skip
+# Seconds until a wait is given up. No test is about how fast Slurm is: a machine may be many times slower than ours.
+PATIENCE = 120.0
 RECORD = re.compile(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", re.S)
 
 
@@ -69,7 +71,7 @@ class Commands:
         """PENDING, RUNNING, COMPLETED, ... of a job that Slurm still knows: MinJobAge seconds after its end."""
         return self.job(job)["JobState"]
 
-    def wait(self, job: str, *states: str, seconds: float = 30) -> str:
+    def wait(self, job: str, *states: str, seconds: float = PATIENCE) -> str:
         """Waits until the job is in one of the states, by default any that is an end, and returns it.
 
         Raises TimeoutError that says what the job does instead, and the ends of the daemons' logs.
@@ -115,7 +117,7 @@ class Commands:
         """Slurm's word with flags: IDLE, MIXED, ALLOCATED, DOWN, IDLE+DRAIN, DOWN+NOT_RESPONDING, ..."""
         return dict(RECORD.findall(self.slurm("scontrol", "--oneliner", "show", "node", name)))["State"]
 
-    def wait_for_nodes(self, state: str, *names: str, seconds: float = 30) -> None:
+    def wait_for_nodes(self, state: str, *names: str, seconds: float = PATIENCE) -> None:
         """Waits until each node is in this state: DOWN with whatever flags, any other exactly. Raises TimeoutError."""
 
         def reached(name: str) -> bool:
@@ -142,7 +144,9 @@ class Commands:
             parts += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-lines:]]
         return "\n".join(parts)
 
-    def wait_until(self, done: Callable[[], bool], what: str, seconds: float, found: Callable[[], str] = str) -> None:
+    def wait_until(
+        self, done: Callable[[], bool], what: str, seconds: float = PATIENCE, found: Callable[[], str] = str
+    ) -> None:
         """Waits for a condition. Raises TimeoutError with `what` was expected, `found` and the logs."""
         deadline = time.monotonic() + seconds
         while not done():

@@ -48,7 +48,7 @@ class SlurmRun:
         sections = {
             "cluster": {"nodes": self.nodes, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"},
             "data": {"eval": None}, "slurm": {"spares": self.spares} if self.spares else {},
-            "recovery": {"hang_seconds": 15.0}, **self.sections,
+            "recovery": {"hang_seconds": 60.0}, **self.sections,
         }  # fmt: skip
         sections["training"] = {"save_steps": 4, **self.sections.get("training", {})}
         spec = self.workspace.spec(self.name, **sections)
@@ -89,7 +89,7 @@ class SlurmRun:
 
     # --- waiting for it ---
 
-    def until(self, done: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    def until(self, done: Callable[[], bool], what: str, seconds: float = 200) -> None:
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, (
@@ -97,12 +97,12 @@ class SlurmRun:
             )
             time.sleep(0.05)
 
-    def at_step(self, step: int, seconds: float = 90) -> "SlurmRun":
+    def at_step(self, step: int, seconds: float = 200) -> "SlurmRun":
         """Waits until so many steps are trained."""
         self.until(lambda: self.step() >= step, f"at step {step}", seconds)
         return self
 
-    def ends(self, *states: str, seconds: float = 200) -> str:
+    def ends(self, *states: str, seconds: float = 400) -> str:
         return self.cluster.wait(self.job, *states, seconds=seconds)
 
     def exit_code(self) -> int:
@@ -161,7 +161,7 @@ class Reader:
 
 
 def _inconsistent(root: Path) -> Iterator[str]:
-    """What is half written: whole JSON files, whole lines, checkpoints that have all their files."""
+    """What is half written: JSON files, texts and lines that are not whole, checkpoints without all their files."""
     for path in [*root.glob("*.json"), *root.glob("attempts/*/*.json"), *root.glob("rendered/*.json")]:
         try:
             json.loads(path.read_text())
@@ -169,6 +169,12 @@ def _inconsistent(root: Path) -> Iterator[str]:
             continue
         except ValueError as error:
             yield f"{path}: {error}"
+    for path in [root / "spec.yaml", *root.glob("rendered/*.yaml"), *root.glob("rendered/*.sbatch")]:
+        try:
+            if not path.read_text().endswith("\n"):
+                yield f"{path}: is cut short"
+        except FileNotFoundError:
+            continue
     for path in root.glob("*.jsonl"):
         try:
             lines = path.read_bytes().split(b"\n")

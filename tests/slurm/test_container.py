@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Workspace, muster
-from tests.slurm.chaos import assert_the_same
+from tests.slurm.chaos import NOTICED_SOON, assert_the_same, stop_supervisor
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import SlurmRun
+from tests.slurm.runs import STEPS, SlurmRun
 
 STAND_IN = ROOT / "tests/slurm/stand_in"
 
@@ -35,7 +35,7 @@ def image(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_run_in_a_container_ends_as_one_on_the_nodes_themselves(
     cluster: Cluster, image: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +56,23 @@ def test_a_run_in_a_container_ends_as_one_on_the_nodes_themselves(
     assert {check["status"] for check in checks if check["name"] == "fleet-directory"} <= {"pass", "skipped"}
 
 
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_a_supervisor_that_hangs_is_missed_from_outside_of_the_containers(
+    cluster: Cluster, image: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In there is no scontrol that could give the job back."""
+    monkeypatch.setenv("PATH", f"{STAND_IN}:{sys.prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    sections = {"slurm": {"container": {"image": str(image)}}, **NOTICED_SOON}
+    run = SlurmRun(cluster, workspace, "hung", sections=sections).submit()
+    stop_supervisor(run.at_step(6))
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert run.events("requeued")[0]["reason"] == "nothing was seen of the run's supervisor for 30 s"
+    assert [row["step"] for row in run.rows("samples.jsonl")] == list(range(1, STEPS + 1))
+    cluster.wait_until(lambda: not any("launch.supervise.sentry" in words for name in cluster.names
+                                       for words in cluster.processes(name).values()), "no sentry left")  # fmt: skip
+
+
 def ranks_of(cluster: Cluster, node: str) -> list[tuple[list[bytes], list[str]]]:
     """Environment and root folder of each worker on a node."""
     found = []
@@ -68,7 +85,7 @@ def ranks_of(cluster: Cluster, node: str) -> list[tuple[list[bytes], list[str]]]
 
 def test_nodes_without_the_runtime_say_so(cluster: Cluster, image: Path, workspace: Workspace) -> None:
     run = SlurmRun(cluster, workspace, "none", sections={"slurm": {"container": {"image": str(image)}}}).submit()
-    assert run.ends(seconds=60) == "FAILED"
+    assert run.ends(seconds=180) == "FAILED"
     assert run.exit_code() == 3
     told = cluster.output(run.job)
     assert "cannot answer: slurmstepd-n0: error: execve(): apptainer: No such file or directory" in told

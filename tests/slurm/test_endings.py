@@ -14,7 +14,7 @@ from tests.slurm.chaos import SLOW_SAVE, assert_the_same, own_clock
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import STEPS, Reader, SlurmRun
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 NAN_WEIGHT = """
 import torch
 if step == 7:
@@ -33,7 +33,7 @@ def cluster(real_slurm: None) -> Iterator[Cluster]:
 
 def ended(run: SlurmRun, code: int) -> None:
     """The job has failed with this code, once and for all."""
-    assert run.ends(seconds=120) == "FAILED", run.cluster.output(run.job)
+    assert run.ends(seconds=300) == "FAILED", run.cluster.output(run.job)
     found = run.cluster.job(run.job)
     assert (found["ExitCode"], found["Restarts"]) == (f"{code}:0", "0"), run.cluster.output(run.job)
 
@@ -49,6 +49,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_where_the_guard_may_do_nothing(
     assert not reader.wrong
     assert state(run, cluster)["state"] == "failed"
     assert all("ids" in row for row in run.rows("samples.jsonl")[:6])
+
+
+OUT_OF_MEMORY = """
+import torch
+if step == 7:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+"""
+
+
+def test_memory_that_no_division_of_the_batch_spares(cluster: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(cluster, workspace, "memory", fault=OUT_OF_MEMORY).submit()
+    ended(run, 6)
+    assert run.outcomes() == ["gpu_memory"] * 3
+    changed = [(row["micro_batch_size"], row["global_batch_size"], row["gradient_checkpointing"])
+               for row in run.events("oom")]  # fmt: skip
+    assert changed == [(1, 4, False), (1, 4, True)]
+    assert "the micro-batch is 1 and activations are recomputed already" in cluster.output(run.job)
+
+
+def test_restarts_that_bring_no_further_step(cluster: Cluster, workspace: Workspace) -> None:
+    fault = "if (step, rank) == (7, 1):\n    os.kill(os.getpid(), 9)"
+    run = SlurmRun(cluster, workspace, "fruitless", fault=fault, sections={"recovery": {"restarts": 1}}).submit()
+    ended(run, 10)
+    assert run.outcomes() == ["worker"] * 2
+    assert "1 restart brought no further step (recovery.restarts)" in cluster.output(run.job)
 
 
 def test_a_row_that_cannot_be_used_ends_the_job_before_anything_is_trained(
@@ -119,7 +144,7 @@ def test_the_clock_of_the_batch_script_s_node_goes_back_an_hour(cluster: Cluster
     cluster.replace_file(run.ranks()[0]["node"], run.variables["CLOCK_IS_OFF_BY"], "-3600")
     run.until(lambda: run.step() > 8, "going on")
     (run.root / "stop").touch()
-    assert run.ends(seconds=60) == "FAILED"
+    assert run.ends(seconds=180) == "FAILED"
     assert run.exit_code() == 75, cluster.output(run.job)
     assert run.outcomes() == ["stopped"]
     again = SlurmRun(cluster, workspace, "clock-back").submit()

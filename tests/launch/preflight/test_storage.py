@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from tests.launch.preflight.conftest import ON_CPU, context
 def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
     found = storage.run_directory(context(ON_CPU, tmp_path / "runs/demo"))
     assert (found.status, found.evidence, found.fix) == ("pass", f"{tmp_path} can be written", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nodes_that_look_at_once_with_the_same_process_number_do_not_disturb_one_another(tmp_path: Path) -> None:
+    """As in containers, where the first process of each is 1. Threads have it in common as well."""
+    place = context(ON_CPU, tmp_path / "runs/demo")
+    with ThreadPoolExecutor(8) as nodes:
+        found = list(nodes.map(lambda _: storage.run_directory(place), range(400)))
+    assert {(finding.status, finding.evidence) for finding in found} == {("pass", f"{tmp_path} can be written")}
     assert list(tmp_path.iterdir()) == []
 
 

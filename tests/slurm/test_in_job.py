@@ -1,0 +1,146 @@
+"""What a run does with the job that it is in: where its ranks meet, and how it gives its nodes back."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from launch.preflight.probe import meeting_port
+from tests.conftest import Workspace, muster, read_rows
+from tests.faults import before_steps
+from tests.slurm.chaos import NOTICED_SOON, stop_supervisor
+from tests.slurm.cluster import Cluster
+from tests.slurm.runs import SLOW, STEPS, SlurmRun
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+
+# Three nodes of one sequence each: two could not train the same global batch.
+THREE = {"training": {"micro_batch_size": 1, "global_batch_size": 3}}
+
+
+@pytest.fixture
+def cluster(real_slurm: None) -> Iterator[Cluster]:
+    with Cluster(nodes=4) as started:
+        yield started
+
+
+def each_sample_once_an_epoch(run: SlurmRun, steps: int) -> None:
+    ledger = run.rows("samples.jsonl")
+    assert [row["step"] for row in ledger] == list(range(1, steps + 1))
+    trained = sorted(sample for row in ledger for sample in row["ids"])
+    assert trained == sorted([f"train-{number}" for number in range(42)] * 2)
+
+
+def test_a_port_that_somebody_still_holds_is_passed_over(cluster: Cluster, workspace: Workspace) -> None:
+    """As one of a run that was killed, or of another program on the nodes."""
+    number = int(cluster.submit(["true"])) + 1
+    taken = meeting_port(number)
+    hold = f"import socket, time; s = socket.socket(); s.bind(('', {taken})); s.listen(); print(flush=True)\n"
+    with ExitStack() as held:
+        for name in cluster.names:
+            argv = cluster.argv_on(name, [sys.executable, "-c", f"{hold}time.sleep(10000)"])
+            holder = held.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
+            held.callback(holder.kill)
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"\n"
+        run = SlurmRun(cluster, workspace, "port").submit()
+        assert run.job == str(number)
+        run.at_step(1)
+        steps = [words for words in cluster.processes("n0").values() if "launch.supervise.node" in words]
+        assert {tuple(words[-2:]) for words in steps} == {("n0", str(taken + 1))}
+        assert run.ends() == "COMPLETED", cluster.output(run.job)
+
+
+def test_nodes_that_cannot_go_on_are_given_back_without_the_one_that_is_lost(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    run = SlurmRun(cluster, workspace, "given-back", nodes=3, sections=THREE).submit().at_step(6)
+    lost = run.ranks()[1]["node"]
+    cluster.kill_node(lost)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    found = cluster.job(run.job)
+    assert (found["ExcNodeList"], found["Restarts"]) == (lost, "1")
+    (requeued,) = run.events("requeued")
+    assert requeued["exclude"] == [lost]
+    assert requeued["reason"].startswith("2 nodes of 3 are left and cannot go on with the same global batch: ")
+    assert {row["node"] for row in run.ranks().values()} == set(cluster.names) - {lost}
+    each_sample_once_an_epoch(run, 28)
+
+
+def test_a_job_that_starts_again_with_a_node_that_is_not_fit_asks_for_another(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    """Nobody sits beside it by then: what stops a first start with exit code 3 does not stop this one."""
+    run = SlurmRun(cluster, workspace, "unfit", nodes=3, sections=THREE).submit().at_step(6)
+    urgent = cluster.submit(["sleep", "infinity"], "--nodes=4", "--partition=urgent", "--exclusive")
+    cluster.wait(urgent, "RUNNING")
+    cluster.hide_directory("n1", workspace.root)
+    cluster.cancel(urgent)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["ExcNodeList"] == "n1"
+    reasons = [row["reason"] for row in run.events("requeued")]
+    assert "2 nodes of 3 are left and cannot go on with the same global batch: node n1: " in reasons[-1]
+    assert {row["node"] for row in run.ranks().values()} == {"n0", "n2", "n3"}
+    each_sample_once_an_epoch(run, 28)
+
+
+def test_a_supervisor_that_hangs_is_missed_and_the_job_given_back(cluster: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(cluster, workspace, "hung", sections=NOTICED_SOON).submit().at_step(6)
+    stop_supervisor(run)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert run.events("requeued")[0]["reason"] == "nothing was seen of the run's supervisor for 30 s"
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_first_start_with_a_node_that_is_not_fit_is_3_and_says_how_to_go_on(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    cluster.hide_directory("n1", workspace.root)
+    run = SlurmRun(cluster, workspace, "first", nodes=3, sections=THREE).submit()
+    assert run.ends() == "FAILED"
+    assert run.exit_code() == 3
+    told = cluster.output(run.job)
+    assert "3 nodes needed, 2 fit: node n1: " in told
+    assert "; leave them out with slurm.exclude, or ask for more nodes with slurm.spares" in told
+
+
+def test_a_site_that_starts_no_job_again_ends_the_run_with_75_and_says_what_to_do(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    run = SlurmRun(cluster, workspace, "once", options=("--no-requeue",)).submit().at_step(6)
+    cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    assert run.ends() == "FAILED", cluster.output(run.job)
+    assert (run.exit_code(), run.outcomes()) == (75, ["stopped"])
+    told = cluster.output(run.job)
+    assert f"the run is saved, and Slurm does not start job {run.job} again: scontrol: " in told
+    assert "submit it again, it goes on by itself" in told
+    assert not run.events("requeued")
+
+
+def test_of_a_sweep_one_element_alone_is_put_back(cluster: Cluster, workspace: Workspace, tmp_path: Path) -> None:
+    """By the bare number of its array all of them would be."""
+    spec = workspace.spec(
+        "sweep", slurm={"partition": "main", "time": "20"}, preflight={"accept": ["slurm-shared"]}, data={"eval": None},
+        cluster={"device": "cpu", "devices_per_node": 1}, training={"save_steps": 4},
+    )  # fmt: skip
+    here = {"SLURM_CONF": f"{cluster.directory}/slurm.conf", **before_steps(tmp_path / "slow", SLOW)}
+    sent = muster("submit", spec, "--array", "training.seed=1,2", cwd=tmp_path, **here)
+    assert sent.code == 0, sent.err
+    job, runs = sent.out.strip(), [tmp_path / f"runs/sweep/{element}" for element in (0, 1)]
+
+    def steps(run: Path) -> int:
+        return len(read_rows(run / "samples.jsonl")) if (run / "samples.jsonl").exists() else 0
+
+    cluster.wait_until(lambda: all(steps(run) >= 5 for run in runs), "at step 5", 200)
+    cluster.slurm("scancel", "--batch", "--signal=USR1", f"{job}_0")
+    for element in (0, 1):
+        cluster.wait(f"{job}_{element}", "COMPLETED", seconds=300)
+    restarts = [cluster.job(f"{job}_{element}")["Restarts"] for element in (0, 1)]
+    assert restarts == ["1", "0"]
+    attempts = [len(list(run.glob("attempts/*"))) for run in runs]
+    assert attempts == [2, 1]
+    assert [row["job"] for row in read_rows(runs[0] / "events.jsonl") if row["event"] == "requeued"] == [f"{job}_0"]
+    assert [[row["step"] for row in read_rows(run / "samples.jsonl")] for run in runs] == [list(range(1, 23))] * 2
