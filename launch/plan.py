@@ -13,6 +13,7 @@ from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
 from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_device, other_batch
 from launch.compatibility import Refusal, refusals
+from launch.contradictions import batch_contradictions
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
 from launch.hardware import Topology
 from launch.kernels import attention_of, loss_of
@@ -29,7 +30,6 @@ from launch.spec import (
     Precision,
     RunSpec,
     Strategy,
-    batch_contradictions,
 )
 from launch.strategy import Candidate, candidates, choose, optimizer_under, setting_of
 from launch.throughput import Throughput

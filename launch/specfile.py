@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from launch.contradictions import contradictions
 from launch.errors import Mistake, SpecError, UsageError
 from launch.explain import describe, explain, shown, spec_path
 from launch.extra import not_allowed, refused
@@ -20,7 +21,7 @@ from launch.mounts import refuse_hung
 from launch.site import PATHS, read_site, site_file, with_defaults
 from launch.site import absolute as from_folder
 from launch.slurm_spec import is_file
-from launch.spec import Path, RunSpec, contradictions
+from launch.spec import Path, RunSpec
 
 # Of data files, also when compressed. What ends otherwise and has the form owner/name is a data set of the hub.
 DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz", ".zst")
