@@ -13,8 +13,7 @@ from launch.errors import NoPlanError, UsageError
 from launch.hardware import Topology
 from launch.kernels import answering_attention
 from launch.memory import Setting, inference_bytes
-from launch.spec import DataSpec, ModelSpec, Precision
-from launch.strategy import SAFE_SHARE
+from launch.spec import SAFE_SHARE, DataSpec, ModelSpec, Precision
 from launch.wording import amount
 
 Model = Literal["base", "adapter"]

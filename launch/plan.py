@@ -126,7 +126,7 @@ def resolve(
     chosen = choose(found)
     if chosen is None:
         helps = remedies(spec, architecture, topology, precision, versions)
-        raise NoPlanError(too_large(topology, found, helps), [remedy.values for remedy in helps])
+        raise NoPlanError(too_large(spec, topology, found, helps), [remedy.values for remedy in helps])
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
     optimizer = optimizer_under(spec, chosen.strategy)
     if optimizer != spec.training.optimizer:

@@ -7,7 +7,7 @@ from launch.checkpointing import checkpointable
 from launch.errors import UsageError
 from launch.hardware import GIB
 from launch.plan import Plan
-from launch.strategy import ORDER, SAFE_SHARE, candidates
+from launch.strategy import ORDER, candidates
 from launch.versions import Versions
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -65,9 +65,10 @@ def draw(plan: Plan, curves: Curves, file: Path) -> None:
                 linewidth=5 - 0.6 * place,  # so that what lies beneath another line is seen
                 label=f"{strategy}, {'with' if checkpointing else 'without'} checkpointing",
             )  # fmt: skip
-        axes.axhline(SAFE_SHARE * whole, color="black", linewidth=0.8)
-        limit = f"{SAFE_SHARE:.0%} of {plan.topology.device_name}"
-        axes.annotate(limit, (0.01, SAFE_SHARE * whole), xycoords=("axes fraction", "data"), va="bottom")
+        share = plan.spec.cluster.memory_share
+        axes.axhline(share * whole, color="black", linewidth=0.8)
+        limit = f"{share:.0%} of {plan.topology.device_name}"
+        axes.annotate(limit, (0.01, share * whole), xycoords=("axes fraction", "data"), va="bottom")
         axes.axvline(plan.spec.data.max_length, color="grey", linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
         ticks = _powers(curves)

@@ -14,7 +14,7 @@ from launch.evaluation import MEASURES, MODELS, chosen
 from launch.plan import Plan
 from launch.preflight import Check, Result, sentence
 from launch.preflight.result import SEVERITY
-from launch.strategy import SAFE_SHARE, Candidate
+from launch.strategy import Candidate
 from launch.throughput import Throughput
 from launch.wording import amount, plural, printable, span
 
@@ -51,8 +51,9 @@ def memory_view(plan: Plan) -> RenderableType:
         start, end = (round(BAR * edge / whole) for edge in (below, below + size))
         table.add_row(name, amount(size), " " * start + ("\u2588" * (end - start) or "\u258f"))
         below += size
-    limit = round(BAR * SAFE_SHARE)
-    table.add_row("all", amount(below), "\u2500" * (limit - 1) + f"\u2524 {100 * SAFE_SHARE:.0f} % of {amount(whole)}")
+    share = plan.spec.cluster.memory_share
+    edge = "\u2500" * (round(BAR * share) - 1) + "\u2524"
+    table.add_row("all", amount(below), f"{edge} {100 * share:.0f} % of {amount(whole)}")
     return table
 
 

@@ -16,10 +16,6 @@ from launch.spec import OFFLOADS, SHARDS_BASE, Optimizer, Precision, RunSpec, St
 from launch.throughput import Throughput, Traffic, throughput, traffic
 from launch.versions import NEWEST, Versions
 
-# No run planned under 80 % of a GPU's memory ever failed
-# (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
-SAFE_SHARE = 0.8
-
 # From the simplest. Ties go to the simpler; fsdp2 does what zero3 does, which is older in the field.
 ORDER: tuple[Strategy, ...] = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")
 
@@ -89,7 +85,7 @@ def _checkpointed(
     some, everything = [], []
     for setting, way in without:
         most = checkpointable(architecture, setting.adapter)
-        fewest = None if way.fits else fewest_checkpointed(architecture, setting, _excess(way, topology))
+        fewest = None if way.fits else fewest_checkpointed(architecture, setting, _excess(spec, way, topology))
         if fewest is not None and fewest < most:
             some.append(_candidate(spec, architecture, topology, _with(setting, fewest)))
         everything.append(_candidate(spec, architecture, topology, _with(setting, most)))
@@ -148,20 +144,20 @@ def _candidate(spec: RunSpec, architecture: Architecture, topology: Topology, se
     return Candidate(
         strategy=setting.strategy, gradient_checkpointing=checkpointed > 0, checkpointed_layers=checkpointed,
         micro_batch_size=setting.micro_batch_size, gradient_accumulation_steps=accumulation, memory=memory,
-        fits=on_host and memory.process_bytes <= _room(topology), host_fits=on_host,
+        fits=on_host and memory.process_bytes <= _room(spec, topology), host_fits=on_host,
         throughput=throughput(architecture, setting, topology, accumulation, network),
         traffic=traffic(architecture, setting, accumulation),
     )  # fmt: skip
 
 
-def _room(topology: Topology) -> int:
+def _room(spec: RunSpec, topology: Topology) -> int:
     """Bytes that a process may take of its device."""
-    return int(SAFE_SHARE * topology.memory_bytes)
+    return int(spec.cluster.memory_share * topology.memory_bytes)
 
 
-def _excess(way: Candidate, topology: Topology) -> int:
+def _excess(spec: RunSpec, way: Candidate, topology: Topology) -> int:
     """Bytes by which each process is too large: on a CPU, where its memory is the node's, for that as well."""
-    excess = way.memory.process_bytes - _room(topology)
+    excess = way.memory.process_bytes - _room(spec, topology)
     if topology.device == "cpu" and topology.host_bytes is not None:
         beyond = way.memory.host_needed_bytes - topology.host_bytes
         excess = max(excess, math.ceil(beyond / topology.devices_per_node))

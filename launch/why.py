@@ -3,7 +3,7 @@
 from launch.hardware import Topology
 from launch.remedies import Remedy
 from launch.spec import RunSpec
-from launch.strategy import ORDER, SAFE_SHARE, Candidate, fastest
+from launch.strategy import ORDER, Candidate, fastest
 from launch.wording import amount
 
 
@@ -47,17 +47,17 @@ def _sent(chosen: Candidate, found: list[Candidate]) -> str:
     return f"; each device sends {amount(chosen.traffic.bytes)} a step{beside}"
 
 
-def too_large(topology: Topology, found: list[Candidate], helps: list[Remedy]) -> str:
+def too_large(spec: RunSpec, topology: Topology, found: list[Candidate], helps: list[Remedy]) -> str:
     if not any(candidate.host_fits for candidate in found):
         return _short_of_host_memory(topology, found, helps)
     best = min(
         (candidate for candidate in found if candidate.host_fits), key=lambda candidate: candidate.memory.process_bytes
     )
-    devices = _devices(topology)
+    devices, share = _devices(topology), spec.cluster.memory_share
     return (
         f"no plan fits {devices} with {amount(topology.memory_bytes)} each: the smallest, {best.strategy},"
-        f" needs {amount(best.memory.process_bytes)} and muster plans for at most {SAFE_SHARE * 100:.0f} %."
-        f"{_beside(topology, found)} What would make it fit: {_advice(helps)}"
+        f" needs {amount(best.memory.process_bytes)} and muster plans for at most {share * 100:.0f} %."
+        f"{_beside(spec, topology, found)} What would make it fit: {_advice(helps)}"
     )
 
 
@@ -71,9 +71,10 @@ def _short_of_host_memory(topology: Topology, found: list[Candidate], helps: lis
     )
 
 
-def _beside(topology: Topology, found: list[Candidate]) -> str:
+def _beside(spec: RunSpec, topology: Topology, found: list[Candidate]) -> str:
     """What would have fitted the devices, had their node more memory."""
-    short = [c for c in found if not c.host_fits and c.memory.process_bytes <= SAFE_SHARE * topology.memory_bytes]
+    room = spec.cluster.memory_share * topology.memory_bytes
+    short = [c for c in found if not c.host_fits and c.memory.process_bytes <= room]
     if not short or topology.host_bytes is None:
         return ""
     best = min(short, key=lambda candidate: candidate.memory.host_needed_bytes)

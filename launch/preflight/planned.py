@@ -2,7 +2,6 @@
 
 from launch.preflight.check import Check
 from launch.preflight.result import Context, Finding, failed, passed, warned
-from launch.strategy import SAFE_SHARE
 from launch.wording import amount
 
 
@@ -11,8 +10,9 @@ def fits(context: Context) -> Finding:
     plan = context.plan
     needed, whole = plan.memory.process_bytes, plan.topology.memory_bytes
     told = f"{amount(needed)} of {amount(whole)} on each device ({100 * needed / whole:.0f} %)"
-    if needed > SAFE_SHARE * whole:
-        return warned(told, f"muster plans for {100 * SAFE_SHARE:.0f} %")
+    share = plan.spec.cluster.memory_share
+    if needed > share * whole:
+        return warned(told, f"muster plans for {100 * share:.0f} %")
     return passed(told, needed=needed, there=whole)
 
 
@@ -27,6 +27,6 @@ def batch(context: Context) -> Finding:
 
 
 CHECKS = (
-    Check("plan-memory", "plan", "a plan that does not fit", "80 % of a device (Fujii et al. 2024)", fits),
+    Check("plan-memory", "plan", "a plan that does not fit", "cluster.memory_share (Fujii et al. 2024)", fits),
     Check("batch", "plan", "a batch that cannot be divided", "micro-batch x accumulation x devices", batch),
 )  # fmt: skip

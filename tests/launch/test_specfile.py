@@ -110,6 +110,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "device": "auto",
         "strategy": "auto",
         "network_gbps": 100,
+        "memory_share": 0.8,
     }
     assert spec.slurm.model_dump() == {
         "partition": "gpu",

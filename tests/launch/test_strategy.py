@@ -9,8 +9,8 @@ import pytest
 from launch.errors import ConflictError, NoPlanError
 from launch.hardware import GIB, Topology, parse_gpus
 from launch.plan import Plan
-from launch.spec import RunSpec, TrainingSpec
-from launch.strategy import ORDER, SAFE_SHARE, Candidate, candidates, choose
+from launch.spec import SAFE_SHARE, RunSpec, TrainingSpec
+from launch.strategy import ORDER, Candidate, candidates, choose
 from tests.launch.conftest import CPU, architecture_of, plan_of, spec_of
 
 SMALL = {"max_length": 512}
@@ -279,3 +279,18 @@ def test_one_device_may_be_asked_to_use_zero() -> None:
 
 def test_a_cpu_process_is_not_offered_offloading() -> None:
     assert {candidate.strategy for candidate in found(spec_of(), CPU)} == {"single"}
+
+
+def test_how_much_of_a_device_a_plan_may_take_is_the_spec_s_to_say() -> None:
+    """Of what is left nothing is planned; where more may be taken fewer blocks are computed again."""
+    plans = {
+        share: plan_of(spec=spec_of(data={"max_length": 2048}, cluster={"memory_share": share}))
+        for share in (0.6, 0.8, 0.95)
+    }
+    for share, plan in plans.items():
+        assert plan.memory.process_bytes <= share * plan.topology.memory_bytes
+    layers = [plan.checkpointed_layers for plan in plans.values()]
+    assert layers == sorted(layers, reverse=True)
+    assert layers[2] < layers[1]
+    with pytest.raises(NoPlanError, match="muster plans for at most 20 %"):
+        plan_of(spec=spec_of(cluster={"memory_share": 0.2, "strategy": "ddp"}))

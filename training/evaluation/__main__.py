@@ -24,7 +24,7 @@ from launch.errors import ExitCode, MusterError, NumericalError, UsageError
 from launch.evaluation import MODELS, Job, Model, chosen
 from launch.journal import append, write_json
 from launch.rundir import MANIFEST, Evaluation
-from launch.strategy import SAFE_SHARE
+from launch.spec import SAFE_SHARE
 from launch.wording import first_line, plural
 from training.adapter import lacking_tensors
 from training.checkpoint import check_directory
