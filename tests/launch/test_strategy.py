@@ -284,8 +284,8 @@ def test_a_cpu_process_is_not_offered_offloading() -> None:
 def test_how_much_of_a_device_a_plan_may_take_is_the_spec_s_to_say() -> None:
     """Of what is left nothing is planned; where more may be taken fewer blocks are computed again."""
     plans = {
-        share: plan_of(spec=spec_of(data={"max_length": 2048}, cluster={"memory_share": share}))
-        for share in (0.6, 0.8, 0.95)
+        share: plan_of(spec=spec_of(data={"max_length": 2048}, cluster={"strategy": "ddp", "memory_share": share}))
+        for share in (0.7, 0.8, 0.95)
     }
     for share, plan in plans.items():
         assert plan.memory.process_bytes <= share * plan.topology.memory_bytes
