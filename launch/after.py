@@ -12,8 +12,8 @@ from launch.rundir import RunDir
 def dependency(after: str) -> list[str]:
     """The options of a job that starts when another has ended with exit code 0: a job's id, or a run or a sweep.
 
-    None where that has happened already. Raises UsageError for what is not known, and for what has ended otherwise:
-    Slurm would start the one at once, and never the other.
+    No options where that has happened already. Raises UsageError for what is not known, and for what has ended
+    otherwise: Slurm would start the one at once, and never the other.
     """
     jobs = _job(after) if re.fullmatch(r"\d+(?:_\d+)?", after) else _jobs_of(after)
     # A job whose condition can no longer come true must not wait for ever.

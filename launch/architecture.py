@@ -1,5 +1,6 @@
 """What a config.json says about a model: shapes, parameter counts, LoRA targets. Pure arithmetic, no weights."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,6 +151,7 @@ def _positions(config: Mapping[str, Any], given: int) -> int:
     if not isinstance(scaling, Mapping) or scaling.get("rope_type", scaling.get("type")) not in SCALED:
         return given
     factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings") or given
-    if not isinstance(factor, int | float) or not isinstance(original, int) or factor < 1:
+    if not isinstance(factor, int | float) or not isinstance(original, int):
         return given
-    return max(given, int(factor * original))
+    scaled = factor * original
+    return max(given, int(scaled)) if factor >= 1 and math.isfinite(scaled) else given

@@ -67,14 +67,16 @@ def visible(gpus: Mapping[int, Gpu], names: str | None) -> list[Device]:
 
     As the driver reads it (torch.cuda._parse_visible_devices was tried against it): all names are indices, UUIDs or the
     beginnings of UUIDs, of one kind; the first that is no GPU, or could be several, ends the list; a GPU that is named
-    twice empties it. Of slices a process sees one, the first (NVIDIA MIG User Guide, CUDA Device Enumeration).
+    twice empties it. Of slices a process sees one, the first (NVIDIA MIG User Guide, CUDA Device Enumeration), also
+    beside GPUs that are divided into nothing.
     """
     if names is None:
         found = [_whole_or_first(index, gpu) for index, gpu in gpus.items()]
     else:
         found = _named(gpus, [name.strip() for name in names.split(",")])
     slices = [device for device in found if device.slice is not None]
-    return slices[:1] if slices and len(slices) == len(found) else found
+    whole = any(gpus[device.gpu].slices is None for device in found)
+    return slices[:1] if slices and not whole else found
 
 
 def mixed(devices: list[Device]) -> bool:

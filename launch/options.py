@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)]
+# With parsers of their own: click looks at every Path, and one on a file system that hangs would never be parsed.
+SpecFile = Annotated[
+    Path, typer.Argument(metavar="SPEC", parser=Path, help="The run's spec, a YAML file.", show_default=False)
+]
 Overrides = Annotated[
     list[str],
     typer.Option(
@@ -16,7 +19,6 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-# With a parser of its own: click looks at every Path, and one on a file system that hangs would never be parsed.
 RunDirectory = Annotated[
     Path | None,
     typer.Option(

@@ -62,7 +62,7 @@ def plan(
     """Show how a spec would run: strategy, batch, memory, throughput, and why."""
     from launch.allocation import allocated_nodes
 
-    _refuse_together(gpus, compare, plot, own, more)
+    _refuse_together(gpus, compare, plot, render, own, more)
     if compare is not None:
         _compare(spec, overrides, compare, nodes, as_json)
         return
@@ -87,7 +87,7 @@ def plan(
 
 
 def _refuse_together(
-    gpus: str | None, compare: str | None, plot: Path | None, own: list[Path], more: list[Path]
+    gpus: str | None, compare: str | None, plot: Path | None, render: str | None, own: list[Path], more: list[Path]
 ) -> None:
     """Raises UsageError for options of which one says what another contradicts."""
     if compare is not None and gpus is not None:
@@ -100,6 +100,9 @@ def _refuse_together(
         raise UsageError(f"{more[0]}: plan takes one SPEC; files to compare with it come after --check")
     if own and plot is not None:
         raise UsageError("--check and --plot: the files are compared instead of showing the plan; give one of them")
+    if render is not None and (compare is not None or own):
+        instead = "--compare" if compare is not None else "--check"
+        raise UsageError(f"{instead} and --render: a launcher takes one plan; give one of them")
 
 
 def _compare(spec: Path, overrides: list[str], kinds: str, nodes: int | None, as_json: bool) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def preflight(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="SPEC", help="The run's spec, a YAML file.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="SPEC", parser=Path, help="The run's spec, a YAML file.", show_default=False),
     ] = None,
     overrides: Overrides = [],
     run_dir: RunDirectory = None,

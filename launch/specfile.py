@@ -52,9 +52,10 @@ def draft(path: str | FilePath, overrides: list[str]) -> Draft:
     """Reads a spec file and applies `key.path=value` overrides; below both are the defaults of the site's file.
 
     Relative paths in a file start at its folder. Raises UsageError when there is no such file, SpecError when it is no
-    YAML mapping, PreflightError where something that it names is on a file system that hangs.
+    YAML mapping, PreflightError where it, or something that it names, is on a file system that hangs.
     """
     file = FilePath(path)
+    refuse_hung({"the spec": file.absolute()})
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -54,7 +54,7 @@ def candidates(
     micro_batch_sizes: list[int],
     versions: Versions = NEWEST,
 ) -> tuple[list[Candidate], list[Refusal]]:
-    """Every allowed way, best first, and the refused ones.
+    """Every allowed way, in the order that decides ties, and the refused ones.
 
     A strategy or checkpointing that the spec names is the only one tried.
     """
@@ -172,8 +172,8 @@ def _pointless(strategy: Strategy, topology: Topology) -> bool:
 
 def choose(found: list[Candidate]) -> Candidate | None:
     """The fastest that fits. Among those within TIE of it, and where no rate is known, the first: least communication,
-    then no recomputation or less of it, then the largest micro-batch. One that keeps the base whole on each device is
-    taken as well where it is within TIE_WITH_WHOLE of one that does not."""
+    then no recomputation before some and some before all, then the largest micro-batch. Where the fastest that keeps
+    the base whole on each device is within TIE_WITH_WHOLE of the fastest of all, those that gather it are left out."""
     fitting = [candidate for candidate in found if candidate.fits]
     whole = [candidate for candidate in fitting if candidate.strategy not in SHARDS_BASE]
     best, best_whole = fastest(fitting), fastest(whole)

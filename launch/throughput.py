@@ -137,12 +137,11 @@ def throughput(
     tokens = accumulation * setting.tokens * topology.world_size
     known = topology.device_name.split("-")[0] in MEASURED_ON and setting.quantization == "none"
     band = BAND if known and setting.precision != "fp32" else BAND_ELSEWHERE
-    hideable = min(moving, computing)
-    expected = computing + moving - HIDDEN * hideable
+    expected = computing + moving - HIDDEN * min(moving, computing)
     return Throughput(
         step_seconds=round(expected, 4), tokens_per_second=round(tokens / expected, 1),
         low=round(tokens / (computing * (1 + band) + moving), 1),
-        high=round(tokens / (computing * (1 - band) + moving - hideable), 1),
+        high=round(tokens / max(computing * (1 - band), moving), 1),
     )  # fmt: skip
 
 

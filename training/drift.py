@@ -144,7 +144,7 @@ class Drift:
         )
 
     def _vanished(self) -> Drifting | None:
-        if len(self.first_norms) < LAST or len(self.first) < LAST:
+        if min(len(self.first_norms), len(self.first), len(self.norms)) < LAST:  # a resumed run's last ones are to come
             return None
         began, now = statistics.median(self.first_norms), max(list(self.norms)[-LAST:])
         if now > VANISHED * began or statistics.median(list(self.losses)[-LAST:]) < ALIVE * self.first[0]:
@@ -161,6 +161,8 @@ class Drift:
         if self.learns or len(self.first) < BLOCK or (step < BLOCK * BLOCKS and not ended):
             return None
         most = min(BLOCK, step // 2)
+        if len(self.losses) < most:  # of this attempt: its first steps alone are too few to judge a run by
+            return None
         first, now = self.first[:most], list(self.losses)[-most:]
         began, ended_at = statistics.mean(first), statistics.mean(now)
         fall = began - ended_at

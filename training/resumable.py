@@ -66,11 +66,11 @@ class ResumableTrainer(Trainer):
         began = time.monotonic()
         self.ranks.pulse.mark("saving", self.state.global_step)
         self.saver.finish()
-        step, parameters = self.state.global_step, self.trainable_parameters()
-        adapter = gather_adapter(parameters)
-        moments, updates = gather_optimizer(self.optimizer, parameters)
+        step, parameters, writes = self.state.global_step, self.trainable_parameters(), self.ranks.rank == 0
+        adapter = gather_adapter(parameters, kept=writes)
+        moments, updates = gather_optimizer(self.optimizer, parameters, kept=writes)
         generators, best = self._generators(), self.best_checkpoint()
-        if self.ranks.rank == 0:
+        if writes:
             progress = {
                 "step": step,
                 "updates": updates,

@@ -27,7 +27,7 @@ LEAST_SPIKE = 0.5
 LEAST_RISE, SETTLED = 2.0, 16
 # A model that knows nothing has a loss of ln(vocabulary); one that is so much worse is broken, whatever came before.
 WORSE_THAN_GUESSING = 1.5
-# So many sound steps beyond the last unsound one, and what comes next is another trouble.
+# With more sound steps than these beyond the last unsound one, what comes next is another trouble.
 CALM = 8
 
 What = Literal["go_on", "skip", "roll_back", "lower_learning_rate", "stop"]

@@ -148,8 +148,9 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
     """
     trainer.ranks.pulse.mark("saving", trainer.state.global_step)
     parameters = trainer.trainable_parameters()
-    live = gather_adapter(parameters).copies()
-    if trainer.ranks.rank == 0:
+    writes = trainer.ranks.rank == 0
+    live = gather_adapter(parameters, kept=writes).copies()
+    if writes:
 
         def complete(directory: Path) -> None:
             saved = read_adapter(directory, trainer.peft_model, parameters)

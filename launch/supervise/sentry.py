@@ -19,6 +19,8 @@ from launch.supervise.history import read_plan
 from launch.supervise.requeue import requeue
 
 LOOK_SECONDS = 0.2
+# Of a run directory that all nodes share: what is waited for takes half a minute.
+PATROL_SECONDS = 2.0
 # A supervisor that ends a hung attempt needs this long; and nodes that miss it act one after another, not at once.
 LEAST_SECONDS, TURN_SECONDS = 30.0, 10.0
 
@@ -57,7 +59,7 @@ def main(run: RunDir, number: int) -> None:
         if supervisor.lost(time.monotonic()):
             supervisor.replace(run)
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(PATROL_SECONDS)
 
 
 if __name__ == "__main__":

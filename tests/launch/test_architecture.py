@@ -152,6 +152,8 @@ def test_heads_that_cannot_share_keys_and_values_are_refused() -> None:
         # Llama 3's max_position_embeddings are those after scaling.
         ("rope_parameters", {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 512}, 512),
         ("rope_scaling", {"type": "yarn", "factor": None}, 512),
+        ("rope_scaling", {"type": "yarn", "factor": math.inf}, 512),  # JSON as Python reads it knows Infinity and NaN
+        ("rope_scaling", {"type": "yarn", "factor": math.nan}, 512),
         ("rope_scaling", None, 512),
     ],
     ids=str,

@@ -81,3 +81,6 @@ def test_two_answers_to_one_question(spec: str, capsys: pytest.CaptureFixture[st
     done = call(capsys, "plan", spec, "--compare", "8xA100-80GB", "--gpus", "8xA100-80GB")
     expected = "error: --gpus and --compare: only one says what to plan for; give all kinds with --compare\n"
     assert (done.code, done.out, done.err) == (2, "", expected)
+    done = call(capsys, "plan", spec, "--compare", "8xA100-80GB", "--render", "torchrun")
+    expected = "error: --compare and --render: a launcher takes one plan; give one of them\n"
+    assert (done.code, done.out, done.err) == (2, "", expected)

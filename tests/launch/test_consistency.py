@@ -532,7 +532,7 @@ def test_a_file_beside_one_that_names_another(folder: Path, capsys: pytest.Captu
     assert "zero_optimization: zero3.yaml does not launch this file: it names ds_configs/zero3.json" in done.err
 
 
-@pytest.mark.parametrize("option", [("--plot", "a.svg"), ("--compare", "8xA100-80GB")])
+@pytest.mark.parametrize("option", [("--plot", "a.svg"), ("--compare", "8xA100-80GB"), ("--render", "torchrun")])
 def test_check_goes_alone(option: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", "spec.yaml", *option, "--check", "zero3.yaml")
     assert (done.code, done.err.startswith("error: --check and ")) == (2, True)

@@ -59,6 +59,13 @@ def test_slices(names: str | None, devices: list[Device]) -> None:
     assert mixed(devices) is (len(devices) > 1)
 
 
+def test_a_gpu_that_is_divided_into_nothing_stands_in_nobody_s_way() -> None:
+    """Neither is it taken for the first slice, nor are two slices taken for what a process sees."""
+    several = {0: DIVIDED[2], 1: DIVIDED[1], 2: DIVIDED[0]}
+    assert visible(several, None) == visible(several, "0,1,2") == [Device(1, 1)]
+    assert visible(several, "0") == [Device(0)]
+
+
 def test_a_gpu_that_is_lost_has_no_name() -> None:
     lost = {**WHOLE, 1: Gpu("")}
     assert visible(lost, "1,2") == [Device(1), Device(2)]

@@ -53,3 +53,11 @@ def test_a_command_ends_where_a_mount_hangs(
     done = muster(command, workspace.spec("demo"), option, value.format(hung))
     assert time.monotonic() - began < 20
     assert (done.code, f"{what}: {hung}" in done.err) == (3, True), done.err
+
+
+@pytest.mark.parametrize("command", ["plan", "preflight"])
+def test_a_spec_that_lies_there_itself(command: str, hung: Path) -> None:
+    began = time.monotonic()
+    done = muster(command, hung / "spec.yaml")
+    assert time.monotonic() - began < 20
+    assert (done.code, f"the spec: {hung}/spec.yaml has not answered" in done.err) == (3, True), done.err

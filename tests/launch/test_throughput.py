@@ -122,6 +122,16 @@ def test_seconds_of_a_step_by_hand() -> None:
     assert found.high == pytest.approx(4 * 4 * 4096 * 8 / (0.8 * computing), rel=1e-3)
 
 
+def test_no_step_is_shorter_than_what_it_sends() -> None:
+    """Where more is sent than computation could hide, links set the least time, whatever is not known of a GPU."""
+    network = 1e9
+    found = throughput(QWEN, replace(EIGHT, strategy="zero3"), parse_gpus("8xA100-80GB", 2), 4, network)
+    assert found
+    sent = traffic(QWEN, replace(EIGHT, strategy="zero3"), 4)
+    assert found.high == pytest.approx(4 * 4 * 4096 * 16 / (sent.bytes / (0.7 * network)), rel=1e-4)
+    assert found.low < found.tokens_per_second < found.high
+
+
 def test_what_makes_a_step_longer() -> None:
     least = made().step_seconds
     assert made(gradient_checkpointing=True).step_seconds > 1.3 * least

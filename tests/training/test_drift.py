@@ -79,6 +79,34 @@ def test_how_a_run_began_outlives_its_attempt() -> None:
     assert [(41 + place, each.kind) for place, every in enumerate(found) for each in every] == [(64, "loss_flat")]
 
 
+@pytest.mark.parametrize(
+    ("resumed", "steps", "expected"), [(70, 100, [(86, "loss_flat")]), (63, 100, [(79, "loss_flat")]), (19, 20, [])]
+)
+def test_the_first_steps_of_a_resumed_run_are_too_few_to_judge_it_by(
+    resumed: int, steps: int, expected: list[tuple[int, str]]
+) -> None:
+    """Whatever the step that it goes on from, and where that is its last one."""
+    one, other = drift(), drift()
+    for number in range(1, resumed + 1):
+        one.after_step(ended(number, 2.0 + 0.01 * (number % 3)), number, 1e-4, last=False)
+    other.restore(one.state())
+    found = [
+        (number, each.kind)
+        for number in range(resumed + 1, steps + 1)
+        for each in other.after_step(ended(number, 2.0 + 0.01 * (number % 3)), number, 1e-4, last=number == steps)
+    ]
+    assert found == expected
+
+
+def test_gradients_of_a_resumed_run_have_vanished_only_after_as_many_steps() -> None:
+    one, other = drift(), drift()
+    for number in range(1, 31):
+        one.after_step(ended(number, 2.0), number, 1e-4, last=False)
+    other.restore(one.state())
+    found = [(n, each.kind) for n in range(31, 45) for each in other.after_step(ended(n, 2.0, 0.001), n, 1e-4, False)]
+    assert found == [(38, "gradients_vanish")]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_loss_that_falls_is_not_flat(seed: int) -> None:
     chance = random.Random(seed)

@@ -93,3 +93,19 @@ def test_copies_are_of_the_moment_they_were_made_in_and_in_fp32(dtype: torch.dty
     assert not torch.equal(weight.detach().float(), before)
     assert torch.allclose(copies["a.exp_avg"], torch.full((4, 6), 0.1), atol=1e-3)
     assert {(value.dtype, value.is_contiguous()) for value in (adapter | copies).values()} == {(torch.float32, True)}
+
+
+def test_a_rank_that_does_not_write_takes_part_and_keeps_nothing() -> None:
+    """What puts a tensor together needs every rank; a copy in host memory only the one that writes it."""
+    weight, asked = torch.nn.Parameter(torch.ones(3)), list[str | None]()
+
+    def whole(key: str | None = None) -> torch.Tensor:
+        asked.append(key)
+        return torch.ones(3)
+
+    weight._hp_mapping, weight.get_full_hp_param = object(), whole  # type: ignore[attr-defined]
+    optimizer = torch.optim.AdamW([weight])
+    assert gather_adapter([("a", weight)], kept=False).copies() == {}
+    moments, updates = gather_optimizer(optimizer, [("a", weight)], kept=False)
+    assert (moments.copies(), updates) == ({}, 0)
+    assert asked == [None, "exp_avg", "exp_avg_sq"]
