@@ -158,10 +158,9 @@ class InJob:
         arguments = (self.run.root, attempt.number, resume, self.nodes[0], self.port)
         name, place = f"muster-{attempt.number}", inside(plan, self.run, resume)
         argv = step_argv(self.allocation, place, self.nodes, name, "launch.supervise.node", *arguments)
-        workers = StepWorkers(argv, place, attempt, name, self.allocation)
-        if place != NODE:  # in there nobody could give the job back
-            workers.sentry = self._sentry(attempt)
-        return workers
+        # Inside of a container nobody could give the job back.
+        sentry = None if place == NODE else self._sentry(attempt)
+        return StepWorkers(argv, place, attempt, name, self.allocation, sentry)
 
     def _sentry(self, attempt: Attempt) -> "subprocess.Popen[bytes]":
         what = ("muster-sentry", "launch.supervise.sentry", self.run.root, attempt.number)
@@ -176,12 +175,14 @@ class InJob:
 class StepWorkers:
     """The workers of all nodes: one step of the job."""
 
-    def __init__(self, argv: list[str], place: Inside, attempt: Attempt, name: str, job: Allocation):
-        self.attempt, self.name, self.job = attempt, name, job
+    def __init__(
+        self, argv: list[str], place: Inside, attempt: Attempt, name: str, job: Allocation,
+        sentry: "subprocess.Popen[bytes] | None",
+    ):  # fmt: skip
+        """`sentry` stands outside of the containers, and ends when the attempt does."""
+        self.attempt, self.name, self.job, self.sentry = attempt, name, job, sentry
         self.writer = log_writer(attempt.launcher_log, environment(os.environ))
         self.srun = start_step(argv, place, self.writer.stdin, self.writer.stdin, os.environ)
-        self.sentry: subprocess.Popen[bytes] | None = None
-        """Outside of the containers."""
         assert self.writer.stdin is not None
         self.writer.stdin.close()
 
