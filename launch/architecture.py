@@ -108,8 +108,8 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
     model_type = str(config.get("model_type", "missing"))
     if model_type not in SUPPORTED:
         raise UsageError(f"{origin}: model_type {model_type!r} is not supported; allowed: {', '.join(SUPPORTED)}")
-    if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "unknown")
+    if packed := config.get("quantization_config"):
+        method = packed.get("quant_method", "unknown") if isinstance(packed, Mapping) else packed
         raise UsageError(
             f"{origin}: these weights are quantised already ({method}); muster quantises while it loads: use the"
             " unquantised model with model.quantization: nf4 or int8"

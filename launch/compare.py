@@ -12,10 +12,15 @@ from launch.spec import RunSpec
 
 
 def compared(
-    path: str | Path, overrides: list[str], gpus: list[str], adjust: Callable[[RunSpec], RunSpec] = lambda spec: spec
+    path: str | Path,
+    overrides: list[str],
+    gpus: list[str],
+    adjust: Callable[[RunSpec], RunSpec] = lambda spec: spec,
+    nodes: int | None = None,
 ) -> list[dict[str, Any]]:
     """How the spec would run on each of `gpus` (COUNTxTYPE): a row each. Where it does not fit, strategy is None; so it
-    is where the spec cannot be run on so many or such GPUs, and then there are no `remedies`.
+    is where the spec cannot be run on so many or such GPUs, and then there are no `remedies`. `nodes`: so many in place
+    of those of the spec.
 
     A spec that leaves its global batch open trains with another one on another number of devices: `other_batch` is true
     for rows whose global batch is not that of the first one that fits.
@@ -25,7 +30,7 @@ def compared(
     rows, wrong = list[dict[str, Any]](), list[SpecError]()
     for text in gpus:
         try:
-            rows.append(_row(path, overrides, text.strip(), adjust))
+            rows.append(_row(path, overrides, text.strip(), adjust, nodes))
         except SpecError as error:
             wrong.append(error)
             rows.append({"gpus": text.strip(), "strategy": None, "why": str(error)})
@@ -37,9 +42,11 @@ def compared(
     return rows
 
 
-def _row(path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[RunSpec], RunSpec]) -> dict[str, Any]:
+def _row(
+    path: str | Path, overrides: list[str], gpus: str, adjust: Callable[[RunSpec], RunSpec], nodes: int | None
+) -> dict[str, Any]:
     try:
-        plan = planned(path, overrides, lambda cluster: parse_gpus(gpus, cluster.nodes), adjust, data=False)
+        plan = planned(path, overrides, lambda cluster: parse_gpus(gpus, nodes or cluster.nodes), adjust, data=False)
     except NoPlanError as error:
         why = str(error).removeprefix(f"{path}: ")
         return {"gpus": gpus, "strategy": None, "why": why, "remedies": error.remedies}

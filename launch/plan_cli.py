@@ -70,12 +70,12 @@ def plan(
     if own:
         files = _read_given([*own, *more])
         found = _plan_for(
-            files, lambda change: resolve(spec, overrides, gpus, change, data=False), adjust, gpus is None
+            files, lambda change: resolve(spec, overrides, gpus, change, data=False, nodes=nodes), adjust, gpus is None
         )
         _show_contradictions(files, found, as_json)
         return
     try:
-        found = resolve(spec, overrides, gpus, adjust, data=False)
+        found = resolve(spec, overrides, gpus, adjust, data=False, nodes=nodes)
     except NoPlanError as error:
         if as_json:
             print_json({"strategy": None, "why": str(error), "remedies": error.remedies})
@@ -109,7 +109,7 @@ def _compare(spec: Path, overrides: list[str], kinds: str, nodes: int | None, as
     from launch.compare import compared
     from launch.screen import comparison_view, console
 
-    rows = compared(spec, overrides, kinds.split(","), on_nodes(nodes))
+    rows = compared(spec, overrides, kinds.split(","), on_nodes(nodes), nodes)
     if as_json:
         print_json(rows)
     else:

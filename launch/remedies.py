@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from launch.architecture import Architecture
 from launch.batch import divide_batch, micro_batch_sizes
 from launch.errors import ConflictError
-from launch.hardware import CATALOGUE, Topology, gpu_topology
+from launch.hardware import CATALOGUE, GIB, Topology, gpu_topology
+from launch.kernels import loss_of, not_chunked
 from launch.spec import Precision, RunSpec
 from launch.strategy import Candidate, candidates, choose
 from launch.versions import Versions
@@ -53,10 +54,22 @@ def remedies(
 
     def best(changed: RunSpec, devices: Topology) -> Candidate | None:
         sizes = micro_batch_sizes(changed, devices.world_size)
-        found = choose(candidates(changed, architecture, devices, precision, sizes, versions)[0])
+        there, found = _precision(changed, devices, precision), None
+        # What the smallest micro-batch does not fit, no larger one does.
+        for tried in (sizes[-1:], sizes) if len(sizes) > 1 else (sizes,):
+            found = choose(candidates(changed, architecture, devices, there, tried, versions)[0])
+            if found is None:
+                return None
         return found if found and _divides(changed, devices, found) else None
 
-    return list(islice(_least(_enough(spec, topology, best)), most))
+    return list(islice(_least(_enough(spec, topology, precision, best)), most))
+
+
+def _precision(spec: RunSpec, devices: Topology, precision: Precision) -> Precision:
+    """Of the run, on GPUs other than those that `precision` was found for as well."""
+    if spec.training.precision != "auto" or devices.device == "cpu":
+        return precision
+    return "bf16" if devices.bf16 else "fp16"
 
 
 def _least(found: Iterator[Remedy]) -> Iterator[Remedy]:
@@ -77,9 +90,9 @@ def _divides(spec: RunSpec, topology: Topology, found: Candidate) -> bool:
     return True
 
 
-def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
+def _enough(spec: RunSpec, topology: Topology, precision: Precision, best: _Best) -> Iterator[Remedy]:
     """One change alone, changes of the spec together, with shorter sequences, and last with other devices as well."""
-    changes, alone = list(_spec_changes(spec)), set()
+    changes, alone = list(_spec_changes(spec, topology, precision)), set()
     for text, change in changes:
         if found := best(_with(spec, change), topology):
             alone.add(text)
@@ -102,20 +115,26 @@ def _enough(spec: RunSpec, topology: Topology, best: _Best) -> Iterator[Remedy]:
     yield from _shorter_on_other_devices(spec, topology, best, [(), *short])
 
 
-def _spec_changes(spec: RunSpec) -> Iterator[tuple[str, _SpecChange]]:
+def _spec_changes(spec: RunSpec, topology: Topology, precision: Precision) -> Iterator[tuple[str, _SpecChange]]:
     """From the one that costs least: time first, then exactness."""
     training, micro = spec.training, spec.training.micro_batch_size
     if spec.cluster.strategy != "auto":
         yield "cluster.strategy: auto", {"cluster": {"strategy": "auto"}}
     if training.gradient_checkpointing != "auto" and training.gradient_checkpointing is not True:
         yield "training.gradient_checkpointing: auto", {"training": {"gradient_checkpointing": "auto"}}
+    if training.precision == "fp32" and topology.bf16:
+        yield "training.precision: auto", {"training": {"precision": "auto"}}
     if spec.model.attention == "eager":
         yield "model.attention: auto", {"model": {"attention": "auto"}}
+    if loss_of(spec, precision, topology.device == "gpu") == "plain" and not not_chunked(spec, precision):
+        yield "training.loss: chunked", {"training": {"loss": "chunked"}}
     if micro != "auto" and micro > 1:
         steps = training.gradient_accumulation_steps * micro
         more: dict[str, Any] = {} if training.global_batch_size else {"gradient_accumulation_steps": steps}
         told = f", gradient_accumulation_steps: {steps}" if more else ""
         yield f"training.micro_batch_size: 1{told}", {"training": {"micro_batch_size": 1, **more}}
+    if spec.model.quantization != "none" and spec.model.upcast_unquantized:
+        yield "model.upcast_unquantized: false", {"model": {"upcast_unquantized": False}}
     if spec.model.quantization == "none":
         yield "model.quantization: nf4", {"model": {"quantization": "nf4"}}
 
@@ -168,11 +187,17 @@ def _more_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
 
 
 def _larger_devices(topology: Topology) -> Iterator[tuple[str, Topology]]:
-    """Known GPUs with more memory that compute in the same type, the smallest first."""
-    for gpu in sorted(CATALOGUE.values(), key=lambda known: known.memory_bytes):
-        if topology.device == "gpu" and gpu.memory_bytes > topology.memory_bytes and gpu.bf16 >= topology.bf16:
-            larger = gpu_topology(gpu, topology.nodes, topology.devices_per_node)
-            yield f"{gpu.name} GPUs", larger.model_copy(update={"host_bytes": topology.host_bytes})
+    """Known GPUs with more memory that compute in the same type, the smallest first; of those that are as large, give
+    or take half a GiB, the slowest, which cost least."""
+    for gpu in sorted(CATALOGUE.values(), key=lambda known: (_gib(known.memory_bytes), known.rates.flops)):
+        larger = _gib(gpu.memory_bytes) > _gib(topology.memory_bytes)
+        if topology.device == "gpu" and larger and gpu.bf16 >= topology.bf16:
+            devices = gpu_topology(gpu, topology.nodes, topology.devices_per_node)
+            yield f"{gpu.name} GPUs", devices.model_copy(update={"host_bytes": topology.host_bytes})
+
+
+def _gib(size: int) -> int:
+    return round(size / GIB)
 
 
 def _fewer_processes(topology: Topology) -> Iterator[tuple[str, Topology]]:

@@ -22,13 +22,17 @@ def resolve(
     gpus: str | None = None,
     adjust: "Adjust" = lambda spec: spec,
     data: bool = True,
+    nodes: int | None = None,
 ) -> "Plan":
-    """The plan for these GPUs, or for this machine; its warnings are told. `data`: whether the data has to be there."""
+    """The plan for these GPUs, or for this machine; its warnings are told. `data`: whether the data has to be there.
+    `nodes`: so many in place of those of the spec, which still say how large its global batch is."""
     from launch.discover import topology
     from launch.hardware import parse_gpus
     from launch.planning import planned
 
     def devices(cluster: "ClusterSpec") -> "Topology":
+        if nodes is not None:
+            cluster = cluster.model_copy(update={"nodes": nodes})
         if gpus is None:
             return topology(cluster)
         here = parse_gpus(gpus, cluster.nodes)
@@ -42,10 +46,10 @@ def resolve(
 
 
 def on_nodes(nodes: int | None) -> "Adjust":
-    """So many nodes; None leaves the spec's own."""
+    """So many nodes, for a spec that leaves them open."""
 
     def adjust(spec: "RunSpec") -> "RunSpec":
-        if nodes is None:
+        if nodes is None or "nodes" in spec.cluster.model_fields_set:
             return spec
         return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"nodes": nodes})})
 
@@ -53,12 +57,8 @@ def on_nodes(nodes: int | None) -> "Adjust":
 
 
 def on_allocation(nodes: int | None) -> "Adjust":
-    """The nodes of a Slurm allocation, for a spec that leaves them open."""
-
-    def adjust(spec: "RunSpec") -> "RunSpec":
-        return spec if "nodes" in spec.cluster.model_fields_set else on_nodes(nodes)(spec)
-
-    return adjust
+    """The nodes of a Slurm allocation, likewise."""
+    return on_nodes(nodes)
 
 
 def _warn_of_what_is_set_aside(cluster: "ClusterSpec", gpus: str, here: "Topology") -> None:

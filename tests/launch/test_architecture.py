@@ -130,6 +130,10 @@ def test_weights_that_are_quantised_already_are_refused() -> None:
     )
 
 
+def test_a_quantization_config_that_is_no_mapping_is_refused_as_well() -> None:
+    assert "quantised already (gptq); muster" in refused(quantization_config="gptq")
+
+
 def test_a_config_without_a_needed_key() -> None:
     assert refused(vocab_size=None) == "base/config.json: key 'vocab_size' is missing or not a number"
 

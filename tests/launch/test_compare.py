@@ -30,6 +30,30 @@ def test_each_row_is_the_plan_for_its_gpus(spec: str, capsys: pytest.CaptureFixt
     assert small["why"].startswith("no plan fits 2 x 8 RTX4090-24GB with 23.6 GiB each: ")
 
 
+def test_what_a_spec_s_own_nodes_say_of_its_batch_holds_on_others(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 x 8 devices x 4 x 4: --nodes says what is planned for, not what the spec asks for."""
+    asked = (
+        "-s",
+        "cluster.nodes=2",
+        "-s",
+        "cluster.devices_per_node=8",
+        "-s",
+        "model.quantization=nf4",
+        "--nodes",
+        "1",
+    )
+    one = json.loads(call(capsys, "plan", spec, *asked, "--gpus", "1xA100-80GB", "--json").out)
+    assert (one["world_size"], one["global_batch_size"]) == (1, 256)
+    assert one["notes"] == ["one device instead of 16: the global batch of 256, schedule and order of samples are kept"]
+    eight = call(capsys, "plan", spec, *asked, "--gpus", "8xA100-80GB", "--json")
+    assert json.loads(eight.out)["world_size"] == 8
+    assert "the global batch is 128 on 8 devices, 256 on the 16 that the spec asks for" in eight.err
+    (row,) = json.loads(call(capsys, "plan", spec, *asked, "--compare", "1xA100-80GB", "--json").out)
+    assert row["global_batch_size"] == 256
+
+
 def test_for_people(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", spec, "--compare", "8xA100-80GB,T4-16GB")
     assert done.code == 0

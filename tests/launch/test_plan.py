@@ -91,7 +91,7 @@ def test_nothing_fits() -> None:
     assert str(caught.value) == (
         "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.3 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 17.9 GiB); data.max_length: 1024 (zero3_offload, 17.8 GiB); H100-80GB GPUs (zero3_offload,"
+        " (zero3_offload, 17.9 GiB); data.max_length: 1024 (zero3_offload, 17.8 GiB); A100-80GB GPUs (zero3_offload,"
         " 61.1 GiB)"
     )
     assert caught.value.remedies[1] == {
