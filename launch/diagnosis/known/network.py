@@ -76,7 +76,8 @@ TALKING = (
     Known(
         name="nccl-other",
         code=ExitCode.COMMUNICATION,
-        patterns=(r"^ncclInternalError:", r"^ncclInvalidUsage:", r"^ncclUnhandledCudaError:",
+        patterns=(r"ProcessGroupNCCL's watchdog got stuck for \d+", r"^ncclInternalError:", r"^ncclInvalidUsage:",
+                  r"^ncclUnhandledCudaError:",
                   r"NCCL error.*(?:internal error|invalid usage|unhandled cuda error)"),
         cause="NCCL could not carry out a collective operation",
         fix="NCCL_DEBUG=INFO names the call; see that all nodes have one NCCL (muster preflight compares them)",

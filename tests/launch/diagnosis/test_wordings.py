@@ -27,6 +27,8 @@ NCCL = "torch.distributed.DistBackendError: [1] is setting up NCCL communicator 
          "peer-lost"),
         ("[rank0]:[F1127 10:11:02.1 ProcessGroupNCCL.cpp:1557] [PG ID 0 Rank 0] Terminating the process after"
          " attempting to dump debug info, due to ProcessGroupNCCL watchdog hang.", "nccl-time-out"),
+        ("[rank1]:[F1127 10:11:02.1 ProcessGroupNCCL.cpp:1557] [PG ID 0 Rank 1] ProcessGroupNCCL's watchdog got stuck"
+         " for 480 seconds without making progress in monitoring enqueued collectives.", "nccl-other"),
         ("n1 kernel: NVRM: Xid (PCI:0000:4f:00): 140, pid=1, name=python3, unrecovered ECC error", "xid"),
         ("Unable to determine the device handle for GPU0000:4F:00.0: Unknown Error", "gpu-lost"),
         (HEAD + "torch.AcceleratorError: CUDA error: invalid device ordinal", "no-gpu"),
