@@ -127,12 +127,35 @@ NUMBERS = (
         source="DeepSpeed, runtime/fp16/loss_scaler.py",
     ),
     Known(
+        name="broken-model",
+        code=ExitCode.NUMERICAL,
+        patterns=(r"the loaded model gives (?:logits that are not finite|the same logits)",),
+        cause="the base model computes nothing that makes sense, before it has been trained at all",
+        fix=(
+            "download its files again and compare their sizes with the model's page; train in bf16 if it is fp16 now:"
+            " Qwen models overflow in fp16"
+        ),
+        source="muster's check of the loaded model",
+    ),
+    Known(
+        name="loss-spike",
+        code=ExitCode.NUMERICAL,
+        patterns=(raised("NumericalError", saying=r"its loss of \S+ is above "),),
+        cause="the loss rose far above that of the steps before it, whatever the stability guard tried",
+        fix=(
+            "lower training.learning_rate, and look at the rows that were left out (`skipped` in events.jsonl names"
+            " them); start a run of another name, or --resume never"
+        ),
+        source="muster's stability guard",
+    ),
+    Known(
         name="not-finite",
         code=ExitCode.NUMERICAL,
-        patterns=(r"the (?:loss|gradient norm) of step \d+ is (?:nan|inf)", r"logits that are not finite",
+        patterns=(r"the (?:loss|gradient norm) of step \d+ is (?:nan|inf)",
                   r"total norm of order .* is non-finite", r"'(?:loss|grad_norm)': '?(?:nan|inf)\b",
                   r"Function '\w+' returned nan values",
-                  r"\bloss(?:=|: | = | is )(?:nan|inf)\b", raised("NumericalError"),
+                  r"\bloss(?:=|: | = | is )(?:nan|inf)\b",
+                  raised("NumericalError", saying=r"(?:\b(?:nan|inf)\b|not finite)"),
                   r"probability tensor contains either `inf`, `nan`"),
         cause="the loss or the gradients are no longer finite numbers",
         fix=(
