@@ -9,7 +9,7 @@ from rich.text import Text
 
 from launch.errors import ExitCode
 from launch.following import Status
-from launch.wording import printable, span
+from launch.wording import local, printable, span
 
 STYLES = {"running": "green", "finished": "green", "failed": "red", "interrupted": "red", "waiting": "yellow"}
 
@@ -56,7 +56,7 @@ def _job(found: Status) -> str:
     if slurm["nodes"]:
         parts.append(f"on {slurm['nodes']}")
     if found.state == "waiting" and slurm["start"]:
-        parts.append(f"expected to start {time.strftime('%Y-%m-%d %H:%M', time.localtime(slurm['start']))}")
+        parts.append(f"expected to start {local('%Y-%m-%d %H:%M', slurm['start'])}")
     if slurm["restarts"]:
         parts.append(f"requeued {slurm['restarts']} times" if slurm["restarts"] > 1 else "requeued once")
     if slurm["exit_code"] or (slurm["exit_code"] == 0 and slurm["state"] != "CANCELLED"):

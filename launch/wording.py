@@ -1,5 +1,6 @@
 """Numbers and lists as people read them."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 _GIB, _MIB = 1024**3, 1024**2
@@ -45,6 +46,15 @@ def span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def local(form: str, seconds: float) -> str:
+    """A time since 1970 as this machine's clock has it, in a form of strftime; empty where no calendar has it, such as
+    one that a damaged file tells."""
+    try:
+        return time.strftime(form, time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return ""
 
 
 def amount(count: int) -> str:

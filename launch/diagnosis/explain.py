@@ -81,9 +81,19 @@ def explained(attempt: Attempt, more: Iterable[Hit] = (), logs: Iterable[Path] =
     offsets = clock_offsets(run)
     cause = first_of(hits, known.ranks, offsets)
     if cause is None or cause.node in (None, os.uname().nodename):
-        hits += _kernel(known, unread)
+        hits += [hit for hit in _kernel(known, unread) if hit.rank is not None or may_follow(cause, hit)]
         cause = first_of(hits, known.ranks, offsets)
     return Explained(_completed(cause, known), unread)
+
+
+def may_follow(cause: Cause | None, record: Hit) -> bool:
+    """Whether what the ranks tell may come of a process that the kernel killed and that is none of them: one that loads
+    or tokenises for them, or another user's. Where a rank says itself why it ended, it does not.
+    """
+    if record.known.name != "oom-killed" or cause is None or not cause.certain:
+        return True
+    told_by_muster = cause.name == "reported" and cause.exit_code not in (ExitCode.HOST, ExitCode.WORKER)
+    return cause.name in ("exception", "reported") and not told_by_muster
 
 
 def clock_offsets(run: RunDir) -> dict[str, float]:

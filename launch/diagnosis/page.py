@@ -1,14 +1,13 @@
 """A diagnosis as one page of plain text, and as JSON. Pure."""
 
 import textwrap
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from launch.diagnosis.cause import Cause, Evidence
 from launch.diagnosis.known import BY_NAME
 from launch.diagnosis.report import Diagnosis, Tried
-from launch.wording import plural, printable, span
+from launch.wording import local, plural, printable, span
 
 WIDTH, MARGIN = 80, 11
 # Lines of a log may be any length; the page shows the part that says it.
@@ -83,7 +82,7 @@ def _cause(cause: Cause, why: str) -> list[str]:
 
 
 def _when(cause: Cause) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cause.time)) if cause.time is not None else ""
+    at = local("%Y-%m-%d %H:%M:%S", cause.time) if cause.time is not None else ""
     doing = f"in {cause.phase}" if cause.phase in ("forward", "backward") else cause.phase or ""
     return ", ".join(filter(None, (at, doing, f"step {cause.step}" if cause.step is not None else "")))
 

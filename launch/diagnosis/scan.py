@@ -22,7 +22,7 @@ SHAPES = 20_000
 NEEDLES = (
     b"rror", b"xcept", b"atchdog", b"ailed", b"illed", b"xitcode", b"Signal ", b"GLIBC", b"fault", b"death sig", b"nan",
     b": inf", b"nterrupt", b"size mismatch", b"Xid", b"bad_alloc",
-    b"ut of memory",
+    b"ut of memory", b"ptxas", b"temporarily unavailable",
 )  # fmt: skip
 # Where a number makes the difference, lines that differ in their digits alone are told apart.
 _NUMBERED = (b"xitcode", b"Signal ", b"Xid", b"Client Error")

@@ -23,6 +23,7 @@ FATAL = {
     48: "double bit ECC error", 62: "internal micro-controller halt", 63: "row remapping event",
     64: "row remapper failure", 74: "NVLink error", 79: "GPU has fallen off the bus", 92: "high single-bit ECC rate",
     94: "contained ECC error", 95: "uncontained ECC error", 119: "GSP RPC time-out", 120: "GSP error",
+    140: "unrecovered ECC error",
 }  # fmt: skip
 
 

@@ -54,6 +54,9 @@ STEP = {
     "skipped_steps": ("skipped_steps", 1, "Optimizer steps whose update was left out."),
     "mfu": ("mfu_ratio", 1, "Model FLOPs utilisation."),
     "gpu_memory_peak_bytes": ("gpu_memory_peak_bytes", 1, "Peak of what torch allocated, the largest rank's."),
+    "gpu_memory_allocated_bytes": ("gpu_memory_allocated_bytes", 1, "What torch has allocated, the largest rank's."),
+    "gpu_memory_reserved_bytes": ("gpu_memory_reserved_bytes", 1, "What torch keeps of it all, the largest rank's."),
+    "process_memory_bytes": ("process_memory_bytes", 1, "Memory of a rank's process, the largest rank's."),
     "time": ("logged_timestamp_seconds", 1, "When it was logged."),
 }
 

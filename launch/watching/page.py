@@ -1,6 +1,5 @@
 """A run's view as lines of a terminal of any size. Pure: a view and a size in, so many lines of that width out."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from launch.status_view import STYLES
 from launch.watching.charts import Glyphs, columns, curve, limits
 from launch.watching.heat import abreast, heat, legend
 from launch.watching.view import Happening, Row, View
-from launch.wording import amount, plural, printable, span
+from launch.wording import amount, local, plural, printable, span
 
 # Curves side by side need this many columns, and more rows than this show nothing more.
 ABREAST, TALLEST = 72, 8
@@ -106,7 +105,7 @@ def _head(view: View, width: int) -> Text:
     if found.job:
         nodes = f" on {found.slurm['nodes']}" if found.slurm and found.slurm["nodes"] else ""
         text.append(printable(f"  job {found.job}{nodes}"), style="not bold")
-    clock = time.strftime("%H:%M:%S", time.localtime(view.now))
+    clock = local("%H:%M:%S", view.now)
     space = width - text.cell_len - len(clock)
     return text.append(" " * space + clock, style="not bold dim") if space >= 2 else text
 
@@ -126,10 +125,10 @@ def _facts(view: View) -> list[str]:
         facts.append(f"step {found.step:,} of {found.steps:,}" if found.steps else f"step {found.step:,}")
     if found.eta_seconds is not None:
         form = "%a %H:%M" if found.eta_seconds < 6 * 86400 else "%Y-%m-%d"
-        at = time.strftime(form, time.localtime(view.now + found.eta_seconds))
-        facts.append(f"{span(found.eta_seconds)} left, done about {at}")
+        at = local(form, view.now + found.eta_seconds)
+        facts.append(f"{span(found.eta_seconds)} left{at and f', done about {at}'}")
     if found.state == "waiting" and found.slurm and found.slurm["start"]:
-        facts.append(f"expected to start {time.strftime('%Y-%m-%d %H:%M', time.localtime(found.slurm['start']))}")
+        facts.append(f"expected to start {local('%Y-%m-%d %H:%M', found.slurm['start'])}")
     if found.time_left_seconds is not None:
         facts.append(f"the job ends in {span(found.time_left_seconds)}")
     if found.checkpoint is not None:
@@ -240,7 +239,7 @@ def _newest(found: Sequence[Happening], most: int) -> list[Happening]:
 
 def _happening(one: Happening, now: float) -> Text:
     form = "%H:%M:%S" if one.time is None or now - one.time < 43200 else "%m-%d %H:%M"
-    at = time.strftime(form, time.localtime(one.time)) if one.time is not None else " " * 8
+    at = (local(form, one.time) if one.time is not None else "") or " " * 8
     return Text.assemble(
         (at, "dim"), " ! " if one.worry else "   ", (printable(one.text), "yellow" if one.worry else "")
     )

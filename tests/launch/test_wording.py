@@ -1,6 +1,6 @@
 """Numbers for people."""
 
-from launch.wording import amount, plural
+from launch.wording import amount, local, plural
 
 GIB = 1024**3
 
@@ -11,3 +11,8 @@ def test_amounts() -> None:
 
 def test_plurals() -> None:
     assert [plural(0, "row"), plural(1, "row"), plural(1234, "row")] == ["0 rows", "1 row", "1,234 rows"]
+
+
+def test_a_time_that_no_calendar_has_is_left_out() -> None:
+    assert local("%Y", 1_800_000_000.0) == "2027"
+    assert [local("%Y", seconds) for seconds in (1e18, 1e300, float("nan"), float("inf"))] == ["", "", "", ""]

@@ -26,6 +26,7 @@ MEMORY = (
         patterns=(
             raised("OutOfMemoryError"), r"(?i:cuda out of memory)", r"CUDA error: out of memory",
             r"CUBLAS_STATUS_ALLOC_FAILED", r"CUDA driver error: out of memory",
+            r"^Error out of memory at line \d+ in file",  # bitsandbytes ends its process with it
         ),
         cause="the GPU's memory was used up",
         fix=SMALLER,
@@ -49,7 +50,7 @@ HARDWARE = (
         name="xid",
         code=ExitCode.WORKER,
         # Those that need a reset, a restart or a repair (NVIDIA, Xid Errors); preflight's check `xid` has the same.
-        patterns=(r"NVRM: Xid \(PCI:[0-9a-fA-F:.]+\): (?:48|62|63|64|74|79|92|94|95|119|120)\b",
+        patterns=(r"NVRM: Xid \(PCI:[0-9a-fA-F:.]+\): (?:48|62|63|64|74|79|92|94|95|119|120|140)\b",
                   r"NVRM: .*fallen off the bus"),
         cause="the NVIDIA driver reported an error of the GPU itself",
         fix=f"{_REPAIR}; NVIDIA's page of Xid errors says what the number means",
@@ -89,11 +90,26 @@ HARDWARE = (
         code=ExitCode.WORKER,
         patterns=(r"CUDA error: unspecified launch failure", r"CUDA error: the launch timed out",
                   r"CUDA error: device unavailable", r"CUDA-capable devices?(?:\(s\))? (?:is/)?are busy or unavailable",
-                  r"GPU is lost"),
+                  r"GPU is lost", r"Unable to determine the device handle for (?:GPU|gpu)"),
         cause="the GPU stopped answering, or is not ours to use",
         fix="see dmesg | grep -i xid on that node; nvidia-smi -q shows compute mode and errors; start on another GPU",
         source="the CUDA driver",
         another_try=True,
+    ),
+    Known(
+        name="no-gpu",
+        code=ExitCode.WORKER,
+        # As a warning torch prints some of them and goes on without a GPU.
+        patterns=(raised("RuntimeError", "AssertionError", "AcceleratorError",
+                         saying=r"(?:No CUDA GPUs are available|no CUDA-capable device is detected"
+                         r"|invalid device ordinal|Found no NVIDIA driver on your system|CUDA unknown error"
+                         r"|Torch not compiled with CUDA enabled|CUDA is required but not available)"),),
+        cause="this process sees no GPU, or fewer than it was to use",
+        fix=(
+            "see that nvidia-smi lists them on that node, that the job was given as many (sbatch --gpus-per-node;"
+            " docker --gpus all), that CUDA_VISIBLE_DEVICES hides none, and that torch is a build for CUDA"
+        ),
+        source="torch, torch/cuda/__init__.py; the CUDA runtime; bitsandbytes",
     ),
 )  # fmt: skip
 
@@ -137,7 +153,8 @@ SOFTWARE = (
         patterns=(raised("RuntimeError", "AssertionError", saying=r"driver on your system is too old"),
                   r"CUDA driver version is insufficient for CUDA runtime version",
                   r"Driver/library version mismatch", r"provided PTX was compiled with an unsupported toolchain",
-                  r"system has unsupported display driver / cuda driver combination"),
+                  r"system has unsupported display driver / cuda driver combination",
+                  r"forward compatibility was attempted on non supported HW"),
         cause="the NVIDIA driver of the node is older than the CUDA that torch was built with",
         fix="have the driver updated, or install a torch built for an older CUDA; muster preflight names both versions",
         source="torch, torch/cuda/__init__.py; the CUDA runtime",
@@ -145,10 +162,23 @@ SOFTWARE = (
     Known(
         name="no-kernel-image",
         code=ExitCode.WORKER,
-        patterns=(r"no kernel image is available for execution on the device",),
+        patterns=(r"no kernel image is available for execution on the device", r"device kernel image is invalid",
+                  r"FlashAttention only supports \w+ GPUs or newer",
+                  r"Value 'sm_\w+' is not defined for option 'gpu-name'"),
         cause="a library was not built for this generation of GPU",
         fix="install a torch (and flash-attn, bitsandbytes) whose build lists the GPU's compute capability",
-        source="the CUDA runtime",
+        source="the CUDA runtime; flash-attn; Triton's ptxas",
+    ),
+    Known(
+        name="kernel-too-large",
+        code=ExitCode.WORKER,
+        patterns=(r"OutOfResources: out of resource: (?:shared memory|registers|tensor memory|threads)",),
+        cause="a Triton kernel asks for more of a GPU's on-chip memory or registers than this GPU has",
+        fix=(
+            "use a version of the kernel's package (flash-linear-attention, Liger) that knows this GPU, or do without"
+            " it; fewer rows in a batch do not help"
+        ),
+        source="Triton",
     ),
     Known(
         name="cublas",

@@ -10,7 +10,8 @@ MEETING = (
         name="port-in-use",
         code=ExitCode.COMMUNICATION,
         patterns=(r"EADDRINUSE", r"failed to bind to .*Address already in use", r"\[Errno 98\] Address already in use",
-                  raised("RuntimeError", "OSError", "DistNetworkError", saying="[Aa]ddress already in use")),
+                  raised("RuntimeError", "OSError", "DistNetworkError", saying="[Aa]ddress already in use"),
+                  r"Tried to launch distributed communication on port `\d+`, but another process is utilizing it"),
         cause="the port that the ranks were to meet at is taken by another process",
         fix="start again (muster run takes a free port), or give --main_process_port another one; ss -ltnp shows whose",
         source="torch, c10d/socket.cpp",
@@ -19,7 +20,7 @@ MEETING = (
     Known(
         name="name-not-resolved",
         code=ExitCode.COMMUNICATION,
-        patterns=(r"^(?:socket\.)?gaierror: .*", r"IPv4 network addresses of .* cannot be retrieved",
+        patterns=(r"^(?:socket\.)?gaierror: .*", r"The (?:IPv4 )?network addresses of .* cannot be retrieved",
                   raised("DistNetworkError", "OSError", saying=r"(?:name resolution|Name or service not known)")),
         cause="the name of a node could not be turned into an address",
         fix="getent hosts NAME on every node; use the address instead of the name, or mend /etc/hosts or DNS",
@@ -30,7 +31,8 @@ MEETING = (
         code=ExitCode.COMMUNICATION,
         patterns=(raised("RendezvousTimeoutError", "RendezvousClosedError", "RendezvousConnectionError"),
                   r"Timed out after \d+ seconds waiting for (?:clients|workers)",
-                  r"The client socket has timed out after \d+m?s while trying to connect"),
+                  r"The client socket has timed out after \d+m?s while trying to connect",
+                  raised("DistNetworkError", saying="client socket has failed to connect to any network address")),
         cause="not all nodes or ranks came to the meeting point in time",
         fix=(
             "see whether every node has started (its own launcher's log), has the same number of nodes and the same"
@@ -60,7 +62,8 @@ TALKING = (
         name="nccl-time-out",
         code=ExitCode.COMMUNICATION,
         patterns=(r"\[Rank (?P<rank>\d+)\] Watchdog caught collective operation timeout",
-                  r"Watchdog caught collective operation timeout"),
+                  r"Watchdog caught collective operation timeout", r"due to ProcessGroupNCCL watchdog hang",
+                  r"is setting up NCCL communicator and ret\w+ing ncclUniqueId .*(?:[Tt]imeout)"),
         cause="a collective operation did not end in time: a rank did not come to it, or the network stands still",
         fix=(
             "look at the rank that is behind or silent, not at those that waited; TORCH_NCCL_DUMP_ON_TIMEOUT=1 keeps"
@@ -73,7 +76,8 @@ TALKING = (
     Known(
         name="nccl-other",
         code=ExitCode.COMMUNICATION,
-        patterns=(r"^ncclInternalError:", r"^ncclInvalidUsage:", r"^ncclUnhandledCudaError:",
+        patterns=(r"ProcessGroupNCCL's watchdog got stuck for \d+", r"^ncclInternalError:", r"^ncclInvalidUsage:",
+                  r"^ncclUnhandledCudaError:",
                   r"NCCL error.*(?:internal error|invalid usage|unhandled cuda error)"),
         cause="NCCL could not carry out a collective operation",
         fix="NCCL_DEBUG=INFO names the call; see that all nodes have one NCCL (muster preflight compares them)",

@@ -76,7 +76,8 @@ SIGNALS = (
         name="segfault",
         code=ExitCode.WORKER,
         patterns=(r"Fatal Python error: Segmentation fault", r"Signal 11 \(SIGSEGV\)",
-                  r"Segmentation fault \(core", r"terminated with signal SIGSEGV",
+                  r"Segmentation fault +\(core", r"\[\d+\]: segfault at [0-9a-f]+ ip",
+                  r"terminated with signal SIGSEGV",
                   r"exitcode\s*: -11\b", task_ended(r"Segmentation fault")),
         cause="a compiled library read memory that is not its own",
         fix=(
@@ -117,7 +118,7 @@ SIGNALS = (
         name="aborted",
         code=ExitCode.WORKER,
         patterns=(r"Signal 6 \(SIGABRT\)", r"exitcode\s*: -6\b", r"terminate called after throwing an instance of",
-                  r"Fatal Python error: Aborted", task_ended(r"Aborted")),
+                  r"Fatal Python error: Aborted", r": line \d+: +\d+ Aborted {4}", task_ended(r"Aborted")),
         cause="a process ended itself (abort); what it said before is the reason",
         fix="read the end of that rank's log",
         source="the C library's abort, as launchers report it",

@@ -74,9 +74,10 @@ def test_every_case_has_its_folder_and_its_sources() -> None:
 
 
 def test_the_corpus_shows_almost_every_failure_of_the_table() -> None:
-    """Those that follow from others are in it as echoes; the rest is told by Slurm's or Python's own words alone."""
+    """Those that follow from others are in it as echoes; the rest is told by Slurm's, Python's or muster's own words
+    alone."""
     shown = {case["known"] for case in CASES.values()}
     assert {known.name for known in KNOWN} - shown == {
         "read-only", "stale-file", "no-such-repository", "arithmetic", "peer-lost", "cancelled",
-        "aborted", "closed-by-launcher", "worker-failed",
+        "aborted", "closed-by-launcher", "worker-failed", "broken-model", "loss-spike",
     }  # fmt: skip

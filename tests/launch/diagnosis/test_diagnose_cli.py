@@ -249,3 +249,26 @@ def test_a_step_that_was_given_up_is_named_by_the_rank_that_gave_it_up(tmp_path:
     assert (cause["name"], cause["rank"], cause["step"], cause["echoes"]) == ("not-finite", 0, 3, [])
     assert cause["evidence"][0]["file"] == "attempts/001/failure-rank-0.json"
     assert "bf16 if it is fp16 now" in cause["fix"]
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "fix"),
+    [
+        ("step 5 cannot be trained on after lowering the learning rate 1 time: its loss of 8.739 is above 7.012, the"
+         " limit after the steps before it", "loss-spike", "lower training.learning_rate"),
+        ("step 5 cannot be trained on: its gradients are not finite", "not-finite", "bf16 if it is fp16 now"),
+        ("the loaded model gives logits that are not finite: download its files again", "broken-model",
+         "download its files again"),
+        ("the loaded model gives the same logits for other tokens: download its files again", "broken-model",
+         "download its files again"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_finite_are_not_called_otherwise(message: str, name: str, fix: str, tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, 7, f"rank 0: {message}")
+    told = {"rank": 0, "exit_code": 7, "error": "NumericalError", "message": message, "time": time.time()}
+    attempt.failure(0).write_text(json.dumps(told))
+    cause = document(run)["cause"]
+    assert cause["name"] == name
+    assert fix in cause["fix"]
+    assert ("finite" in cause["summary"]) == (name == "not-finite")

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from launch.cluster.queue import from_sacct, from_scontrol
+from launch.diagnosis.cause import Cause
+from launch.diagnosis.explain import may_follow
 from launch.diagnosis.records import in_records, noted, slurm_hits
+from launch.errors import ExitCode
 
 BOOTED = 1_000_000.0
 # /dev/kmsg (Documentation/ABI/testing/dev-kmsg): microseconds since the machine was started.
@@ -97,3 +100,29 @@ def test_a_job_that_nobody_knows_any_more(commands: Path) -> None:
 
 def test_a_machine_without_slurm_says_so(commands: Path) -> None:
     assert slurm_hits("12") == ([], "Slurm says nothing of job 12: scontrol is not on this machine")
+
+
+def caused(name: str, code: ExitCode = ExitCode.WORKER, certain: bool = True) -> Cause:
+    return Cause(name, code, 0, "n1", "it broke", (), "", None, certain, another_try=False)
+
+
+@pytest.mark.parametrize(
+    ("cause", "may"),
+    [
+        (None, True),
+        (caused("killed", certain=False), True),
+        (caused("exception"), True),  # such as: a subprocess died abruptly
+        (caused("reported", ExitCode.HOST), True),
+        (caused("reported", ExitCode.DATA), False),
+        (caused("loss-spike", ExitCode.NUMERICAL), False),
+        (caused("gpu-memory", ExitCode.GPU_MEMORY), False),
+    ],
+)  # fmt: skip
+def test_a_process_that_was_killed_beside_the_ranks_explains_no_failure_that_explains_itself(
+    cause: Cause | None, may: bool
+) -> None:
+    """On a node that is shared it may be another user's."""
+    killed, lost = in_records(KMSG, BOOTED, BOOTED + 90, BOOTED + 110, {}, "n1")[::-1]
+    assert (killed.known.name, killed.rank) == ("oom-killed", None)
+    assert may_follow(cause, killed) == may
+    assert may_follow(cause, lost)

@@ -14,6 +14,8 @@ from launch.rundir import RunDir
 from launch.sampling.driver import NOTHING
 from launch.sampling.exporter import Exporter
 from launch.sampling.steps import Newest
+from tests.launch.conftest import plan_of
+from tests.launch.report.written import metrics
 from tests.launch.sampling.conftest import Sampling
 
 HOST = {"node": "n1", "time": 5.0, "host_memory_used_bytes": 7, "host_cpu_percent": 50.0}
@@ -58,6 +60,19 @@ def test_the_first_node_tells_of_the_run(tmp_path: Path) -> None:
     assert found["muster_learning_rate", "demo"] == 2e-4
     assert found["muster_tokens_total", "demo"] == 99
     assert ("muster_mfu_ratio", "demo") not in found
+
+
+def test_every_number_of_a_step_has_a_series(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    exporter = Exporter(run, "demo", "n1", "127.0.0.1", 1, first=True)
+    before = len(told(exporter))
+    row = metrics(plan_of("2xH100-80GB"), 25)
+    append(run.metrics, row)
+    found = told(exporter)
+    assert len(found) - before == len(row)
+    for what in ("peak", "allocated", "reserved"):
+        assert found[f"muster_gpu_memory_{what}_bytes", "demo"] == row[f"gpu_memory_{what}_bytes"]
+    assert found["muster_process_memory_bytes", "demo"] == row["process_memory_bytes"]
 
 
 def test_the_newest_values_are_those_of_the_last_row_that_has_them(tmp_path: Path) -> None:

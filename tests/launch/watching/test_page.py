@@ -28,6 +28,7 @@ VIEWS = {
     "wide characters": view(1, status=status(name="模型" * 30, why="é\u0301" * 50)),
     "control characters": view(1, happenings=(Happening("\x1b[2J[red]x[/red]\r\nnext\tcolumn", NOW, True),) * 9),
     "nulls": view(1, logged=({"step": 1, "loss": None, "tokens_per_second": None, "step_seconds": None},)),
+    "no calendar's time": view(1, happenings=(Happening("x", 1e18, True), Happening("y", float("nan"), False))),
     "not finite": view(1, logged=({"step": 1, "loss": float("nan"), "tokens_per_second": float("inf")},)),
 }  # fmt: skip
 
