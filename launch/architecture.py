@@ -103,6 +103,10 @@ class Architecture(BaseModel):
         return self.linear_parameters + self.layers * (bias + norms) + embeddings + self.hidden_size
 
 
+# Every block is listed by name. Llama 3.1 405B has 126 of them.
+MOST_LAYERS = 1000
+
+
 def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
     """Reads a Hugging Face config.json's keys. Raises UsageError for an architecture that muster does not train."""
     model_type = str(config.get("model_type", "missing"))
@@ -124,12 +128,15 @@ def from_config(config: Mapping[str, Any], origin: str) -> Architecture:
             f"{origin}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}: no model computes"
             " attention with these; is this the config.json that came with the weights?"
         )
+    layers = count(config, "num_hidden_layers", origin)
+    if layers > MOST_LAYERS:
+        raise UsageError(f"{origin}: num_hidden_layers {layers} is no model's; allowed: up to {MOST_LAYERS}")
     # Qwen2's biases are part of its code, Mistral has none, the others say so.
     biased = bool(config.get("attention_bias", False)) and model_type in ("qwen3", "llama")
     return Architecture(
         model_type=model_type,
         hidden_size=hidden,
-        layers=count(config, "num_hidden_layers", origin),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=count(config, "head_dim", origin, HEAD_DIM.get(model_type, hidden // heads)),

@@ -174,6 +174,12 @@ def test_a_config_without_heads() -> None:
     refused(num_attention_heads=0)
 
 
+def test_a_config_with_more_blocks_than_memory_could_list() -> None:
+    assert refused(num_hidden_layers=10**9) == (
+        "base/config.json: num_hidden_layers 1000000000 is no model's; allowed: up to 1000"
+    )
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
 def test_what_a_config_leaves_out_is_as_transformers_has_it(kind: str) -> None:
     from transformers import AutoConfig
