@@ -43,7 +43,7 @@ def test_one_model_with_its_shapes_and_the_gpus_that_it_fits(capsys: pytest.Capt
     assert model["adapter_parameters"] == 34_406_400
     fits = {(fit["gpus"], fit["quantization"]): fit for fit in model["fits"]}
     assert fits[("8xA100-80GB", "none")]["strategy"] == "zero3"
-    assert fits[("8xA100-80GB", "none")]["checkpointed_layers"] == 9
+    assert fits[("8xA100-80GB", "none")]["checkpointed_layers"] == 10
     assert fits[("1xT4-16GB", "nf4")] == {"gpus": "1xT4-16GB", "quantization": "nf4", "strategy": None}
     shown = call(capsys, "model", "show", "qwen2.5-14b-instruct").out
     assert "GPU           1 GPU" in shown

@@ -309,7 +309,7 @@ def test_a_job_that_waits_is_told_why_and_taken_out_of_the_queue(
     assert ask("stop", "run").err == f"{run}: job {job} was taken out of the queue; to run it: muster submit\n"
     assert cluster.state(job) == "CANCELLED"
     assert (state(ask, run)["state"], ask("stop", run).code) == ("stopped", 2)
-    assert [line.split() for line in ask("status", run).out.splitlines()][2] == ["job", job, "cancelled"]
+    assert ["job", job, "cancelled"] in [line.split() for line in ask("status", run).out.splitlines()]
 
 
 @pytest.mark.timeout(1200)
