@@ -1,6 +1,6 @@
 """The stability guard on the demo: false alarms over many healthy seeds, and what it decides where there is a fault.
 
-python benchmarks/stability.py [SEEDS]     # 20 by default, about a minute each on two cores
+python benchmarks/stability.py [SEEDS]     # 20 by default, a run on each core at a time: about a minute each
 """
 
 import datetime
@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def demo(folder: Path, name: str, *options: str, **variables: str) -> dict[str, 
     """Trains, and tells what the guard did."""
     run = folder / name
     argv = [sys.executable, "-m", "launch", "run", str(ROOT / "examples/demo.yaml"), "--run-dir", str(run), *options]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -53,7 +54,7 @@ def noise() -> dict[str, Any]:
     return {"id": "noise", "question": "What is this?", "documents": [document], "answer": text}
 
 
-def with_faults(folder: Path) -> dict[str, Any]:
+def with_faults(folder: Path, pool: ThreadPoolExecutor) -> dict[str, Future[dict[str, Any]]]:
     sys.path.insert(0, str(ROOT))
     from tests.faults import before_steps
 
@@ -61,21 +62,25 @@ def with_faults(folder: Path) -> dict[str, Any]:
     rows = (ROOT / "examples/security-rag/train.jsonl").read_text()
     poisoned.write_text(rows + json.dumps(noise()) + "\n")
     return {
-        "an extreme row": demo(folder, "poisoned", "-s", f"data.train={poisoned}"),
-        "a gradient that is not a number": demo(folder, "nan", **before_steps(folder / "fault", NAN_GRADIENT)),
-        "a learning rate 1000 times too high": demo(folder, "steep", "-s", "training.learning_rate=2.0"),
+        "an extreme row": pool.submit(demo, folder, "poisoned", "-s", f"data.train={poisoned}"),
+        "a gradient that is not a number": pool.submit(
+            demo, folder, "nan", **before_steps(folder / "fault", NAN_GRADIENT)
+        ),
+        "a learning rate 1000 times too high": pool.submit(demo, folder, "steep", "-s", "training.learning_rate=2.0"),
     }
 
 
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     subprocess.run([sys.executable, ROOT / "examples/tiny_base.py", ROOT / "build/tiny-base"], check=True)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
-        faults = with_faults(folder)
+        broken = with_faults(folder, pool)
+        sound = [pool.submit(demo, folder, f"seed-{seed}", "-s", f"training.seed={seed}") for seed in range(seeds)]
+        faults = {fault: run.result() for fault, run in broken.items()}
         healthy = []
-        for seed in range(seeds):
-            healthy.append(demo(folder, f"seed-{seed}", "-s", f"training.seed={seed}"))
+        for seed, run in enumerate(sound):
+            healthy.append(run.result())
             print(json.dumps({"seed": seed, **healthy[-1]}), flush=True)
     alarms = sum(one[event] for one in healthy for event in EVENTS)
     result = {
