@@ -16,7 +16,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 chaos: $(READY)
-	MUSTER_REQUIRE_SLURM=1 $(VENV)/bin/python -m pytest tests/slurm -m chaos
+	MUSTER_REQUIRE_SLURM=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/slurm -m chaos
 
 lint: $(READY)
 	$(VENV)/bin/python -m pytest tests/test_gates.py
