@@ -36,7 +36,7 @@ def plan_view(plan: Plan) -> RenderableType:
     return Group(Text(f"Plan for {plan.name}", style="bold"), table, Text(), memory_view(plan))
 
 
-BAR = 40  # characters that stand for a device's memory
+BAR = 32  # characters that stand for a device's memory
 
 
 def memory_view(plan: Plan) -> RenderableType:
@@ -149,8 +149,9 @@ def _fitting(candidate: Candidate) -> str:
 def checks_view(results: Sequence[Result], place: str) -> RenderableType:
     """By family, those that stop the run first, the verdict last. What does not concern the run is named in a line."""
     told = [result for result in results if result.status != "skipped"]
-    families = sorted(
-        {r.family for r in told}, key=lambda f: min(SEVERITY.index(r.status) for r in told if r.family == f)
+    families = sorted(  # from a dict, not a set: among equals their order is the catalogue's, the same each time
+        dict.fromkeys(r.family for r in told),
+        key=lambda f: min(SEVERITY.index(r.status) for r in told if r.family == f),
     )
     table = Table(title="Checks", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column()

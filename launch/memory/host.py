@@ -8,9 +8,10 @@ from launch.memory import static
 from launch.memory.setting import Setting
 from launch.spec import OFFLOADS
 
-# Of a worker, resident: Python, torch, transformers, PEFT and accelerate, 0.52 GiB before the model is loaded, 0.15 of
-# it shared libraries; on a GPU the CUDA runtime as well, 1.1 to 1.7 GB (pytorch#12873, #113326).
-CPU_PROCESS, GPU_PROCESS = int(0.55 * GIB), 2 * GIB
+# Of a worker, resident: Python, torch, transformers, PEFT and accelerate, 0.53 GiB before its first batch, 0.16 of it
+# shared libraries, and 0.03 to 0.08 that malloc keeps of what is alive no more (six runs of the demo); on a GPU the
+# CUDA runtime as well, 1.1 to 1.7 GB (pytorch#12873, #113326).
+CPU_PROCESS, GPU_PROCESS = int(0.6 * GIB), 2 * GIB
 # What the weights' files hold: all Qwen models are published in bf16.
 FILES = "bf16"
 # Offloaded gradients, which DeepSpeed keeps in fp32 beside the optimizer's states.

@@ -28,6 +28,7 @@ from launch.preflight.probe import SEEN_SECONDS
 from launch.preflight.result import Finding, failed, passed
 from launch.processes import OverdueError, together, within
 from launch.spec import PreflightSpec
+from tests.conftest import command
 from tests.launch.preflight.conftest import ON_CPU, ON_GPUS, context
 
 
@@ -212,3 +213,20 @@ def test_what_is_accepted_warns() -> None:
 
 def test_failures_first_in_a_finding() -> None:
     assert failed("a", "b", value=1) == Finding(status="fail", evidence="a", fix="b", values={"value": 1})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_families_are_shown_in_the_order_of_the_catalogue(seed: int) -> None:
+    """Those that stop a run come first. Names have another hash in each process."""
+    code = """if True:
+        from rich.console import Console
+        from launch.preflight import Result
+        from launch.screen import checks_view
+        families = ("plan", "software", "node", "data")
+        rows = [Result(name=f, family=f, status="pass", evidence=f, fix="") for f in families]
+        broken = rows[0].model_copy(update={"name": "gpu", "family": "gpu", "status": "fail"})
+        Console(width=200).print(checks_view([*rows, broken], "here"))
+    """
+    done = command("-c", code, PYTHONHASHSEED=str(seed))
+    names = [line.split()[1] for line in done.out.splitlines()[1:6]]
+    assert names == ["gpu", "plan", "software", "node", "data"], done.err
