@@ -365,6 +365,16 @@ def test_a_forecast_is_compared_with_what_the_largest_batch_took() -> None:
     assert [measured(peak, None).surprising for peak in (90, 91, 100, 111, 112)] == [True, False, False, False, True]
 
 
+def test_libraries_that_a_machine_keeps_resident_are_no_surprise() -> None:
+    """Of a process that takes 620 MiB on one machine and 560 on the next."""
+
+    def surprising(took: int) -> bool:
+        sizes = {"peak_bytes": None, "reserved_bytes": None, "process_bytes": took << 20, "forecast_bytes": 620 << 20}
+        return Measured(length=9, seconds=1, **sizes).surprising
+
+    assert [surprising(took) for took in (460, 500, 560, 620, 780, 820)] == [True, False, False, False, False, True]
+
+
 def test_what_the_optimizer_s_step_makes() -> None:
     """ZeRO an fp32 gradient of a rank's share, torch's AdamW a temporary of a moment's size."""
     setting = replace(ONE_GPU, strategy="zero2", world_size=8, optimizer="adamw_torch")
