@@ -69,12 +69,12 @@ def adapters(setting: Setting) -> int:
 
 
 def gradients(setting: Setting) -> int:
-    """Of the type of their weights. ZeRO-2 and 3 keep a share of them, ZeRO-1 all and a share of their sum; buffers are
-    counted apart."""
-    pairs, whole = _trained(setting)
-    held = pairs * setting.adapter_element + whole * setting.element
-    whole = held if setting.strategy == "zero1" else 0
-    return 0 if _offloaded(setting) else whole + _share(held, setting)
+    """Of the type of their weights. ZeRO-2 and 3 keep a share of them, ZeRO-1 all and a share of their sum. DDP's are
+    views of its buckets (gradient_as_bucket_view), and counted there."""
+    if _offloaded(setting) or setting.strategy == "ddp":
+        return 0
+    held = _gradients(setting)
+    return (held if setting.strategy == "zero1" else 0) + _share(held, setting)
 
 
 def optimizer(setting: Setting) -> int:
@@ -104,6 +104,12 @@ def scattered(setting: Setting) -> int:
     return 0 if setting.zero else updating(replace(setting, adapter=replace(setting.adapter, whole=0)))
 
 
+def _gradients(setting: Setting) -> int:
+    """Of all that is trained, once."""
+    pairs, whole = _trained(setting)
+    return pairs * setting.adapter_element + whole * setting.element
+
+
 def _moment(setting: Setting) -> int:
     """One of the two moments, on one rank."""
     pairs, whole = _trained(setting)
@@ -123,10 +129,10 @@ def _share(held: int, setting: Setting) -> int:
 def buffers(architecture: Architecture, setting: Setting) -> int:
     """What an engine keeps for communication, and the weights that it gathers to compute with.
 
-    DDP's buckets hold every gradient once more. ZeRO's bucket is hidden_size^2 elements, two with overlap_comm, which
-    is off at stage 1 (render.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which holds what it gathers as well
-    (gathering.py); FSDP2 gathers a block and the next one, and its outermost module, embeddings and head, stays whole
-    from the first forward pass on.
+    DDP's buckets hold every gradient, between two steps as well. ZeRO's bucket is hidden_size^2 elements, two with
+    overlap_comm, which is off at stage 1 (render.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which holds what
+    it gathers as well (gathering.py); FSDP2 gathers a block and the next one, and its outermost module, embeddings and
+    head, stays whole from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
     block = architecture.linear_parameters // architecture.layers
@@ -134,7 +140,7 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     if setting.strategy == "single":
         return 0
     if setting.strategy == "ddp":
-        return gradients(setting)
+        return _gradients(setting)
     if setting.strategy == "fsdp2":
         whole = embeddings * (1 if architecture.tied_embeddings else 2)
         return element * (2 * _packed(block, setting) + whole)

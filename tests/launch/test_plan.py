@@ -62,7 +62,7 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
             "8xA100-80GB",
             {"data": SMALL},
             "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 114.8 MiB, zero2 287.1 MiB, zero3"
-            " 192.9 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
+            " 192.9 GiB); 62.5 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",

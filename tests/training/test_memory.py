@@ -247,6 +247,28 @@ def test_biases_that_are_trained_are_exact(wide_base: Workspace, precision: Any,
     assert static.gradients(here) == sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
+def test_ddp_holds_a_gradient_once_and_in_its_buckets(wide_base: Workspace) -> None:
+    plan = plan_for(wide_base)
+    here = replace(setting(plan.architecture, "fp32", plan.spec.lora), strategy="ddp", world_size=2)
+    model = load(plan.model_copy(update={"precision": "fp32"}))
+    store = torch.distributed.HashStore()  # type: ignore[no-untyped-call]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+        for _ in range(2):  # buckets are built anew after the first
+            wrapped(torch.arange(8)[None]).logits.sum().backward()
+        of = {
+            p.grad.untyped_storage().data_ptr(): p.grad.untyped_storage()
+            for p in model.parameters()
+            if p.grad is not None
+        }
+    finally:
+        torch.distributed.destroy_process_group()
+    assert static.gradients(here) == 0
+    assert static.buffers(plan.architecture, here) == sum(storage.nbytes() for storage in of.values())
+    assert len(of) < sum(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize(
     ("precision", "held"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32"), ("bf16", "bf16")]
