@@ -15,6 +15,10 @@ from transformers.masking_utils import sdpa_mask
 
 Tensor = torch.Tensor
 NAME = "varlen"
+# Models that take masks by the kind of a layer's attention. To be given none spares them from looking for packed rows,
+# for which the host would have to wait for the GPU in each micro-batch (transformers, find_packed_sequence_indices).
+TAKE_MASKS_BY_NAME = ("qwen2", "qwen3")
+NO_MASKS = {"full_attention": None, "sliding_attention": None}
 
 
 def register() -> None:

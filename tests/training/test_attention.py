@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from launch.memory import activations
 from launch.spec import LoraSpec
 from tests.training.live_memory import saved_bytes
 from tests.training.test_memory import architecture_of, built, setting
-from training.attention import NAME, documents, register, varlen_forward
+from training.attention import NAME, TAKE_MASKS_BY_NAME, documents, register, varlen_forward
 from training.data.collate import Collator
+from training.loss import chunk_loss
 from training.recompute import checkpoint_blocks
 
 register()
@@ -28,8 +30,8 @@ def rows(*lengths: list[int]) -> list[dict[str, Any]]:
     return made
 
 
-def collated(varlen: bool, *lengths: list[int]) -> dict[str, Any]:
-    batch = Collator(0, packed=True, varlen=varlen)(rows(*lengths))
+def collated(varlen: bool, *lengths: list[int], **options: Any) -> dict[str, Any]:
+    batch = Collator(0, packed=True, varlen=varlen, **options)(rows(*lengths))
     batch.pop("indices")
     return batch
 
@@ -75,6 +77,37 @@ def test_losses_and_gradients_are_those_of_a_mask(kind: str, checkpointing: bool
     (masked, gradients), (ours, by_document) = found
     assert float(ours) == pytest.approx(float(masked), rel=TOLERANCE)
     assert float((by_document - gradients).norm() / gradients.norm()) < TOLERANCE
+
+
+class Waits(TorchDispatchMode):
+    """Counts what the host would wait for on a GPU: numbers and sizes that are read from tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "is_all_true", "masked_select")):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", TAKE_MASKS_BY_NAME)
+def test_a_micro_batch_waits_for_nothing(kind: str) -> None:
+    """Forward, loss in chunks and backward; the same loss as with transformers' own look at the rows."""
+    losses, waits = [], []
+    for by_name in (False, True):
+        trained = model(kind, NAME).train()
+        trained.lm_head.requires_grad_(False)
+        chunk_loss(trained)
+        batch = collated(True, [30, 7, 50], [41, 44], masks_by_name=by_name, chunked_loss=True)
+        with Waits() as counted:
+            loss = trained(**batch).loss
+            loss.backward()
+        losses.append(loss.detach())
+        waits.append(len(counted.seen))
+    assert torch.equal(*losses)
+    assert waits == [1, 0]
 
 
 def test_packed_logits_are_each_document_s_own() -> None:

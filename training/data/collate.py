@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from launch.plan import Plan
-from training.attention import documents
+from training.attention import NO_MASKS, TAKE_MASKS_BY_NAME, documents
 from training.data.labels import IGNORED
 from training.loss import positions_of
 
@@ -27,10 +27,12 @@ class Collator:
     packed: bool
     chunked_loss: bool = False
     varlen: bool = False
+    masks_by_name: bool = False
+    """Whether the model can be told that there is no mask."""
     width: int | None = None
     """Tokens that every row is padded to, so that shapes stay the same; None for the longest row's."""
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         rows = features or [{"index": -1, "input_ids": [self.pad_token_id], "labels": [IGNORED], "lengths": [1]}]
         width = self.width or max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), width)
@@ -45,10 +47,12 @@ class Collator:
             attended[place, :length] = 1
             spans = [*row["lengths"], width - length]
             positions[place] = torch.cat([torch.arange(span) for span in spans])
-        batch = {"input_ids": input_ids, "labels": labels, "indices": torch.tensor([row["index"] for row in rows])}
+        indices = torch.tensor([row["index"] for row in rows])
+        batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels, "indices": indices}
         if self.chunked_loss:
             batch["label_positions"] = positions_of(labels)
         if self.varlen:
+            batch |= {"attention_mask": NO_MASKS} if self.masks_by_name else {}
             return batch | {"position_ids": positions} | documents(positions)
         return batch | ({"position_ids": positions} if self.packed else {"attention_mask": attended})
 
@@ -59,5 +63,5 @@ def collator(plan: Plan, pad_token_id: int) -> Collator:
     constant = plan.spec.training.compile and data.packing
     return Collator(
         pad_token_id, data.packing, plan.loss == "chunked", plan.attention == "varlen",
-        data.max_length if constant else None,
+        plan.architecture.model_type in TAKE_MASKS_BY_NAME, data.max_length if constant else None,
     )  # fmt: skip
