@@ -64,6 +64,9 @@ def _unread_lora(spec: RunSpec) -> list[tuple[Path, str]]:
     if _given(model, "double_quantization") and model.quantization != "nf4":
         message = f"nothing reads this with model.quantization: {model.quantization}; it is nf4's"
         found.append((("model", "double_quantization"), message))
+    if model.flash_attention != "torch" and model.attention == "eager":
+        message = "nothing reads this with model.attention: eager, which has no kernel of its own; use sdpa or varlen"
+        found.append((("model", "flash_attention"), message))
     if lora.precision == "bf16" and spec.training.precision == "fp16":
         message = "bf16 beside training.precision: fp16, which is for hardware without bf16; use fp32 or auto"
         found.append((("lora", "precision"), message))

@@ -4,7 +4,14 @@
 """
 
 from launch.hardware import Topology
-from launch.spec import Attention, Loss, ModelSpec, Path, Precision, RunSpec
+from launch.spec import Attention, FlashAttention, Loss, ModelSpec, Path, Precision, RunSpec
+
+# The module that torch imports for them (torch/nn/attention/_fa3.py and _fa4.py), the package that has it, and the
+# first part of the compute capabilities that they are for.
+FLASH_PACKAGES: dict[FlashAttention, tuple[str, str, tuple[int, ...]]] = {
+    "fa3": ("flash_attn_interface", "flash_attn_3", (9,)),
+    "fa4": ("flash_attn.cute.interface", "flash-attn-4", (9, 10)),
+}
 
 
 def attention_of(spec: RunSpec, gpu: bool) -> Attention:
@@ -18,6 +25,11 @@ def attention_of(spec: RunSpec, gpu: bool) -> Attention:
 def answering_attention(model: ModelSpec) -> Attention:
     """Of an evaluation, which pads its batches."""
     return "eager" if model.attention == "eager" else "sdpa"
+
+
+def flash_attention_of(spec: RunSpec, gpu: bool) -> FlashAttention:
+    """Whose kernels. A CPU has torch's alone, so that the same spec may be tried there."""
+    return spec.model.flash_attention if gpu else "torch"
 
 
 def loss_of(spec: RunSpec, precision: Precision, gpu: bool) -> Loss:
@@ -51,4 +63,7 @@ def conflicts(spec: RunSpec, topology: Topology, precision: Precision) -> list[t
         why = "needs bf16 or fp16 on compute capability 8.0 or above, as FlashAttention does"
         message = f"model.attention varlen {why}; {topology.device_name} in {precision} has sdpa or eager"
         found.append((("model", "attention"), message))
+    if flash_attention_of(spec, topology.device == "gpu") != "torch" and precision == "fp32":
+        message = f"model.flash_attention {spec.model.flash_attention} computes in bf16 and fp16 alone, not in fp32"
+        found.append((("model", "flash_attention"), message))
     return found

@@ -25,6 +25,7 @@ SAFE_SHARE = 0.8
 Precision = Literal["bf16", "fp16", "fp32"]
 Quantization = Literal["none", "nf4", "int8"]
 Attention = Literal["sdpa", "eager", "varlen"]
+FlashAttention = Literal["torch", "fa3", "fa4"]
 Loss = Literal["plain", "chunked"]
 Optimizer = Literal["paged_adamw_32bit", "adamw_torch", "adamw_torch_fused"]
 Scheduler = Literal["constant", "linear", "cosine"]
@@ -53,6 +54,10 @@ class ModelSpec(Section):
     attention: Literal["auto"] | Attention = "auto"
     """What computes attention: `sdpa` (torch's fused kernels), `eager`, which holds every score, or `varlen`, which
     takes packed rows document by document, without a mask. `auto` takes varlen for packed rows on CPU, else sdpa."""
+    flash_attention: FlashAttention = "torch"
+    """FlashAttention's kernels under `sdpa` and `varlen` on GPUs: torch's own (FlashAttention-2), or those of another
+    package, which torch calls in their place: `fa3` (flash_attn_interface; Hopper) or `fa4` (flash_attn.cute; Hopper
+    and Blackwell)."""
 
 
 class LoraSpec(Section):
@@ -259,7 +264,7 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
         "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
-        "attention", "loss", "compile", "report_to",
+        "attention", "flash_attention", "loss", "compile", "report_to",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

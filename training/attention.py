@@ -9,9 +9,15 @@ collator's boundaries, a question that is answered or a model that is checked, g
 from typing import Any
 
 import torch
+from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from launch.errors import UsageError
+from launch.kernels import FLASH_PACKAGES
+from launch.spec import FlashAttention
+from launch.wording import first_line
 
 Tensor = torch.Tensor
 NAME = "varlen"
@@ -25,6 +31,27 @@ def register() -> None:
     """Makes `attn_implementation="varlen"` known to transformers. May be called again."""
     AttentionInterface.register(NAME, varlen_forward)
     AttentionMaskInterface.register(NAME, varlen_mask)
+
+
+def use_flash_kernels(kernels: FlashAttention) -> None:
+    """Makes torch call another package's FlashAttention wherever it would call its own, in this process.
+
+    Raises UsageError where the package is missing, or is not what torch expects.
+    """
+    if kernels == "torch":
+        return
+    try:
+        activate_flash_attention_impl(kernels.upper())
+    except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"model.flash_attention {kernels}: its kernels cannot be used: {first_line(error)}; install the package"
+            f" {FLASH_PACKAGES[kernels][1]}, or use torch"
+        ) from error
+
+
+def flash_kernels() -> str:
+    """Whose FlashAttention torch calls: `torch` for its own."""
+    return (current_flash_attention_impl() or "torch").lower()
 
 
 def documents(positions: Tensor) -> dict[str, Any]:

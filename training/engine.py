@@ -16,6 +16,7 @@ from typing import Any
 
 from launch.discover import cpu_count
 from launch.errors import CommunicationError, PlanMismatch, UsageError
+from launch.kernels import flash_attention_of
 from launch.plan import Plan, differences
 from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
 
@@ -168,6 +169,7 @@ def observe(trainer: Any) -> dict[str, Any]:
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
+    from training.attention import flash_kernels
     from training.loss import is_chunked
     from training.recompute import checkpointed_blocks
 
@@ -194,6 +196,7 @@ def observe(trainer: Any) -> dict[str, Any]:
         "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
         "precision": precision,
         "attention": adapter.config._attn_implementation,
+        "flash_attention": flash_kernels(),
         "loss": "chunked" if is_chunked(adapter) else "plain",
         "checkpointed_layers": checkpointed_blocks(adapter),
         "quantization": _quantization(adapter),
@@ -213,6 +216,7 @@ def promised(plan: Plan) -> dict[str, Any]:
         "device": plan.topology.device,
         "precision": plan.precision,
         "attention": plan.attention,
+        "flash_attention": flash_attention_of(plan.spec, plan.topology.device == "gpu"),
         "loss": plan.loss,
         "checkpointed_layers": plan.checkpointed_layers,
         "quantization": _held(plan.spec.model.quantization, plan.spec.model.double_quantization),

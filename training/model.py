@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from launch.architecture import LINEARS
 from launch.errors import UsageError
+from launch.kernels import flash_attention_of
 from launch.model_files import directory_problems, find, hub_name, offline
 from launch.plan import Plan
 from launch.spec import LoraSpec, ModelSpec, Precision
 from launch.wording import first_line
 from training.adapter import ADAPTER, trainable_parameters
-from training.attention import register
+from training.attention import register, use_flash_kernels
 from training.casting import leave_inputs
 from training.initial import initialise
 from training.loss import chunk_loss
@@ -30,6 +31,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
+    use_flash_kernels(flash_attention_of(plan.spec, plan.topology.device == "gpu"))
     base = load_base(plan.spec.model, plan.precision, plan.attention, **_placement(plan))
     model = adapt(base, plan)
     initialise(model, plan, resumed)

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from launch.kernels import FLASH_PACKAGES
 from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
@@ -177,6 +178,27 @@ def precision(context: Context) -> Finding:
     )
 
 
+def flash_attention(context: Context) -> Finding:
+    """The package that the spec names is there, and made for these GPUs."""
+    kernels = context.plan.spec.model.flash_attention
+    module, package, majors = FLASH_PACKAGES[kernels]
+    fix = f"install {package}, or use model.flash_attention: torch"
+    if importlib.util.find_spec(module.split(".")[0]) is None:
+        return failed(f"{module}, which has the kernels of {kernels}, is not there", fix)
+
+    def wrong(found: tuple[int, int]) -> str | None:
+        return None if found[0] in majors else f"{kernels} has no kernel for compute capability {_dotted(found)}"
+
+    there = f"{module} is there, and made for them"
+    return judge(read(context, _capability), wrong, there, "use model.flash_attention: torch")
+
+
+def without_flash_package(context: Context) -> str | None:
+    if reason := on_gpus(context):
+        return reason
+    return None if context.plan.spec.model.flash_attention in FLASH_PACKAGES else "torch's own kernels are used"
+
+
 def _capability(nvml: Any, handle: Any) -> tuple[int, int]:
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     return int(major), int(minor)
@@ -272,6 +294,11 @@ CHECKS = (
     Check(
         "precision", "driver", "GPUs without the plan's type", "bf16 from compute capability 8.0, fp8 from 8.9",
         asking(precision), on_gpus, DRIVER,
+    ),
+    Check(
+        "flash-attention", "driver", "a package of FlashAttention that is missing, or not made for these GPUs",
+        "fa3 needs compute capability 9.x, fa4 9.x or 10.x (torch/nn/attention)", asking(flash_attention),
+        without_flash_package, DRIVER,
     ),
     Check("nccl", "driver", "another NCCL than torch's own", "the wheel's version", nccl, on_gpus, ASK_SECONDS + 5),
     Check(

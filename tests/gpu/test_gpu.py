@@ -3,18 +3,22 @@
 python -m pytest tests/gpu
 """
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from launch.kernels import FLASH_PACKAGES
+from launch.spec import FlashAttention
 from tests.conftest import Workspace, command, kill_when, losses, muster, read_rows
 from tests.runs.test_resume import adapter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 GPUS = torch.cuda.device_count()
-HAS_BF16 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+CAPABILITY = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+HAS_BF16 = CAPABILITY >= (8, 0)
 RECIPE = {"optimizer": None, "save_steps": 4}  # None leaves the recipe's paged AdamW in place
 
 
@@ -118,6 +122,21 @@ def test_attention_by_documents_and_a_loss_in_chunks_give_the_losses_of_the_plai
     ours = train(workspace, "levers", *one, "-s", "training.loss=chunked", "-s", "model.attention=varlen")
     assert (verified(ours)["loss"], verified(ours)["attention"]) == ("chunked", "varlen")
     assert losses(ours) == pytest.approx(losses(plain), rel=1e-2)
+
+
+@pytest.mark.parametrize("kernels", ["fa3", "fa4"])
+@pytest.mark.parametrize("attention", ["sdpa", "varlen"])
+def test_another_package_s_flash_attention_gives_the_losses_of_torch_s(
+    kernels: FlashAttention, attention: str, workspace: Workspace
+) -> None:
+    module, _, majors = FLASH_PACKAGES[kernels]
+    if importlib.util.find_spec(module.split(".")[0]) is None or CAPABILITY[0] not in majors:
+        pytest.skip(f"{module} is not there, or not for this GPU")
+    one = ("-s", "cluster.devices_per_node=1", "-s", "training.epochs=8", "-s", f"model.attention={attention}")
+    usual = train(workspace, "usual", *one)
+    theirs = train(workspace, kernels, *one, "-s", f"model.flash_attention={kernels}")
+    assert verified(theirs)["flash_attention"] == kernels
+    assert losses(theirs) == pytest.approx(losses(usual), rel=1e-2)
 
 
 def test_blocks_that_are_compiled_give_the_same_losses(workspace: Workspace) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from launch.errors import UsageError
+from launch.kernels import flash_attention_of
 from tests.launch.conftest import CPU, plan_of, spec_of
 
 SMALL = {"max_length": 512}
@@ -57,6 +58,15 @@ def test_attention_by_documents_needs_the_gpu_s_kernel(training: dict[str, Any])
     where = "1xA100-80GB" if training else "1xV100-32GB"
     told = refused(where, model={"attention": "varlen"}, training=training)
     assert "model.attention varlen needs bf16 or fp16 on compute capability 8.0" in told
+
+
+def test_another_package_s_kernels_are_for_gpus_and_half_precision() -> None:
+    asked = {"model": {"flash_attention": "fa3"}}
+    assert flash_attention_of(spec_of(**asked), gpu=True) == "fa3"
+    assert flash_attention_of(spec_of(**asked), gpu=False) == "torch"  # the same spec, tried on a CPU
+    assert "model.flash_attention fa3 computes in bf16 and fp16" in refused(
+        "1xH100-80GB", **asked, training={"precision": "fp32"}
+    )
 
 
 def test_chunks_take_the_largest_tensor_out_of_the_forecast() -> None:

@@ -386,6 +386,15 @@ def test_epochs_when_max_steps_ends_the_run() -> None:
     assert parse("training:", "  max_steps: 5").training.max_steps == 5
 
 
+def test_kernels_of_an_attention_that_has_none() -> None:
+    options = ["model.attention=eager", "model.flash_attention=fa3"]
+    assert mistake(overrides=options) == (
+        f"-s {options[1]}: model.flash_attention: nothing reads this with model.attention: eager, which has no kernel"
+        " of its own; use sdpa or varlen"
+    )
+    assert parse(overrides=["model.flash_attention=fa3"]).model.flash_attention == "fa3"
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_double_quantisation_of_what_is_not_nf4(quantization: str) -> None:
     options = [f"model.quantization={quantization}", "model.double_quantization=false"]
@@ -610,7 +619,7 @@ def test_several_mistakes_are_listed_in_the_order_of_their_places() -> None:
         [
             "spec.yaml:1:18: cluster.nodes: 0 is not allowed; allowed: a whole number above 0 (Machines)",
             "spec.yaml:3:21: model.quantisation: unknown key. Did you mean 'quantization'?"
-            " Allowed: variant, quantization, double_quantization, upcast_unquantized, attention",
+            " Allowed: variant, quantization, double_quantization, upcast_unquantized, attention, flash_attention",
             "spec.yaml:4:15: data.train: 7 is not allowed;"
             " allowed: text (Training rows: a file, folder, glob or hub id (`owner/name:split`). "
             "Relative paths start at the spec's folder)",
@@ -718,6 +727,7 @@ def test_where_and_how_fast_a_run_goes_does_not_make_it_another() -> None:
 def test_which_kernels_compute_attention_does_not_make_it_another_what_the_base_and_the_adapter_hold_does() -> None:
     here = training_identity(spec_of(model={"quantization": "nf4"}))
     assert here == training_identity(spec_of(model={"quantization": "nf4", "attention": "eager"}))
+    assert here == training_identity(spec_of(model={"quantization": "nf4", "flash_attention": "fa3"}))
     there = training_identity(
         spec_of(model={"quantization": "nf4", "double_quantization": False}, lora={"precision": "bf16"})
     )

@@ -1,5 +1,6 @@
 """Attention by documents: packed rows give each document's own logits and the losses and gradients of SDPA's mask."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,21 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from launch.errors import UsageError
 from launch.memory import activations
 from launch.spec import LoraSpec
+from tests.conftest import command
 from tests.training.live_memory import saved_bytes
 from tests.training.test_memory import architecture_of, built, setting
-from training.attention import NAME, TAKE_MASKS_BY_NAME, documents, register, varlen_forward
+from training.attention import (
+    NAME,
+    TAKE_MASKS_BY_NAME,
+    documents,
+    flash_kernels,
+    register,
+    use_flash_kernels,
+    varlen_forward,
+)  # fmt: skip
 from training.data.collate import Collator
 from training.loss import chunk_loss
 from training.recompute import checkpoint_blocks
@@ -108,6 +119,31 @@ def test_a_micro_batch_waits_for_nothing(kind: str) -> None:
         waits.append(len(counted.seen))
     assert torch.equal(*losses)
     assert waits == [1, 0]
+
+
+def package(place: Path, ops: str) -> str:
+    """Code of a process with a stand-in for FlashAttention-3's package, which tells whose kernels torch then calls."""
+    (place / "flash_attn_interface.py").write_text(f"import torch\n{ops}\n")
+    return (
+        f"import sys; sys.path.insert(0, {str(place)!r})\n"
+        "from training.attention import flash_kernels, use_flash_kernels\n"
+        "use_flash_kernels('torch'); print(flash_kernels())\n"
+        "use_flash_kernels('fa3'); print(flash_kernels())"
+    )
+
+
+def test_another_package_s_kernels_take_the_place_of_torch_s(tmp_path: Path) -> None:
+    ops = "for name in ('fwd', 'bwd'): torch.library.define(f'flash_attn_3::{name}', '(Tensor q) -> Tensor')"
+    done = command("-c", package(tmp_path, ops))
+    assert (done.code, done.out.split()) == (0, ["torch", "fa3"]), done.err
+
+
+def test_a_package_that_is_missing_or_another_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fa3: its kernels cannot be used: No module named 'flash_attn_interface'"):
+        use_flash_kernels("fa3")
+    assert flash_kernels() == "torch"
+    done = command("-c", package(tmp_path, ""))
+    assert "'flash_attn_interface' does not expose FA3 forward kernels; install the package flash_attn_3" in done.err
 
 
 def test_packed_logits_are_each_document_s_own() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launch.kernels import FLASH_PACKAGES
 from launch.preflight import driver, kernel
 from launch.preflight.driver import FLOOR, TOOLKIT, Architectures, judge_driver
 from launch.preflight.kernel import FATAL, xids
@@ -161,6 +162,40 @@ def test_bf16_needs_compute_capability_8(scenario: str, gpus: str, status: str, 
         " c.plan.model_copy(update={'precision': 'bf16'})}))(context(gpus))"
     )
     assert asked("precision", scenario, tmp_path, gpus, before)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("kernels", "scenario", "gpus", "there", "status", "evidence"),
+    [
+        ("fa3", "h100x8", "8xH100-80GB", True, "pass", "flash_attn_interface is there, and made for them"),
+        ("fa3", "h100x8", "8xH100-80GB", False, "fail", "flash_attn_interface, which has the kernels of fa3, is not"),
+        ("fa4", "h100x8", "8xH100-80GB", True, "pass", "flash_attn.cute.interface is there"),
+        ("fa3", "a100x8", "8xA100-40GB", True, "fail", "fa3 has no kernel for compute capability 8.0"),
+        ("torch", "a100x8", "8xA100-40GB", False, "skipped", "torch's own kernels are used"),
+    ],
+)
+def test_a_package_of_flash_attention_and_the_gpus_that_it_is_for(
+    kernels: str, scenario: str, gpus: str, there: bool, status: str, evidence: str, tmp_path: Path
+) -> None:
+    if there:
+        (tmp_path / f"{FLASH_PACKAGES[kernels][0].split('.')[0]}.py").touch()  # type: ignore[index]
+    before = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "context = selftest.context_for\n"
+        "def changed(gpus):\n"
+        "    found = context(gpus)\n"
+        f"    model = found.plan.spec.model.model_copy(update={{'flash_attention': {kernels!r}}})\n"
+        "    spec = found.plan.spec.model_copy(update={'model': model})\n"
+        "    return found.model_copy(update={'plan': found.plan.model_copy(update={'spec': spec})})\n"
+        "selftest.context_for = changed"
+    )
+    if status == "skipped":
+        assert driver.without_flash_package(context(ON_GPUS)) == evidence
+        return
+    found = asked("flash_attention", scenario, tmp_path, gpus, before)
+    assert found["status"] == status
+    assert evidence in found["evidence"]
+    assert bool(found["fix"]) == (status == "fail")
 
 
 def test_another_nccl_than_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
