@@ -31,7 +31,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def load(plan: Plan, resumed: Path | None = None) -> PeftModel:
     """The base in the plan's precision or quantised, with a fresh adapter; of a resumed run, one yet to be filled."""
-    use_flash_kernels(flash_attention_of(plan.spec, plan.topology.device == "gpu"))
     base = load_base(plan.spec.model, plan.precision, plan.attention, **_placement(plan))
     model = adapt(base, plan)
     initialise(model, plan, resumed)
@@ -48,6 +47,7 @@ def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
         hold_adapter(model, DTYPES[plan.spec.lora.precision])
     if plan.loss == "chunked":
         chunk_loss(model.get_base_model())
+    use_flash_kernels(flash_attention_of(plan.spec, plan.topology.device == "gpu"))
     if plan.spec.training.compile:  # one block's code serves all: a regional compilation, in a minute and not in ten
         for block in model.get_base_model().model.layers:
             block.compile()
