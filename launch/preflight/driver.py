@@ -3,16 +3,14 @@
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from launch.kernels import FLASH_PACKAGES
 from launch.preflight.check import DRIVER, Check, on_gpus
+from launch.preflight.installed_torch import ASK_SECONDS, IMPORT, NoTorch, ask_torch, nccl_wheel, torch_build
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.versions import release
@@ -30,32 +28,6 @@ OLDEST = "12.6"
 # NVML's codes of a driver that is there and cannot be used (nvml.h, nvmlReturn_t).
 MISMATCH, NO_PERMISSION, NOT_LOADED, NO_LIBRARY = 18, 4, 9, 12
 BF16, FP8 = (8, 0), (8, 9)
-# torch's own answers take an import of some seconds, in a process that may hang or crash. All that a node says has to
-# be there within preflight.answer_seconds, after up to 15 s for the shared directory.
-ASK_SECONDS = 30.0
-ASKED = """
-import json, torch
-maps = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
-found = {"cuda": torch.version.cuda, "architectures": torch.cuda.get_arch_list() if torch.version.cuda else []}
-if torch.version.cuda:
-    found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
-    found["libraries"] = sorted(path for path in maps if "nccl" in path or "libcuda" in path)
-print(json.dumps(found))
-"""
-
-
-def torch_build() -> tuple[str | None, str | None]:
-    """(torch's version, the CUDA it was built for), from its files: it is not imported, and may not be importable."""
-    try:
-        found = version("torch")
-    except PackageNotFoundError:
-        return None, None
-    path = Path(str(distribution("torch").locate_file("torch/version.py")))
-    try:
-        match = re.search(r"^cuda[^=]*= *'([\d.]+)'", path.read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        return found, None
-    return found, match[1] if match else None
 
 
 def judge_driver(installed: str, cuda: str, newest: str) -> tuple[str, str] | None:
@@ -222,41 +194,6 @@ def nccl(context: Context) -> Finding:
         fix = "unset what puts another one first: LD_LIBRARY_PATH, LD_PRELOAD"
         return warned(f"{told} is loaded, the wheel beside torch is {wheel}", fix, **asked)
     return passed(told, **asked)
-
-
-def nccl_wheel() -> str | None:
-    for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-IMPORT = "see python -c 'import torch'"
-
-
-class NoTorch(NamedTuple):
-    """Why torch does not tell."""
-
-    why: str
-    broken: bool = False
-    """Its import fails, as it will in every worker."""
-
-
-def ask_torch() -> dict[str, Any] | NoTorch:
-    """What only torch itself can tell, from a process of its own; why not where it cannot."""
-    import json
-
-    if importlib.util.find_spec("torch") is None:
-        return NoTorch("it is not installed")
-    try:
-        done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=ASK_SECONDS)
-    except subprocess.TimeoutExpired:
-        return NoTorch(f"its import took longer than {ASK_SECONDS:g} s")
-    if done.returncode:
-        return NoTorch((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], broken=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def compat(context: Context) -> Finding:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import discover
-from launch.preflight.driver import nccl_wheel, torch_build
+from launch.preflight.installed_torch import nccl_wheel, torch_build
 from launch.preflight.nvml import NoDriverError, driver
 
 PACKAGES = (

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from launch.preflight.check import Check, on_gpus
-from launch.preflight.driver import torch_build
+from launch.preflight.installed_torch import torch_build
 from launch.preflight.result import Context, Finding, failed, passed, unknown
 from launch.versions import release
 

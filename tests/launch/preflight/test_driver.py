@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launch.kernels import FLASH_PACKAGES
-from launch.preflight import driver, kernel
+from launch.preflight import driver, installed_torch, kernel
 from launch.preflight.driver import FLOOR, TOOLKIT, Architectures, judge_driver
 from launch.preflight.kernel import FATAL, xids
 from tests.conftest import ROOT, command
@@ -141,7 +141,7 @@ def test_a_torch_that_takes_too_long_is_unknown(tmp_path: Path, monkeypatch: pyt
     """Cold storage is slow: that is no reason to call it broken."""
     (tmp_path / "torch.py").write_text("import time; time.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(driver, "ASK_SECONDS", 0.5)
+    monkeypatch.setattr(installed_torch, "ASK_SECONDS", 0.5)
     assert driver.architectures(context(ON_GPUS)).status == "unknown"
 
 
