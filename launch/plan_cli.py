@@ -107,7 +107,8 @@ def _refuse_together(
 
 def _compare(spec: Path, overrides: list[str], kinds: str, nodes: int | None, as_json: bool) -> None:
     from launch.compare import compared
-    from launch.screen import comparison_view, console
+    from launch.plan_screen import comparison_view
+    from launch.screen import console
 
     rows = compared(spec, overrides, kinds.split(","), on_nodes(nodes), nodes)
     if as_json:
@@ -132,7 +133,8 @@ def _draw(found: "Plan", file: Path) -> None:
 
 
 def _show(found: "Plan", launcher: str | None, as_json: bool) -> None:
-    from launch.screen import candidates_view, console, plan_view
+    from launch.plan_screen import candidates_view, plan_view
+    from launch.screen import console
 
     if launcher is not None:
         _show_rendered(found, launcher)

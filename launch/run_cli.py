@@ -40,7 +40,8 @@ def run(
 ) -> None:
     """Plan, check and train: on this machine, or on all nodes of the Slurm job around it."""
     from launch.claim import claim, finished, refuse_secrets, until_free
-    from launch.screen import console, plan_view
+    from launch.plan_screen import plan_view
+    from launch.screen import console
 
     plan = resolve(spec, overrides)
     place = run_directory(plan, run_dir)

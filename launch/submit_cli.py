@@ -64,7 +64,8 @@ def submit(
     from launch.after import dependency
     from launch.cluster.commands import set_aside
     from launch.cluster.controller import Cluster, ask
-    from launch.screen import checks_view, console, plan_view
+    from launch.plan_screen import plan_view
+    from launch.screen import checks_view, console
     from launch.specfile import draft
     from launch.submitting import elements, refuse_queued, request
 

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment
 
 from launch.journal import scrub
+from launch.plan_screen import plan_rows
 from launch.report.curves import MOST_OF_ONE, Chart, Curve, charts, drawn
 from launch.report.facts import again, against_plan, data_rows, examples, score_rows, verdict
 from launch.report.library import allowed, packed, part, plotly, safe_json
@@ -17,7 +18,6 @@ from launch.report.numbers import Numbers, told
 from launch.report.reading import Reading
 from launch.report.together import together
 from launch.report.values import clock, shown
-from launch.screen import plan_rows
 from launch.wording import plural, span
 
 SAMPLED, SAMPLED_CURVES = 20, 4
