@@ -256,12 +256,15 @@ def _failed(worker: Worker, error: BaseException) -> tuple[ExitCode, str]:
         time.sleep(SPEAK_SECONDS)
     if not isinstance(error, MusterError):
         traceback.print_exc()
-    if worker.attempt is not None and worker.attempt.root.is_dir() and not isinstance(error, Stopped):
-        told = failure(worker.rank, error)
-        try:
-            write_json(worker.attempt.failure(worker.rank), told)
-            if worker.run is not None and worker.rank == 0:
-                event(worker.run.events, "failed", **{"class": told["class"], "message": message})
-        except OSError as full:
-            worker.say(f"the failure could not be written to {worker.attempt.root}: {full}")
+    attempt = worker.attempt
+    # Once the attempt is over its ranks are being ended, and the last of them fail for want of the others.
+    if attempt is None or not attempt.root.is_dir() or attempt.over.exists() or isinstance(error, Stopped):
+        return code, message
+    told = failure(worker.rank, error)
+    try:
+        write_json(attempt.failure(worker.rank), told)
+        if worker.run is not None and worker.rank == 0:
+            event(worker.run.events, "failed", **{"class": told["class"], "message": message})
+    except OSError as full:
+        worker.say(f"the failure could not be written to {attempt.root}: {full}")
     return code, message

@@ -77,7 +77,7 @@ def run_attempt(
     returncode = workers.poll() or 0
     told = {row["event"] for row in list(rows(run.events))[before:]}
     ended = _ended(plan, run, attempt, returncode, told, stopper.kill, hang)
-    _tell(run, attempt, ended, returncode, told, time.monotonic() - began)
+    _tell(run, attempt, ended, returncode, "failed" in told and hang is None, time.monotonic() - began)
     return ended
 
 
@@ -104,9 +104,12 @@ def _follow(
         hang = watch.look(read_pulses(attempt), time.monotonic())
         if hang is not None:
             hang = _with_stacks(hang, watch, attempt, workers)
+            # A rank that has failed by itself is what the others wait for. Those that fail from here on do so because
+            # they are not all ended at the same instant.
+            failed = bool(read_failures(attempt))
             # Nodes that are told to end would end, and nobody who can reach Slurm would give the job back.
             workers.leave() if workers.cut_off() else _end_all(attempt, workers)
-            return hang
+            return None if failed else hang
         time.sleep(LOOK_SECONDS)
     return None
 
@@ -154,9 +157,9 @@ def _ended(
     if killed:
         reason = "killed as asked, before it could save; continue with --resume auto"
         return Ended(ExitCode.WORKER, reason, step)
-    failures = read_failures(attempt)
-    if hang is not None and not failures:
+    if hang is not None:
         return Ended(ExitCode.COMMUNICATION, _told(hang, attempt), step, nodes=hang.nodes)
+    failures = read_failures(attempt)
     done, stopped = finished(run), "stopped" in told
     fine = (returncode == 0 and done) or stopped
     why = explain(attempt) if not fine and unexplained(failures, plan.world_size) else None
@@ -179,7 +182,8 @@ def _told(hang: Hang, attempt: Attempt) -> str:
     return f"the run hangs: {who} {hang.why}; stacks: {attempt.root}/stacks-rank-*.txt"
 
 
-def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, told: Set[str], seconds: float) -> None:
+def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, told: bool, seconds: float) -> None:
+    """`told`: whether a rank has said itself why."""
     kind = ended.code.name.lower()
     ending = {"exit_code": int(ended.code), "class": kind, "reason": ended.reason, "step": ended.step}
     more = {
@@ -190,6 +194,6 @@ def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, told: Se
         "seconds": round(seconds, 1),
     }
     with contextlib.suppress(OSError):  # on a full disk the exit code and the message are all that can be left
-        if ended.code not in (ExitCode.DONE, ExitCode.STOPPED) and "failed" not in told:
+        if ended.code not in (ExitCode.DONE, ExitCode.STOPPED) and not told:
             event(run.events, "failed", **{"class": kind, "message": ended.reason})
         write_json(attempt.outcome, {**ending, **more})

@@ -330,7 +330,7 @@ def halved(run: SlurmRun) -> None:
 
 def hung_is_named(run: SlurmRun) -> None:
     reason = next(row["message"] for row in run.events("failed"))
-    assert reason.startswith("the run hangs: rank 1 on ")
+    assert reason.startswith("the run hangs: rank 1 on "), reason
     assert (run.root / "attempts/001/stacks-rank-0.txt").stat().st_size
     assert (run.root / "attempts/001/flight-rank-0").stat().st_size
     assert run.outcomes()[0] == "communication"

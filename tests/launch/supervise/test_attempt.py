@@ -1,0 +1,96 @@
+"""How an attempt ended, where its ranks do not all end at the same instant."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launch.errors import ExitCode
+from launch.journal import event, rows, write_json
+from launch.plan import Plan
+from launch.rundir import Attempt, RunDir
+from launch.supervise import attempt as attempts
+from launch.supervise.attempt import run_attempt
+from launch.supervise.pulses import Pulse
+from launch.supervise.stopping import Stopper
+from tests.launch.conftest import CPU, plan_of, spec_of
+
+LOST = {"rank": 0, "class": "communication", "exit_code": 8, "error": "RuntimeError", "message": "connection reset"}
+OWN = {**LOST, "class": "data", "exit_code": 5, "message": "row 7 cannot be used"}
+
+
+class Ranks:
+    """Two of them: 0 shows life until all are ended, 1 has stopped to. `fails_before` and `fails_after` that end: what
+    rank 0 writes of itself."""
+
+    def __init__(self, run: RunDir, attempt: Attempt, fails_before: bool, fails_after: bool):
+        self.run, self.attempt, self.fails_after = run, attempt, fails_after
+        self.ended = threading.Event()
+        self._beat(1)
+        if fails_before:
+            self._fail(OWN)
+        self.beating = threading.Thread(target=self._live)
+        self.beating.start()
+
+    def _live(self) -> None:
+        while not self.ended.wait(0.1):
+            self._beat(0)
+
+    def _beat(self, rank: int) -> None:
+        pulse = Pulse(rank=rank, node=f"n{rank}", pid=1, phase="training", step=5, marks=9, time=time.time())
+        write_json(self.attempt.pulse(rank), pulse.model_dump())
+
+    def _fail(self, told: dict[str, object]) -> None:
+        write_json(self.attempt.failure(0), {**told, "time": time.time()})
+        event(self.run.events, "failed", **{"class": told["class"], "message": told["message"]})
+
+    def poll(self) -> int | None:
+        return 137 if self.ended.is_set() else None
+
+    def kill(self) -> None:
+        if self.fails_after:
+            self._fail(LOST)
+        self.ended.set()
+        self.beating.join()
+
+    def cut_off(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        self.kill()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fails_before", "fails_after", "code", "reason", "nodes"),
+    [
+        (False, False, ExitCode.COMMUNICATION, "the run hangs: rank 1 on n1 shows no life", ("n1",)),
+        (False, True, ExitCode.COMMUNICATION, "the run hangs: rank 1 on n1 shows no life", ("n1",)),
+        (True, False, ExitCode.DATA, "row 7 cannot be used", ()),
+    ],
+    ids=["at once", "one after the other", "failed by itself"],
+)
+def test_who_hangs_is_named_whatever_the_others_say_as_they_are_ended(
+    fails_before: bool, fails_after: bool, code: ExitCode, reason: str, nodes: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(attempts, "STACKS_SECONDS", 0.2)
+    monkeypatch.setattr(attempts, "FLIGHT_SECONDS", 0.2)
+    run, console = RunDir(tmp_path / "run"), Console(quiet=True)
+    run.root.mkdir()
+    plan: Plan = plan_of(CPU, 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 64}, recovery={"hang_seconds": 5}))
+
+    def start(plan: Plan, attempt: Attempt) -> Ranks:
+        return Ranks(run, attempt, fails_before, fails_after)
+
+    with Stopper(run, console) as stopper:
+        ended = run_attempt(plan, run, start, stopper, console)
+    assert (ended.code, ended.nodes) == (code, nodes)
+    assert ended.reason.startswith(reason)
+    told = [row["message"] for row in rows(run.events) if row["event"] == "failed"]
+    assert told[-1].startswith(reason) or code is ExitCode.DATA
+    assert run.attempt(1).over.exists()
