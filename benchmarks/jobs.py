@@ -4,7 +4,9 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ SMALL = {
     "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 6144, "max_position_embeddings": 8192,
 }  # fmt: skip
+LIBRARIES = (
+    "torch", "transformers", "peft", "accelerate", "bitsandbytes", "liger-kernel", "flash-attn", "trl", "llamafactory"
+)  # fmt: skip
 WARM_UP = 2
 PAD = 0
 
@@ -44,7 +49,7 @@ class Job:
     steps: int = 8
     rank: int = 16
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of a muster spec (`training.loss`), or of TRL's SFTConfig."""
+    """Of a muster spec (`training.loss`), or a peer's own."""
 
     @property
     def architecture(self) -> Architecture:
@@ -101,6 +106,8 @@ class Measured:
     """The process's own in the same steps: where others share the machine, what the work took."""
     computed_tokens: int = 0
     """Positions of the same steps that went through the model, padding included."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that it ran on."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -132,6 +139,15 @@ class Clock:
 def between(times: list[float]) -> list[float]:
     """Seconds of each step after the warm-up, from the times at which steps ended."""
     return [later - earlier for earlier, later in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries of this environment that training speed may depend on."""
+    found = {}
+    for package in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def peak_bytes(gpu: bool) -> int:

@@ -5,18 +5,25 @@ from typing import Any
 from launch.architecture import Architecture
 
 
-def random_base(architecture: Architecture, quantization: str, device: Any, dtype: Any, attention: str = "sdpa") -> Any:
-    """The frozen base as training/model.py loads it, its weights drawn on `device`, a layer at a time where packed."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def config_of(architecture: Architecture) -> Any:
+    """transformers' configuration of these shapes."""
+    from transformers import AutoConfig
 
-    config = AutoConfig.for_model(
+    return AutoConfig.for_model(
         architecture.model_type, hidden_size=architecture.hidden_size, num_hidden_layers=architecture.layers,
         num_attention_heads=architecture.heads, num_key_value_heads=architecture.kv_heads,
         head_dim=architecture.head_dim, intermediate_size=architecture.intermediate_size,
         vocab_size=architecture.vocab_size, max_position_embeddings=architecture.max_positions,
         tie_word_embeddings=architecture.tied_embeddings, use_cache=False,
     )  # fmt: skip
+
+
+def random_base(architecture: Architecture, quantization: str, device: Any, dtype: Any, attention: str = "sdpa") -> Any:
+    """The frozen base as training/model.py loads it, its weights drawn on `device`, a layer at a time where packed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = config_of(architecture)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if quantization == "nf4":

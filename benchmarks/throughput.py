@@ -1,14 +1,15 @@
-"""Training speed of muster and of TRL's SFTTrainer: the same job, rows and machine, in one run.
+"""Training speed of muster, TRL's SFTTrainer and LLaMA-Factory: the same job, rows and machine, in one run.
 
-    python benchmarks/throughput.py --trl PYTHON [--jobs 7b-fixed,...] [--json benchmarks/results/throughput-NAME.json]
+    python benchmarks/throughput.py --trl PYTHON --llamafactory PYTHON [--jobs 7b-fixed,...] [--json FILE]
     python benchmarks/throughput.py --cpu --trl PYTHON       a small model, where there is no GPU
 
-PYTHON is that of an environment with TRL beside the same torch; without it muster runs alone. Each side trains in a
-process of its own, in turn, `--repeats` times; the ratio is the median of the pairs' ratios. Printed are tokens/s with
-padding left out, seconds a step, MFU (FLOPs that LoRA needs, launch/throughput.py, over the GPU's data sheet), the peak
-of memory, and the share of computed positions that are tokens. Both sides begin with random weights of the real shapes.
-On a CPU each has one thread, and tokens per second of the process's own time are told beside those by the clock: on a
-machine that others use as well they are what the work takes.
+PYTHON is that of an environment with the peer beside the same torch; without one muster runs alone. Each side trains
+in a process of its own, in turn, `--repeats` times, a peer in each of its ways: the one with the most tokens/s counts,
+and the ratio to it is the median of the pairs' ratios. Printed are tokens/s with padding left out, seconds a step, MFU
+(FLOPs that LoRA needs, launch/throughput.py, over the GPU's data sheet), the peak of memory, and the share of computed
+positions that are tokens. All begin with random weights of the real shapes. On a CPU each has one thread, and tokens
+per second of the process's own time are told beside those by the clock: on a machine that others use as well they are
+what the work takes.
 """
 
 import argparse
@@ -20,14 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.jobs import WARM_UP, Clock, Job, Measured, Row, between, peak_bytes, rows
+from benchmarks.jobs import WARM_UP, Clock, Job, Measured, Row, between, peak_bytes, rows, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,13 +41,23 @@ ON_CPU = {
     f"small-{lengths}": Job("small", False, "none", lengths, max_length=2048, accumulation=2, steps=6)
     for lengths in ("fixed", "mixture", "rag")
 }
-# Ways to run TRL; the fastest one counts. Off packing it pads to the longest of rows of similar lengths.
-TRL: dict[str, dict[str, Any]] = {
-    "packed": {},
-    "padded": {
-        "packing": False, "per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"
-    },
-}  # fmt: skip
+# Ways to run a peer. Off packing it pads to the longest of four rows of similar lengths, or takes one row at a time,
+# which a CPU does not mind and which pads nothing: eight rows to an optimizer step either way.
+FOUR = {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"}
+ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    ways: dict[str, dict[str, Any]]
+    """Its settings by the name of the way, in its own words."""
+
+
+PEERS = {
+    "trl": Peer("TRL", {"packed": {}, "padded": {"packing": False, **FOUR}, "single": {"packing": False, **ONE}}),
+    "llamafactory": Peer("LLaMA-Factory", {"packed": {"neat_packing": True}, "padded": FOUR, "single": ONE}),
+}
 
 
 def main() -> None:
@@ -68,9 +78,10 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--trl", metavar="PYTHON", help="of an environment with TRL")
-    parser.add_argument("--trl-ways", default=",".join(TRL), help="of running it, with commas between them")
-    parser.add_argument("--trl-set", default="{}", help="more of its SFTConfig, as JSON, such as an attention")
+    for key, peer in PEERS.items():
+        parser.add_argument(f"--{key}", metavar="PYTHON", help=f"of an environment with {peer.name}")
+        parser.add_argument(f"--{key}-ways", default=",".join(peer.ways), help="of running it, separated by commas")
+        parser.add_argument(f"--{key}-set", default="{}", help="more of its settings, as JSON, such as an attention")
     parser.add_argument("--jobs", help="names, separated by commas; all unless given")
     parser.add_argument("--set", default="{}", help="values of muster's spec by dotted key, as JSON")
     parser.add_argument("--repeats", type=int, default=3)
@@ -84,16 +95,11 @@ def machine(cpu: bool) -> dict[str, Any]:
     """What was measured on."""
     import torch
 
-    found: dict[str, Any] = {
+    return {
         "device": "cpu" if cpu else torch.cuda.get_device_name(), "processor": processor(),
         "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
+        **versions(),
     }  # fmt: skip
-    for package in ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "liger-kernel"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def processor() -> str:
@@ -106,10 +112,11 @@ def processor() -> str:
 def compared(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     """The job by each side in turn, and the ratios pair by pair."""
     sides = {"muster": (job, [sys.executable, __file__, "--one"])}
-    if options.trl:
-        peer = [options.trl, str(ROOT / "benchmarks/peers/trl_train.py")]
-        for way in options.trl_ways.split(","):
-            sides[f"TRL {way}"] = (replace(job, settings={**TRL[way], **json.loads(options.trl_set)}), peer)
+    for key, peer in PEERS.items():
+        if python := getattr(options, key):
+            more, argv = json.loads(getattr(options, f"{key}_set")), [python, f"benchmarks/peers/{key}_train.py"]
+            for way in getattr(options, f"{key}_ways").split(","):
+                sides[f"{peer.name} {way}"] = (replace(job, settings=peer.ways[way] | more), argv)
     runs: dict[str, list[Measured]] = {side: [] for side in sides}
     failed: dict[str, str] = {}
     for _ in range(options.repeats):
@@ -121,17 +128,22 @@ def compared(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {side: _summary(job, measured) for side, measured in runs.items() if measured}
     if failed:
         found["failed"] = failed
-    theirs = [side for side in found if side.startswith("TRL")]
-    if theirs and "muster" in found:
-        best = max(theirs, key=lambda side: found[side]["tokens_per_second"])
-        pairs = list(zip(runs["muster"], runs[best], strict=False))
-        ratios = [ours.tokens_per_second / other.tokens_per_second for ours, other in pairs]
-        own = [ours.tokens_per_cpu_second / other.tokens_per_cpu_second for ours, other in pairs]
-        found["ratio"] = {
-            "to": best, "median": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios],
-            "by_cpu_seconds": round(statistics.median(own), 3), "all_by_cpu_seconds": [round(r, 3) for r in own],
-        }  # fmt: skip
+    for peer in PEERS.values():
+        theirs = [side for side in runs if side.startswith(peer.name) and runs[side]]
+        if theirs and runs["muster"]:
+            best = max(theirs, key=lambda side: found[side]["tokens_per_second"])
+            found.setdefault("ratio", {})[peer.name] = {"to": best, **_ratio(runs["muster"], runs[best])}
     return found
+
+
+def _ratio(ours: list[Measured], theirs: list[Measured]) -> dict[str, Any]:
+    pairs = list(zip(ours, theirs, strict=False))
+    clock = [one.tokens_per_second / other.tokens_per_second for one, other in pairs]
+    own = [one.tokens_per_cpu_second / other.tokens_per_cpu_second for one, other in pairs]
+    return {
+        "median": round(statistics.median(clock), 3), "all": [round(r, 3) for r in clock],
+        "by_cpu_seconds": round(statistics.median(own), 3), "all_by_cpu_seconds": [round(r, 3) for r in own],
+    }  # fmt: skip
 
 
 def _in_own_process(job: Job, argv: list[str]) -> Measured:
@@ -152,7 +164,7 @@ def _summary(job: Job, measured: list[Measured]) -> dict[str, Any]:
         "step_seconds": round(statistics.median(steps), 4), "mfu": mfu(job, rate),
         "peak_bytes": max(one.peak_bytes for one in measured),
         "packing_yield": round(sum(measured[0].step_tokens) / measured[0].computed_tokens, 4),
-        "first_loss": round(measured[0].first_loss, 4),
+        "first_loss": round(measured[0].first_loss, 4), "versions": measured[0].versions,
     }  # fmt: skip
 
 
@@ -205,7 +217,8 @@ def muster(job: Job) -> Measured:
         first = json.loads(run.metrics.read_text().splitlines()[0])["loss"]
     tokens = [sum(int(name.rpartition("-")[2]) for name in ids) for ids in ledger][WARM_UP:]
     places = job.steps * job.accumulation * job.max_length
-    return Measured(between(clock.wall), tokens, peak_bytes(job.gpu), first, between(clock.own), places)
+    own = between(clock.own)
+    return Measured(between(clock.wall), tokens, peak_bytes(job.gpu), first, own, places, versions())
 
 
 class Padding:

@@ -7,9 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
-from benchmarks.jobs import TRAINED, WARM_UP, Clock, Job, Measured, between, rows
-from benchmarks.throughput import ON_CPU, ON_GPU, planned, written
+from benchmarks.jobs import TRAINED, WARM_UP, Clock, Job, Measured, Row, between, rows
+from benchmarks.peers.side import Watch, labels, same_rows
+from benchmarks.random_model import random_base
+from benchmarks.throughput import ON_CPU, ON_GPU, PEERS, _options, compared, planned, written
 from launch.variants import VARIANTS
 from tests.conftest import ROOT, environment
 
@@ -74,3 +78,82 @@ def test_muster_s_side_counts_what_it_trained_on(tmp_path: Path) -> None:
     assert all(0.9 * 512 < tokens <= 512 for tokens in found.step_tokens)
     assert found.computed_tokens == SHORT.steps * 512
     assert found.first_loss == pytest.approx(8.72, abs=0.05)  # the logarithm of 6,144: nothing is known yet
+
+
+def _packed(made: list[Row], key: str) -> dict[str, list[int]]:
+    """A sequence as a peer holds it, LLaMA-Factory's with padding."""
+    lengths = [len(row.ids) for row in made]
+    found = {
+        "input_ids": [int(token) for row in made for token in row.ids],
+        "labels": [label for row in made for label in labels(row)],
+    }
+    if key == "seq_lengths":
+        return found | {key: lengths}
+    mask = [number for number, length in enumerate(lengths, 1) for _ in range(length)]
+    return {"input_ids": [*found["input_ids"], 0], "labels": [*found["labels"], -100], key: [*mask, 0]}
+
+
+@pytest.mark.parametrize("key", ["seq_lengths", "attention_mask"])
+def test_a_peer_may_train_the_job_s_rows_in_any_order_and_nothing_else(key: str) -> None:
+    first, second, *others = rows(SHORT)
+    held = [_packed([second, first], key), *({"input_ids": row.ids.tolist(), "labels": labels(row)} for row in others)]
+    same_rows(SHORT, held)
+    with pytest.raises(AssertionError, match="1 are missing or changed; 0 are not the job's"):
+        same_rows(SHORT, held[:-1])
+    held[0]["labels"][len(second.ids) - 1] = -100
+    with pytest.raises(AssertionError, match="1 are missing or changed; 1 are not the job's"):
+        same_rows(SHORT, held)
+
+
+class Loader:
+    def __init__(self, job: Job) -> None:
+        self.dataset = [{"input_ids": row.ids.tolist(), "labels": labels(row)} for row in rows(job)]
+
+
+def test_what_a_peer_trained_is_counted_at_the_model_step_by_step() -> None:
+    watch, base = Watch(SHORT), random_base(SHORT.architecture, "none", torch.device("cpu"), torch.float32)
+    model = get_peft_model(base, LoraConfig(r=SHORT.rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    watch.on_train_begin(model=model, train_dataloader=Loader(SHORT))
+    ids = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]])
+    for batches in ([ids], [ids], [ids, ids], [ids[:1]]):  # an epoch ends with a shorter step
+        for batch in batches:
+            model(input_ids=batch)
+        watch.on_step_end()
+    watch.on_log(logs={"loss": "8.7"})
+    found = watch.measured()
+    assert (found.step_tokens, found.computed_tokens, found.first_loss) == ([10, 2], 20, 8.7)
+    assert len(found.step_seconds) == len(found.cpu_seconds) == 2
+    assert found.versions["torch"] == torch.__version__
+
+
+def test_a_peer_that_adapts_something_else_is_refused() -> None:
+    base = random_base(SHORT.architecture, "none", torch.device("cpu"), torch.float32)
+    model = get_peft_model(base, LoraConfig(r=SHORT.rank, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with pytest.raises(AssertionError, match="32768 parameters are trained, LoRA of all linear layers has 360448"):
+        Watch(SHORT).on_train_begin(model=model, train_dataloader=Loader(SHORT))
+
+
+def test_the_fastest_way_of_each_peer_counts_and_one_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of a peer's environment a program that tells a speed by the settings it is given."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "settings = json.load(open(sys.argv[2]))['settings']\n"
+        "if settings.get('per_device_train_batch_size') == 4: sys.exit('no room for four')\n"
+        "seconds = 1 if 'gradient_accumulation_steps' in settings else 2\n"
+        "print(json.dumps({'step_seconds': [seconds] * 2, 'step_tokens': [100] * 2, 'peak_bytes': 1, 'first_loss': 1,\n"
+        "    'cpu_seconds': [seconds] * 2, 'computed_tokens': 200}))\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", ["throughput", "--trl", str(python), "--llamafactory", str(python), "--repeats=1"])
+    found = compared(SHORT, _options())
+    assert {name for name in found if name.startswith("TRL")} == {"TRL packed", "TRL single"}
+    assert found["failed"] == {f"{peer.name} padded": "no room for four" for peer in PEERS.values()}
+    for peer in PEERS.values():
+        assert found["ratio"][peer.name]["to"] == f"{peer.name} single"
+        assert found[f"{peer.name} packed"]["tokens_per_second"] == 50
+        ours = found["muster"]["tokens_per_second"]
+        assert found["ratio"][peer.name]["median"] == pytest.approx(ours / 100, abs=0.001)

@@ -19,47 +19,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.jobs import PAD, WARM_UP, Clock, Job, Measured, between, peak_bytes, rows
+from benchmarks.jobs import WARM_UP, Job, rows
+from benchmarks.peers.side import Watch, device, labels, tokenizer
 from benchmarks.random_model import random_base
-
-
-class Watch(TrainerCallback):
-    def __init__(self, gpu: bool) -> None:
-        self.clock, self.losses = Clock(gpu), []
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.clock.tick()
-
-    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-        if "loss" in logs:
-            self.losses.append(logs["loss"])
 
 
 def main() -> None:
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
-    device = torch.device("cuda" if job.gpu else "cpu")
     torch.manual_seed(1)
     attention = job.settings.pop("attention", "sdpa")
-    base = random_base(
-        job.architecture, job.quantization, device, torch.bfloat16 if job.gpu else torch.float32, attention
-    )
-    data = Dataset.from_list([{"input_ids": row.ids.tolist(), "labels": _labels(row)} for row in rows(job)])
-    watch = Watch(job.gpu)
+    dtype = torch.bfloat16 if job.gpu else torch.float32
+    base = random_base(job.architecture, job.quantization, device(job), dtype, attention)
+    data = Dataset.from_list([{"input_ids": row.ids.tolist(), "labels": labels(row)} for row in rows(job)])
+    watch = Watch(job)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=base, args=_config(job, folder), train_dataset=data, processing_class=_tokenizer(),
+        SFTTrainer(
+            model=base, args=_config(job, folder), train_dataset=data, processing_class=tokenizer(),
             peft_config=LoraConfig(
                 r=job.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
             callbacks=[watch],
-        )  # fmt: skip
-        counted = Counted(trainer.data_collator)
-        trainer.data_collator = counted
-        trainer.train()
-    print(json.dumps(asdict(_measured(job, watch, counted, trainer.args.gradient_accumulation_steps))))
+        ).train()  # fmt: skip
+    print(json.dumps(asdict(watch.measured())))
 
 
 def _config(job: Job, folder: str) -> SFTConfig:
@@ -76,42 +59,5 @@ def _config(job: Job, folder: str) -> SFTConfig:
     )  # fmt: skip
 
 
-def _labels(row: Any) -> list[int]:
-    return [-100] * row.trained_from + row.ids[row.trained_from :].tolist()
-
-
-def _tokenizer() -> Any:
-    """Never asked to read a text: the rows are tokens."""
-    from tokenizers import Tokenizer, models
-
-    inner = Tokenizer(models.WordLevel({f"t{number}": number for number in range(3)}, unk_token="t2"))
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="t0", eos_token="t1")
-
-
-class Counted:
-    """A collator that remembers how many tokens each micro-batch had, and how many places."""
-
-    def __init__(self, inner: Any):
-        self.inner, self.tokens, self.places = inner, [], []
-
-    def __call__(self, features: Any) -> Any:
-        batch = self.inner(features)
-        self.tokens.append(sum(len(feature["input_ids"]) for feature in features))
-        self.places.append(batch["input_ids"].numel())
-        return batch
-
-
-def _measured(job: Job, watch: Watch, counted: Counted, accumulation: int) -> Measured:
-    def steps(of: list[int]) -> list[int]:
-        sums = [sum(of[start : start + accumulation]) for start in range(0, len(of), accumulation)]
-        return sums[WARM_UP : WARM_UP + job.steps]
-
-    return Measured(
-        between(watch.clock.wall), steps(counted.tokens), peak_bytes(job.gpu), watch.losses[0],
-        between(watch.clock.own), sum(steps(counted.places)),
-    )  # fmt: skip
-
-
 if __name__ == "__main__":
-    assert PAD == 0
     main()
