@@ -113,6 +113,8 @@ def _on_gpu(
     return found
 
 
+# Compiled, sizes that differ from row to row would make graphs of their own, and soon none at all.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _one_by_one(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float | None, window: int | None
 ) -> Tensor:

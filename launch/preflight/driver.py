@@ -166,8 +166,10 @@ def flash_attention(context: Context) -> Finding:
 
 
 def is_installed(module: str) -> bool:
-    """Whether its files are there. Nothing is imported: FlashAttention-2 is a flash_attn too, without FlashAttention-4's
-    part, and to import it would load torch."""
+    """Whether its files are there: FlashAttention-2 is a flash_attn, too, without the part of 4.
+
+    Nothing is imported, for that would load torch.
+    """
     top, *inner = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not inner:
