@@ -105,7 +105,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    lists = {"jobs": ON_CPU if options.cpu else ON_GPU, **{f"{key}_ways": peer.ways for key, peer in PEERS.items()}}
+    for name, known in lists.items():
+        for asked in (getattr(options, name) or "").split(","):
+            if asked and asked not in known:  # an hour's measurements would end there
+                parser.error(f"--{name.replace('_', '-')}: {asked!r} is not known; known are {', '.join(known)}")
+    return options
 
 
 def machine(cpu: bool) -> dict[str, Any]:

@@ -170,6 +170,22 @@ def test_on_a_gpu_a_peer_may_compute_again_what_its_blocks_do_not_keep() -> None
 
 
 @pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--jobs=7b-fixed,small-mixture", "--jobs: 'small-mixture' is not known; known are 7b-fixed, 7b-mixture,"),
+        ("--trl-ways=packed,fast", "--trl-ways: 'fast' is not known; known are packed, padded, single, recomputed"),
+    ],
+)
+def test_what_is_not_known_is_told_before_anything_is_measured(
+    argument: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["throughput", argument])
+    with pytest.raises(SystemExit):
+        _options()
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("installed", "major", "chosen"),
     [({2, 3}, 9, "fa3"), ({2, 3}, 8, "fa2"), ({2}, 9, "fa2"), ({3}, 8, "sdpa"), (set(), 9, "sdpa")],
 )

@@ -110,6 +110,21 @@ def test_two_gpus_give_the_losses_of_one(strategy: str, workspace: Workspace) ->
     assert relative_difference(run, single) < 1e-4
 
 
+@pytest.mark.parametrize("upcast", ["true", "false"])
+def test_attention_by_documents_of_a_packed_base(upcast: str, workspace: Workspace) -> None:
+    """With norms and embeddings in fp32, from which come queries that FlashAttention does not take, and without."""
+    if not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    one = (
+        "-s", "cluster.devices_per_node=1", "-s", "data.packing=true", "-s", "model.quantization=nf4",
+        "-s", f"model.upcast_unquantized={upcast}", "-s", "training.epochs=8",
+    )  # fmt: skip
+    masked, ours = (
+        train(workspace, name, *one, "-s", f"model.attention={name}", training=RECIPE) for name in ("sdpa", "varlen")
+    )
+    assert losses(ours) == pytest.approx(losses(masked), rel=1e-2)
+
+
 @pytest.mark.parametrize("packing", ["true", "false"])
 def test_attention_by_documents_and_a_loss_in_chunks_give_the_losses_of_the_plain_path(
     packing: str, workspace: Workspace
@@ -149,6 +164,17 @@ def test_blocks_that_are_compiled_give_the_same_losses(workspace: Workspace) -> 
     assert losses(train(workspace, "compiled", *one, "-s", "training.compile=true")) == pytest.approx(
         losses(plain), rel=1e-4
     )
+
+
+def test_blocks_that_are_compiled_take_documents_of_any_length(workspace: Workspace) -> None:
+    """In bf16, whose products are rounded to 8 bits: within 1e-2."""
+    if not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    one = ("-s", "cluster.devices_per_node=1", "-s", "data.packing=true", "-s", "model.attention=varlen")
+    plain = train(workspace, "eager", *one)
+    compiled = train(workspace, "compiled", *one, "-s", "training.compile=true")
+    assert verified(compiled)["attention"] == "varlen"
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-2)
 
 
 def test_a_save_is_waited_for_less_than_50_ms(workspace: Workspace) -> None:
