@@ -45,6 +45,7 @@ ON_CPU = {
 # which a CPU does not mind and which pads nothing: eight rows to an optimizer step either way.
 FOUR = {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"}
 ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+RECOMPUTED = "recomputed"
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,27 @@ class Peer:
     ways: dict[str, dict[str, Any]]
     """Its settings by the name of the way, in its own words."""
 
+    def usual(self, gpu: bool) -> list[str]:
+        """A GPU may not hold what blocks keep, as of a 14B; memory of a CPU is not what limits a small model."""
+        return [way for way in self.ways if gpu or way != RECOMPUTED]
+
 
 PEERS = {
-    "trl": Peer("TRL", {"packed": {}, "padded": {"packing": False, **FOUR}, "single": {"packing": False, **ONE}}),
-    "llamafactory": Peer("LLaMA-Factory", {"packed": {"neat_packing": True}, "padded": FOUR, "single": ONE}),
-}
+    "trl": Peer(
+        "TRL",
+        {
+            "packed": {}, "padded": {"packing": False, **FOUR}, "single": {"packing": False, **ONE},
+            RECOMPUTED: {"gradient_checkpointing": True},
+        },
+    ),
+    "llamafactory": Peer(
+        "LLaMA-Factory",
+        {
+            "packed": {"neat_packing": True}, "padded": FOUR, "single": ONE,
+            RECOMPUTED: {"neat_packing": True, "disable_gradient_checkpointing": False},
+        },
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -80,7 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true")
     for key, peer in PEERS.items():
         parser.add_argument(f"--{key}", metavar="PYTHON", help=f"of an environment with {peer.name}")
-        parser.add_argument(f"--{key}-ways", default=",".join(peer.ways), help="of running it, separated by commas")
+        parser.add_argument(f"--{key}-ways", help=f"of running it, separated by commas: {', '.join(peer.ways)}")
         parser.add_argument(f"--{key}-set", default="{}", help="more of its settings, as JSON, such as an attention")
     parser.add_argument("--jobs", help="names, separated by commas; all unless given")
     parser.add_argument("--set", default="{}", help="values of muster's spec by dotted key, as JSON")
@@ -88,7 +105,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    lists = {"jobs": ON_CPU if options.cpu else ON_GPU, **{f"{key}_ways": peer.ways for key, peer in PEERS.items()}}
+    for name, known in lists.items():
+        for asked in (getattr(options, name) or "").split(","):
+            if asked and asked not in known:  # an hour's measurements would end there
+                parser.error(f"--{name.replace('_', '-')}: {asked!r} is not known; known are {', '.join(known)}")
+    return options
 
 
 def machine(cpu: bool) -> dict[str, Any]:
@@ -115,7 +138,8 @@ def compared(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     for key, peer in PEERS.items():
         if python := getattr(options, key):
             more, argv = json.loads(getattr(options, f"{key}_set")), [python, f"benchmarks/peers/{key}_train.py"]
-            for way in getattr(options, f"{key}_ways").split(","):
+            named = getattr(options, f"{key}_ways")
+            for way in named.split(",") if named else peer.usual(job.gpu):
                 sides[f"{peer.name} {way}"] = (replace(job, settings=peer.ways[way] | more), argv)
     runs: dict[str, list[Measured]] = {side: [] for side in sides}
     failed: dict[str, str] = {}

@@ -63,7 +63,12 @@ def conflicts(spec: RunSpec, topology: Topology, precision: Precision) -> list[t
         why = "needs bf16 or fp16 on compute capability 8.0 or above, as FlashAttention does"
         message = f"model.attention varlen {why}; {topology.device_name} in {precision} has sdpa or eager"
         found.append((("model", "attention"), message))
-    if flash_attention_of(spec, topology.device == "gpu") != "torch" and precision == "fp32":
-        message = f"model.flash_attention {spec.model.flash_attention} computes in bf16 and fp16 alone, not in fp32"
+    kernels = flash_attention_of(spec, topology.device == "gpu")
+    if kernels != "torch" and precision == "fp32":
+        message = f"model.flash_attention {kernels} computes in bf16 and fp16 alone, not in fp32"
+        found.append((("model", "flash_attention"), message))
+    if kernels != "torch" and spec.data.packing and attention_of(spec, gpu=True) == "sdpa":
+        why = "packed rows have a mask under model.attention sdpa, and no FlashAttention takes one"
+        message = f"nothing reads this: {why}; use model.attention: varlen or data.packing: false"
         found.append((("model", "flash_attention"), message))
     return found

@@ -55,9 +55,9 @@ class ModelSpec(Section):
     """What computes attention: `sdpa` (torch's fused kernels), `eager`, which holds every score, or `varlen`, which
     takes packed rows document by document, without a mask. `auto` takes varlen for packed rows on CPU, else sdpa."""
     flash_attention: FlashAttention = "torch"
-    """FlashAttention's kernels under `sdpa` and `varlen` on GPUs: torch's own (FlashAttention-2), or those of another
-    package, which torch calls in their place: `fa3` (flash_attn_interface; Hopper) or `fa4` (flash_attn.cute; Hopper
-    and Blackwell)."""
+    """FlashAttention's kernels on GPUs, under `varlen` and, where rows are not packed, `sdpa`: torch's own
+    (FlashAttention-2), or those of another package, which torch calls in their place: `fa3` (flash_attn_interface;
+    Hopper) or `fa4` (flash_attn.cute; Hopper and Blackwell)."""
 
 
 class LoraSpec(Section):

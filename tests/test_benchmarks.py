@@ -11,11 +11,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.jobs import TRAINED, WARM_UP, Clock, Job, Measured, Row, between, rows
-from benchmarks.peers.side import Watch, labels, same_rows
+from benchmarks.levers import Side
+from benchmarks.peers.side import Watch, attention, labels, same_rows
+from benchmarks.profile_step import STEPS, family, profiled, shares
 from benchmarks.random_model import random_base
 from benchmarks.throughput import ON_CPU, ON_GPU, PEERS, _options, compared, planned, written
+from launch.throughput import flops_per_token
 from launch.variants import VARIANTS
 from tests.conftest import ROOT, environment
+from tests.launch.conftest import plan_of, spec_of
+from training.attention import register
 
 SHORT = Job("small", False, "none", "mixture", max_length=256, accumulation=2, steps=2)
 
@@ -157,3 +162,102 @@ def test_the_fastest_way_of_each_peer_counts_and_one_that_fails_is_told(
         assert found[f"{peer.name} packed"]["tokens_per_second"] == 50
         ours = found["muster"]["tokens_per_second"]
         assert found["ratio"][peer.name]["median"] == pytest.approx(ours / 100, abs=0.001)
+
+
+def test_on_a_gpu_a_peer_may_compute_again_what_its_blocks_do_not_keep() -> None:
+    for peer in PEERS.values():
+        assert set(peer.usual(gpu=True)) - set(peer.usual(gpu=False)) == {"recomputed"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--jobs=7b-fixed,small-mixture", "--jobs: 'small-mixture' is not known; known are 7b-fixed, 7b-mixture,"),
+        ("--trl-ways=packed,fast", "--trl-ways: 'fast' is not known; known are packed, padded, single, recomputed"),
+    ],
+)
+def test_what_is_not_known_is_told_before_anything_is_measured(
+    argument: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["throughput", argument])
+    with pytest.raises(SystemExit):
+        _options()
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("installed", "major", "chosen"),
+    [({2, 3}, 9, "fa3"), ({2, 3}, 8, "fa2"), ({2}, 9, "fa2"), ({3}, 8, "sdpa"), (set(), 9, "sdpa")],
+)
+def test_a_peer_has_the_newest_attention_that_is_installed(
+    installed: set[int], major: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: 2 in installed)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_3_available", lambda: 3 in installed)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (major, 0))
+    assert attention(replace(SHORT, gpu=True), ("fa3", "fa2")) == chosen
+    assert attention(SHORT, ("fa3", "fa2")) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        ("void flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<...>", "attention"),
+        ("fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention::...)", "attention"),
+        ("cutlass::device_kernel<flash::enable_sm90<flash::FlashAttnFwdSm90<...>>>", "attention"),
+        ("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_TNT", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_cublas", "matrix products"),
+        ("void kDequantizeBlockwise<__nv_bfloat16, 512, 64, 8, 2>(...)", "unpacking of weights"),
+        ("void at::native::multi_tensor_apply_kernel<..., FusedAdamMathFunctor<...>>", "optimizer"),
+        ("void at::native::(anonymous namespace)::cunn_SoftMaxForward<8, float, float, float, ...>", "loss"),
+        ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::MeanOps<...>>>", "reductions"),
+        ("void at::native::elementwise_kernel<..., direct_copy_kernel_cuda(...)>", "copies and casts"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies and casts"),
+        ("void at::native::vectorized_elementwise_kernel<4, silu_kernel(at::TensorIteratorBase&)...>", "elementwise"),
+        ("triton_poi_fused_mul_silu_0", "elementwise"),
+        ("ncclDevKernel_AllReduce_Sum_f32_RING_LL(...)", "communication"),
+        ("aten::addmm", "matrix products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("something_else", "other"),
+    ],
+)  # fmt: skip
+def test_a_kernel_s_family(kernel: str, expected: str) -> None:
+    assert family(kernel).startswith(expected)
+
+
+def test_shares_of_a_profile_are_of_its_kernels_and_busy_is_of_the_clock() -> None:
+    found = shares([("aten::mm", 3e5), ("aten::mul", 1e5), ("aten::mm", 1e5)], 1.0)
+    assert found["busy"] == 0.5
+    assert found["families"] == {"matrix products": 0.8, "elementwise": 0.2}
+    assert list(found["kernels"]) == ["aten::mm", "aten::mul"]
+
+
+def test_a_step_is_profiled_as_muster_trains_it() -> None:
+    """By documents on a CPU, so that attention is SDPA's own kernel; matrices take most of it."""
+    register()
+    found = profiled(Side(replace(SHORT, accumulation=1, steps=STEPS)), gpu=False)
+    assert 0.3 < found["busy"] <= 1.1
+    assert sum(found["families"].values()) == pytest.approx(1, abs=0.01)
+    assert next(iter(found["families"])) == "matrix products"
+    assert found["families"]["attention"] > 0.005
+    assert found["families"].get("other", 0) < 0.2
+
+
+def test_what_the_planner_expects_of_the_targets_on_a_gpu() -> None:
+    """MFU of the 7B at 4,096 tokens, with its band, and nf4 beside bf16: as docs/performance.md tells them."""
+    rates, shares_of_peak = {}, []
+    for held in ("none", "nf4"):
+        spec = spec_of(
+            "qwen2.5-7b", model={"quantization": held}, lora={"rank": 16, "dropout": 0.0}, data={"max_length": 4096},
+            training={"micro_batch_size": 1, "global_batch_size": 2, "optimizer": "adamw_torch_fused"},
+        )  # fmt: skip
+        plan = plan_of("1xH100-80GB", 1, spec)
+        assert plan.throughput is not None
+        assert plan.topology.rates is not None
+        found, flops = plan.throughput, flops_per_token(plan.architecture, plan.setting.adapter, 4096)
+        rates[held] = found.tokens_per_second
+        peak = plan.topology.rates.flops / flops / 100
+        shares_of_peak.append([round(one / peak) for one in (found.tokens_per_second, found.low, found.high)])
+    expected, low, high = shares_of_peak[0]
+    told = f"The planner expects {expected} % ({low} to {high}), which is below the target, and nf4 at"
+    assert f"{told} {round(100 * rates['nf4'] / rates['none'])} % of bf16" in (ROOT / "docs/performance.md").read_text()

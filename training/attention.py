@@ -101,6 +101,10 @@ def _on_gpu(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    if torch.is_autocast_enabled(query.device.type):
+        # As autocast does for SDPA: queries and keys are fp32 behind norms and embeddings that are held so.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     found = varlen_attn(
         query, key, value, bounds, bounds, longest, longest, scale=scaling,
         window_size=(-1 if window is None else window - 1, 0), enable_gqa=True,
@@ -109,6 +113,8 @@ def _on_gpu(
     return found
 
 
+# Compiled, sizes that differ from row to row would make graphs of their own, and soon none at all.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _one_by_one(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float | None, window: int | None
 ) -> Tensor:

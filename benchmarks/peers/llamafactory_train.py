@@ -23,7 +23,7 @@ from llamafactory.train.tuner import run_exp
 from transformers import AutoModelForCausalLM
 
 from benchmarks.jobs import WARM_UP, Job, rows
-from benchmarks.peers.side import Watch, device, labels, tokenizer
+from benchmarks.peers.side import Watch, attention, device, labels, tokenizer
 from benchmarks.random_model import config_of, random_base
 
 
@@ -63,9 +63,9 @@ def _settings(job: Job, folder: Path) -> dict[str, Any]:
     # It packs up to cutoff_len - 1 tokens, fills up to cutoff_len, and its collator pads to a multiple of 8, of which
     # positions that were packed know nothing: eight more than the longest row is the least that holds it.
     options: dict[str, Any] = {
-        "cutoff_len": job.max_length + 8, "per_device_train_batch_size": 1, "flash_attn": "sdpa",
-        "gradient_accumulation_steps": job.accumulation, "disable_gradient_checkpointing": True,
-        "optim": "adamw_torch_fused",
+        "cutoff_len": job.max_length + 8, "per_device_train_batch_size": 1,
+        "flash_attn": attention(job, ("fa3", "fa2")), "gradient_accumulation_steps": job.accumulation,
+        "disable_gradient_checkpointing": True, "optim": "adamw_torch_fused",
     }  # fmt: skip
     return {
         "stage": "sft", "do_train": True, "model_name_or_path": str(folder / "base"), "dataset": "rows",

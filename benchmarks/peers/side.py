@@ -82,5 +82,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=f"t{PAD}", eos_token="t1", unk_token="t2")
 
 
+def attention(job: Job, names: tuple[str, str]) -> str:
+    """The newest that is installed beside the peer. `names` are its words for FlashAttention-3 and 2.
+
+    Packed rows are what both document FlashAttention for: under SDPA they cost a mask.
+    """
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    if job.gpu and torch.cuda.get_device_capability()[0] == 9 and is_flash_attn_3_available():
+        return names[0]
+    return names[1] if job.gpu and is_flash_attn_2_available() else "sdpa"
+
+
 def device(job: Job) -> torch.device:
     return torch.device("cuda" if job.gpu else "cpu")

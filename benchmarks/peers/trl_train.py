@@ -22,16 +22,16 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.jobs import WARM_UP, Job, rows
-from benchmarks.peers.side import Watch, device, labels, tokenizer
+from benchmarks.peers.side import Watch, attention, device, labels, tokenizer
 from benchmarks.random_model import random_base
 
 
 def main() -> None:
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     torch.manual_seed(1)
-    attention = job.settings.pop("attention", "sdpa")
+    chosen = job.settings.pop("attention", None) or attention(job, ("flash_attention_3", "flash_attention_2"))
     dtype = torch.bfloat16 if job.gpu else torch.float32
-    base = random_base(job.architecture, job.quantization, device(job), dtype, attention)
+    base = random_base(job.architecture, job.quantization, device(job), dtype, chosen)
     data = Dataset.from_list([{"input_ids": row.ids.tolist(), "labels": labels(row)} for row in rows(job)])
     watch = Watch(job)
     with tempfile.TemporaryDirectory() as folder:

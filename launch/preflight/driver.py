@@ -155,7 +155,7 @@ def flash_attention(context: Context) -> Finding:
     kernels = context.plan.spec.model.flash_attention
     module, package, majors = FLASH_PACKAGES[kernels]
     fix = f"install {package}, or use model.flash_attention: torch"
-    if importlib.util.find_spec(module.split(".")[0]) is None:
+    if not is_installed(module):
         return failed(f"{module}, which has the kernels of {kernels}, is not there", fix)
 
     def wrong(found: tuple[int, int]) -> str | None:
@@ -163,6 +163,19 @@ def flash_attention(context: Context) -> Finding:
 
     there = f"{module} is there, and made for them"
     return judge(read(context, _capability), wrong, there, "use model.flash_attention: torch")
+
+
+def is_installed(module: str) -> bool:
+    """Whether its files are there: FlashAttention-2 is a flash_attn, too, without the part of 4.
+
+    Nothing is imported, for that would load torch.
+    """
+    top, *inner = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not inner:
+        return spec is not None
+    places = [Path(place, *inner) for place in spec.submodule_search_locations or ()]
+    return any(place.with_suffix(".py").is_file() or (place / "__init__.py").is_file() for place in places)
 
 
 def without_flash_package(context: Context) -> str | None:

@@ -69,6 +69,17 @@ def test_another_package_s_kernels_are_for_gpus_and_half_precision() -> None:
     )
 
 
+def test_another_package_s_kernels_are_never_called_beside_a_mask() -> None:
+    """Packed rows under SDPA, which is what `auto` takes on GPUs."""
+    asked = {"flash_attention": "fa3"}
+    told = refused("1xH100-80GB", model=asked)
+    assert "nothing reads this: packed rows have a mask under model.attention sdpa" in told
+    assert told.endswith("use model.attention: varlen or data.packing: false")
+    assert chosen("1xH100-80GB", model={**asked, "attention": "varlen"})[0] == "varlen"
+    assert chosen("1xH100-80GB", model=asked, data={**SMALL, "packing": False})[0] == "sdpa"
+    assert chosen(CPU, model={**asked, "attention": "sdpa"})[0] == "sdpa"
+
+
 def test_chunks_take_the_largest_tensor_out_of_the_forecast() -> None:
     """7B, four rows of 4,096 tokens: 30 GB become 0.85."""
     peaks = {}

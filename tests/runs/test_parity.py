@@ -70,6 +70,29 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_work
         assert len(answers) == 2 * 3  # before training and after each of two epochs
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_packed_rows_give_their_losses_by_documents_under_every_engine(
+    strategy: str, base_workspace: Workspace
+) -> None:
+    """The model is told that there is no mask, through the engine's own wrappers; against one process under SDPA."""
+    spec, packed = base_workspace.spec("packed"), ("-s", "data.packing=true", "-s", "training.epochs=4")
+    reference, run = (base_workspace.root / name for name in ("masked", f"packed-{strategy}"))
+    ways = {
+        reference: ("single", "model.attention=sdpa", "cluster.devices_per_node=1"),
+        run: (strategy, "model.attention=varlen", "cluster.devices_per_node=2"),
+    }
+    for where, (engine, attention, devices) in ways.items():
+        if not (where / "adapter").exists():
+            options = ("-s", f"cluster.strategy={engine}", "-s", attention, "-s", devices)
+            done = muster("run", spec, "--run-dir", where, *packed, *options)
+            assert done.code == 0, done.err
+    observed = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified")
+    assert (observed["engine"], observed["attention"]) == (strategy, "varlen")
+    found, expected = losses(run), losses(reference)
+    assert len(found) == len(expected) > 4
+    assert found == pytest.approx(expected, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize("packing", ["true", "false"])
 def test_a_loss_in_chunks_and_attention_by_documents_change_nothing(packing: str, base_workspace: Workspace) -> None:
     """Against the plain loss and SDPA's mask, as a GPU has them, within 1e-5: sums in another order."""

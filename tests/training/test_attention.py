@@ -224,3 +224,28 @@ def test_the_kernel_of_a_gpu_is_asked_for_causal_documents(monkeypatch: pytest.M
     flat = [states.transpose(1, 2).flatten(0, 1) for states in (q, k, k)]
     found = ours._on_gpu(*flat, bounds, 9, 0.25, None)
     assert torch.equal(found.view_as(expected), expected)
+
+
+@pytest.mark.parametrize("kind", TAKE_MASKS_BY_NAME)
+def test_the_kernel_of_a_gpu_is_given_no_fp32(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes none. Norms and embeddings in fp32 (model.upcast_unquantized) make queries and keys that are."""
+    import torch.nn.attention.varlen as kernel
+
+    import training.attention as ours
+
+    given: list[set[torch.dtype]] = []
+
+    def stand_in(q: Any, k: Any, v: Any, cu_q: Any, *_: Any, scale: float, **__: Any) -> Any:
+        given.append({q.dtype, k.dtype, v.dtype})
+        return by_document(q, k, v, cu_q, scale, None)
+
+    by_document = ours._one_by_one
+    monkeypatch.setattr(kernel, "varlen_attn", stand_in)
+    monkeypatch.setattr(ours, "_one_by_one", lambda q, k, v, cu, *rest: ours._on_gpu(q, k, v, cu, 9, *rest))
+    trained = model(kind, NAME).to(torch.bfloat16).train()
+    for name, parameter in trained.named_parameters():
+        if "norm" in name or "embed" in name:
+            parameter.data = parameter.data.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        trained(**collated(True, [9, 5])).loss.backward()
+    assert given == [{torch.bfloat16}] * 2

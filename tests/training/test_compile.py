@@ -1,5 +1,6 @@
 """Blocks that are compiled compute what they computed, by one graph for all but the first and for all rows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +15,17 @@ from training.model import load
 TOLERANCE = 1e-5  # of a loss and of the gradients against their norm: fused operations round once where two did
 
 
-def trained(workspace: Workspace, compiled: bool, checkpointed: bool | int = False) -> tuple[list[float], torch.Tensor]:
-    """Losses of three packed batches of other documents, and the gradients of the last."""
+THREE = [[40, 30], [90], [20, 20, 20]]
+
+
+def trained(
+    workspace: Workspace, compiled: bool, checkpointed: bool | int = False, attention: str = "sdpa",
+    rows: Sequence[list[int]] = THREE,
+) -> tuple[list[float], torch.Tensor]:  # fmt: skip
+    """Losses of packed batches of other documents, and the gradients of the last."""
     plan = plan_for(
         workspace, training={"compile": compiled, "gradient_checkpointing": checkpointed},
-        data={"packing": True, "max_length": 96}, model={"attention": "sdpa"},
+        data={"packing": True, "max_length": 96}, model={"attention": attention},
     )  # fmt: skip
     model = load(plan).train()
     torch.manual_seed(1)
@@ -26,7 +33,7 @@ def trained(workspace: Workspace, compiled: bool, checkpointed: bool | int = Fal
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     collate, losses = collator(plan, 0), []
-    for lengths in ([40, 30], [90], [20, 20, 20]):
+    for lengths in rows:
         batch: dict[str, Any] = collate([row(lengths)])
         batch.pop("indices")
         model.zero_grad()
@@ -52,3 +59,17 @@ def test_losses_and_gradients_are_those_of_blocks_that_are_not(workspace: Worksp
     plain, expected = trained(workspace, compiled=False)
     assert losses == pytest.approx(plain, rel=TOLERANCE)
     assert float((gradients - expected).norm() / expected.norm()) < TOLERANCE
+
+
+def test_documents_that_are_computed_one_by_one_make_no_graphs_of_their_own(workspace: Workspace) -> None:
+    """Attention by documents on a CPU stands between two graphs: however many there are, and of whatever lengths."""
+    torch.compiler.reset()
+    counters.clear()
+    more = [*THREE, [7, 50, 9, 3], [60, 31], [5] * 15, [80, 2], [33, 33, 20, 1, 1]]
+    trained(workspace, True, attention="varlen", rows=more[:5])
+    some = counters["stats"]["unique_graphs"]
+    torch.compiler.reset()
+    counters.clear()
+    losses, _ = trained(workspace, True, attention="varlen", rows=more)
+    assert counters["stats"]["unique_graphs"] == some
+    assert losses == pytest.approx(trained(workspace, False, attention="varlen", rows=more)[0], rel=TOLERANCE)

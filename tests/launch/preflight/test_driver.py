@@ -170,6 +170,7 @@ def test_bf16_needs_compute_capability_8(scenario: str, gpus: str, status: str, 
         ("fa3", "h100x8", "8xH100-80GB", True, "pass", "flash_attn_interface is there, and made for them"),
         ("fa3", "h100x8", "8xH100-80GB", False, "fail", "flash_attn_interface, which has the kernels of fa3, is not"),
         ("fa4", "h100x8", "8xH100-80GB", True, "pass", "flash_attn.cute.interface is there"),
+        ("fa4", "h100x8", "8xH100-80GB", False, "fail", "flash_attn.cute.interface, which has the kernels of fa4, is"),
         ("fa3", "a100x8", "8xA100-40GB", True, "fail", "fa3 has no kernel for compute capability 8.0"),
         ("torch", "a100x8", "8xA100-40GB", False, "skipped", "torch's own kernels are used"),
     ],
@@ -177,8 +178,12 @@ def test_bf16_needs_compute_capability_8(scenario: str, gpus: str, status: str, 
 def test_a_package_of_flash_attention_and_the_gpus_that_it_is_for(
     kernels: str, scenario: str, gpus: str, there: bool, status: str, evidence: str, tmp_path: Path
 ) -> None:
+    (tmp_path / "flash_attn").mkdir()  # FlashAttention-2, which has no part of 4
+    (tmp_path / "flash_attn/__init__.py").touch()
     if there:
-        (tmp_path / f"{FLASH_PACKAGES[kernels][0].split('.')[0]}.py").touch()  # type: ignore[index]
+        file = tmp_path / f"{FLASH_PACKAGES[kernels][0].replace('.', '/')}.py"  # type: ignore[index]
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
     before = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "context = selftest.context_for\n"
