@@ -1,12 +1,7 @@
 """What a worker finds out about its place before it joins the others."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import ROOT
 from training.engine import cpu_threads, launched
 
 BY_HAND: dict[str, str] = {}
@@ -34,17 +29,3 @@ def test_threads_are_those_that_were_asked_for_or_a_share_of_the_cores(
 
 def test_more_ranks_than_cores_have_a_thread_each() -> None:
     assert cpu_threads(launched(RANK), 1, RANK) == 1
-
-
-@pytest.mark.parametrize(
-    ("variables", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
-    ids=["nobody said", "their own number", "their own policy"],
-)
-def test_how_long_torch_s_threads_spin_is_said_before_torch_is_loaded(
-    variables: dict[str, str], spins: str | None
-) -> None:
-    code = "import os, sys, training; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
-    usual = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    told = subprocess.check_output([sys.executable, "-c", code], env={**usual, **variables}, cwd=ROOT, text=True)
-    assert told.split() == ["False", str(spins)]
