@@ -57,9 +57,10 @@ def divide_batch(spec: RunSpec, world_size: int, micro: int) -> tuple[int, int]:
         return micro, accumulation
     given = "gradient_accumulation_steps" in training.model_fields_set
     step, parts = micro * world_size, f"micro-batches of {micro}"
-    if given and (training.micro_batch_size == "auto" or "micro_batch_size" not in training.model_fields_set):
+    left_open = training.micro_batch_size == "auto" or "micro_batch_size" not in training.model_fields_set
+    if given and left_open:
         step, parts = asked * world_size, f"{asked} accumulation steps"
-    if total % step:
+    if total % step and (left_open or not given):
         below, above = total // step * step, (total // step + 1) * step
         near = " or ".join(str(value) for value in (below, above) if value)
         message = (
@@ -93,6 +94,16 @@ def on_one_device(spec: RunSpec) -> tuple[RunSpec, list[str]]:
         left_open = training.micro_batch_size == "auto" and not given
         update = {"global_batch_size": total} if left_open else more
     return spec.model_copy(update={"training": training.model_copy(update=update)}), [note]
+
+
+def alone(spec: RunSpec) -> tuple[RunSpec, list[str]]:
+    """The same training on one device; a spec for several that names how they share it leaves that open there."""
+    changed, notes = on_one_device(spec)
+    asked = spec.cluster.strategy
+    if not notes or asked not in ("ddp", "fsdp2"):
+        return changed, notes
+    cluster = changed.cluster.model_copy(update={"strategy": "auto"})
+    return changed.model_copy(update={"cluster": cluster}), [*notes, f"{asked} takes several devices: it is left out"]
 
 
 def other_batch(spec: RunSpec, world_size: int) -> list[str]:

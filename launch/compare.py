@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.checkpointing import checkpointable
-from launch.errors import NoPlanError, SpecError
+from launch.errors import NoPlanError, SpecError, UsageError
 from launch.hardware import parse_gpus
 from launch.planning import planned
 from launch.spec import RunSpec
@@ -25,8 +25,10 @@ def compared(
     A spec that leaves its global batch open trains with another one on another number of devices: `other_batch` is true
     for rows whose global batch is not that of the first one that fits.
 
-    Raises UsageError for a type that is not known, SpecError for a spec that none of the GPUs can run.
+    Raises UsageError for a type that is not known or left out, SpecError for a spec that none of the GPUs can run.
     """
+    if not all(text.strip() for text in gpus):
+        raise UsageError(f"--compare {','.join(gpus)}: a kind of GPUs between commas, such as 8xA100-80GB, is missing")
     rows, wrong = list[dict[str, Any]](), list[SpecError]()
     for text in gpus:
         try:

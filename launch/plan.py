@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from launch import adapter, checkpointing
 from launch.adapter import adapter_parameters
 from launch.architecture import Architecture
-from launch.batch import asked_devices, divide_batch, micro_batch_sizes, on_one_device, other_batch
+from launch.batch import alone, asked_devices, divide_batch, micro_batch_sizes, on_one_device, other_batch
 from launch.compatibility import Refusal, refusals
 from launch.contradictions import batch_contradictions
 from launch.errors import ConflictError, NoPlanError, PlanMismatch
@@ -115,7 +115,7 @@ def resolve(
     problems = conflicts(spec, architecture, topology, versions)
     if problems:
         raise ConflictError(problems)
-    spec, notes = _alone(spec) if topology.world_size == 1 else (spec, [])
+    asked, (spec, notes) = spec, alone(spec) if topology.world_size == 1 else (spec, [])
     precision, warnings = _precision(spec, topology)
     warnings += other_batch(spec, topology.world_size)
     sizes = micro_batch_sizes(spec, topology.world_size)
@@ -125,7 +125,7 @@ def resolve(
         raise NoPlanError("\n".join(["no strategy can run this spec on these devices", *reasons]))
     chosen = choose(found)
     if chosen is None:
-        helps = remedies(spec, architecture, topology, precision, versions)
+        helps = remedies(asked, architecture, topology, precision, versions)
         raise NoPlanError(too_large(spec, topology, found, helps), [remedy.values for remedy in helps])
     micro, accumulation = divide_batch(spec, topology.world_size, chosen.micro_batch_size)
     optimizer = optimizer_under(spec, chosen.strategy)
@@ -171,7 +171,7 @@ def conflicts(
 
 def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> list[tuple[Path, str]]:
     found = _ddp_conflicts(spec, topology)
-    spec = _alone(spec)[0] if topology.world_size == 1 else spec
+    spec = alone(spec)[0] if topology.world_size == 1 else spec
     decisions: list[Callable[[], object]] = [
         lambda: _precision(spec, topology), lambda: _adapter_precision(spec, topology),
         lambda: _kernels(spec, topology),
@@ -189,16 +189,6 @@ def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> 
         refused = refusals(spec, asked, topology.world_size, versions)
         found += [(("cluster", "strategy"), str(refusal)) for refusal in refused]
     return found
-
-
-def _alone(spec: RunSpec) -> tuple[RunSpec, list[str]]:
-    """The same training on one device; a spec for several that names how they share it leaves that open there."""
-    alone, notes = on_one_device(spec)
-    asked = spec.cluster.strategy
-    if not notes or asked not in ("ddp", "fsdp2"):
-        return alone, notes
-    cluster = alone.cluster.model_copy(update={"strategy": "auto"})
-    return alone.model_copy(update={"cluster": cluster}), [*notes, f"{asked} takes several devices: it is left out"]
 
 
 def as_launched(

@@ -5,7 +5,7 @@ from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 from launch.architecture import Architecture
-from launch.batch import divide_batch, micro_batch_sizes
+from launch.batch import alone, divide_batch, micro_batch_sizes
 from launch.errors import ConflictError
 from launch.hardware import CATALOGUE, GIB, Topology, gpu_topology
 from launch.kernels import loss_of, not_chunked
@@ -50,9 +50,11 @@ def remedies(
     versions: Versions,
     most: int = 3,
 ) -> list[Remedy]:
-    """At most so many changes that are enough: single ones, then those of the spec together."""
+    """At most so many changes that are enough: single ones, then those of the spec together. `spec` is as somebody
+    wrote it, for that is what they change; on one device it is planned as that one runs it."""
 
     def best(changed: RunSpec, devices: Topology) -> Candidate | None:
+        changed = alone(changed)[0] if devices.world_size == 1 else changed
         sizes = micro_batch_sizes(changed, devices.world_size)
         there, found = _precision(changed, devices, precision), None
         # What the smallest micro-batch does not fit, no larger one does.
@@ -130,7 +132,8 @@ def _spec_changes(spec: RunSpec, topology: Topology, precision: Precision) -> It
         yield "training.loss: chunked", {"training": {"loss": "chunked"}}
     if micro != "auto" and micro > 1:
         steps = training.gradient_accumulation_steps * micro
-        more: dict[str, Any] = {} if training.global_batch_size else {"gradient_accumulation_steps": steps}
+        given = training.global_batch_size is None or "gradient_accumulation_steps" in training.model_fields_set
+        more: dict[str, Any] = {"gradient_accumulation_steps": steps} if given else {}
         told = f", gradient_accumulation_steps: {steps}" if more else ""
         yield f"training.micro_batch_size: 1{told}", {"training": {"micro_batch_size": 1, **more}}
     if spec.model.quantization != "none" and spec.model.upcast_unquantized:

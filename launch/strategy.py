@@ -110,6 +110,7 @@ def setting_of(
         strategy=strategy, micro_batch_size=micro_batch_size,
         gradient_checkpointing=checkpointed_layers > 0, checkpointed_layers=checkpointed_layers,
         world_size=topology.world_size, devices_per_node=topology.devices_per_node, max_length=spec.data.max_length,
+        accumulates=accumulation_steps(spec, topology.world_size, micro_batch_size) > 1,
         quantization=spec.model.quantization, upcast_unquantized=spec.model.upcast_unquantized,
         double_quantization=spec.model.double_quantization, attention=attention_of(spec, topology.device == "gpu"),
         adapter_precision=None if spec.lora.precision == "auto" else spec.lora.precision,

@@ -126,7 +126,14 @@ def _yaml(text: str, file: str) -> tuple[dict[str, Any], Located]:
         raise UsageError(f"{file}: not YAML: {first_line(error)}") from None
     if located.mistakes:
         raise SpecError(located.mistakes)
-    return {str(key): value for key, value in values.items()}, located
+    return _named(values), located
+
+
+def _named(value: Any) -> Any:
+    """With keys as text at every level: YAML reads a 1 or a yes as no text, and no library knows such a key."""
+    if isinstance(value, dict):
+        return {str(key): _named(item) for key, item in value.items()}
+    return [_named(item) for item in value] if isinstance(value, list) else value
 
 
 def _places(text: str, file: str) -> Located:

@@ -68,15 +68,16 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         "engine buffers": static.buffers(architecture, setting),
     }
     trained = {**held, "gradients": static.gradients(setting)}
+    accumulating = {**held, "gradients": static.accumulated(setting)}
     kept = activations.saved(architecture, setting) + activations.cast_weights(setting)
     ahead, back = (_most_of_blocks(architecture, setting, kept, backward) for backward in (False, True))
     unpacked = dequantised(architecture, setting)
     phases = {
         # A packed base lands whole on each device before it is sharded (DeepSpeed#5637).
         "load": {**base, "base weights": _loading(architecture, setting), "dequantisation": unpacked},
-        "forward": {**trained, **ahead, "dequantisation": unpacked},
-        "loss": {**trained, "activations": kept, "logits and loss": _loss(architecture, setting)},
-        "backward": {**trained, **back, "dequantisation": unpacked},
+        "forward": {**accumulating, **ahead, "dequantisation": unpacked},
+        "loss": {**accumulating, "activations": kept, "logits and loss": _loss(architecture, setting)},
+        "backward": {**accumulating, **back, "dequantisation": unpacked},
         "optimizer step": {**trained, "in passing": static.updating(setting)},
         "evaluation": {
             **held, "in passing": activations.evaluating(architecture, setting),

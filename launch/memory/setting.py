@@ -76,6 +76,8 @@ class Setting:
     precision: Precision
     gpu: bool
     devices_per_node: int = 1
+    accumulates: bool = False
+    """Whether a step has more than one micro-batch."""
     adapter: Adapter = Adapter()
     checkpointed_layers: int | None = None
     """Of how many blocks, if any: the first so many that gradients flow through. None for all of these."""

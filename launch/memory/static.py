@@ -69,12 +69,23 @@ def adapters(setting: Setting) -> int:
 
 
 def gradients(setting: Setting) -> int:
-    """Of the type of their weights. ZeRO-2 and 3 keep a share of them, ZeRO-1 all and a share of their sum. DDP's are
-    views of its buckets (gradient_as_bucket_view), and counted there."""
+    """Of the type of their weights, once a step's last micro-batch has been exchanged. ZeRO-2 and 3 keep a share of
+    them, ZeRO-1 all and a share of their sum. DDP's are views of its buckets (gradient_as_bucket_view), and counted
+    there."""
     if _offloaded(setting) or setting.strategy == "ddp":
         return 0
     held = _gradients(setting)
     return (held if setting.strategy == "zero1" else 0) + _share(held, setting)
+
+
+def accumulated(setting: Setting) -> int:
+    """Gradients beside a micro-batch's passes. DDP and FSDP2 exchange none before a step's last micro-batch (no_sync):
+    until then those of the earlier ones are DDP's own tensors beside its buckets, into which the last backward pass
+    copies them (reducer.cpp, mark_variable_ready_dense), and FSDP2's whole on each rank (_fsdp_param_group.py,
+    post_backward)."""
+    if setting.accumulates and setting.strategy in ("ddp", "fsdp2"):
+        return _gradients(setting)
+    return gradients(setting)
 
 
 def optimizer(setting: Setting) -> int:

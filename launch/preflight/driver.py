@@ -1,6 +1,5 @@
 """Driver, CUDA and the libraries that torch brings: whether they go together, and with the GPUs."""
 
-import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from launch.kernels import FLASH_PACKAGES
 from launch.preflight.check import DRIVER, Check, on_gpus
-from launch.preflight.installed_torch import ASK_SECONDS, IMPORT, NoTorch, ask_torch, nccl_wheel, torch_build
+from launch.preflight.installed_torch import ASK_SECONDS, IMPORT, NoTorch, ask_torch, nccl_wheel, there, torch_build
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.versions import release
@@ -155,27 +154,14 @@ def flash_attention(context: Context) -> Finding:
     kernels = context.plan.spec.model.flash_attention
     module, package, majors = FLASH_PACKAGES[kernels]
     fix = f"install {package}, or use model.flash_attention: torch"
-    if not is_installed(module):
+    if not there(module):
         return failed(f"{module}, which has the kernels of {kernels}, is not there", fix)
 
     def wrong(found: tuple[int, int]) -> str | None:
         return None if found[0] in majors else f"{kernels} has no kernel for compute capability {_dotted(found)}"
 
-    there = f"{module} is there, and made for them"
-    return judge(read(context, _capability), wrong, there, "use model.flash_attention: torch")
-
-
-def is_installed(module: str) -> bool:
-    """Whether its files are there: FlashAttention-2 is a flash_attn, too, without the part of 4.
-
-    Nothing is imported, for that would load torch.
-    """
-    top, *inner = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not inner:
-        return spec is not None
-    places = [Path(place, *inner) for place in spec.submodule_search_locations or ()]
-    return any(place.with_suffix(".py").is_file() or (place / "__init__.py").is_file() for place in places)
+    fine = f"{module} is there, and made for them"
+    return judge(read(context, _capability), wrong, fine, "use model.flash_attention: torch")
 
 
 def without_flash_package(context: Context) -> str | None:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,21 @@ def torch_build() -> tuple[str | None, str | None]:
     return found, match[1] if match else None
 
 
+def there(module: str) -> bool:
+    """Whether a module of any depth is installed, by its files. Nothing is imported, no package around it either."""
+    first, *rest = module.split(".")
+    found = importlib.util.find_spec(first)
+    for name in rest:
+        places = found.submodule_search_locations if found else None
+        found = PathFinder.find_spec(name, list(places)) if places else None
+    return found is not None
+
+
 def nccl_wheel() -> str | None:
-    for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
+    """The version of the wheel that torch's own CUDA asks for; one for another CUDA may have been left behind."""
+    major = (torch_build()[1] or "").partition(".")[0]
+    names = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
+    for name in sorted(names, key=lambda name: not name.endswith(f"cu{major}")):
         try:
             return version(name)
         except PackageNotFoundError:

@@ -108,3 +108,10 @@ def test_two_answers_to_one_question(spec: str, capsys: pytest.CaptureFixture[st
     done = call(capsys, "plan", spec, "--compare", "8xA100-80GB", "--render", "torchrun")
     expected = "error: --compare and --render: a launcher takes one plan; give one of them\n"
     assert (done.code, done.out, done.err) == (2, "", expected)
+
+
+@pytest.mark.parametrize("kinds", ["", "8xA100-80GB,,4xL40S-48GB", "8xA100-80GB, "])
+def test_a_kind_that_is_left_out(kinds: str, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", spec, "--compare", kinds)
+    assert (done.code, done.out) == (2, "")
+    assert f"--compare {kinds}: a kind of GPUs between commas" in done.err

@@ -429,6 +429,16 @@ def test_a_section_that_holds_nothing(tmp_path: Path) -> None:
         assert check([given(str(tmp_path / "a.yaml"))], plan_with("ddp")) == []
 
 
+@pytest.mark.parametrize("section", ["fsdp_config", "deepspeed_config"])
+def test_a_key_that_is_no_text(section: str, tmp_path: Path) -> None:
+    """YAML reads 1 as a number, no as false."""
+    text = SHIPPED["accelerate_configs/fsdp2.yaml"].replace("fsdp_config:", f"{section}:\n  1: 2\n  no: 3")
+    (tmp_path / "a.yaml").write_text(text)
+    found = check([given(str(tmp_path / "a.yaml"))], plan_with("fsdp2"))
+    told = {problem.key for problem in found if problem.kind == "unknown"}
+    assert {f"{section}.1", f"{section}.False"} <= told
+
+
 def test_tabs_in_json_do_not_move_a_place(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{\n\t"train_batch_size":\t100,\n\t"zero_optimization":\t{"stage": 3}\n}\n')
     (problem, *_) = check([given(str(tmp_path / "a.json"))], plan_with("zero3"))

@@ -178,6 +178,17 @@ def test_what_of_the_adapter_each_strategy_divides(strategy: Strategy, bytes_a_p
     assert held == bytes_a_parameter * PAIRS
 
 
+def test_what_ddp_and_fsdp2_hold_more_while_they_accumulate() -> None:
+    """4 bytes a parameter, in a micro-batch's passes alone; ZeRO exchanges in each of them or counts all anyway."""
+    for strategy in STRATEGIES:
+        one = replace(ONE_GPU, strategy=strategy, world_size=8)
+        alone, several = (forecast(QWEN, replace(one, accumulates=more)).phases for more in (False, True))
+        more = {"ddp": 4 * PAIRS, "fsdp2": 4 * PAIRS * 7 // 8}.get(strategy, 0)
+        assert {name: several[name] - size for name, size in alone.items() if several[name] != size} == (
+            dict.fromkeys(("forward", "loss", "backward"), more) if more else {}
+        )
+
+
 def test_quantization_packs_the_linear_layers_alone() -> None:
     rest = 2 * (QWEN.parameters - QWEN.linear_parameters)
     setting = replace(ONE_GPU, quantization="int8")

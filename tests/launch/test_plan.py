@@ -62,7 +62,7 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
             "8xA100-80GB",
             {"data": SMALL},
             "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 114.8 MiB, zero2 287.1 MiB, zero3"
-            " 192.9 GiB); 62.5 GiB of 79.2 GiB (79 %) on each GPU",
+            " 192.9 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",
@@ -282,6 +282,11 @@ def test_three_batch_sizes_that_contradict_one_another_on_these_devices() -> Non
     assert refused(training=training) == (
         "training.global_batch_size 64 contradicts micro_batch_size 4 x gradient_accumulation_steps 4 x 8 devices"
         " = 128; give global_batch_size alone, or the other two alone"
+    )
+    training = {"global_batch_size": 24, "micro_batch_size": 4, "gradient_accumulation_steps": 2}
+    assert refused(training=training) == (  # no multiple of 32 but this one would do
+        "training.global_batch_size 24 contradicts micro_batch_size 4 x gradient_accumulation_steps 2 x 8 devices"
+        " = 64; give global_batch_size alone, or the other two alone"
     )
 
 

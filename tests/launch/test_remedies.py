@@ -215,3 +215,26 @@ def test_nothing_helps_a_cpu_that_is_too_small() -> None:
     small = CPU.model_copy(update={"memory_bytes": 1 << 30})
     with pytest.raises(NoPlanError, match=r"What would make it fit: no change that muster knows is enough: a smaller"):
         plan_of(small)
+
+
+def test_on_one_device_a_change_is_one_of_the_spec_as_it_was_written() -> None:
+    """It asks for eight: four sequences x four steps on each are 128, on one device as well. In micro-batches of 1 that
+    is 16 steps in the spec, whatever becomes of them on one device."""
+    asked: dict[str, Any] = {"data": {"max_length": 2048}, "cluster": {"devices_per_node": 8}}
+    spec = spec_of(**asked, training={"micro_batch_size": 4, "gradient_accumulation_steps": 4})
+    with pytest.raises(NoPlanError) as caught:
+        plan_of("RTX4090-24GB", 1, spec)
+    told = "training.micro_batch_size: 1, gradient_accumulation_steps: 16"
+    (change,) = [remedy for remedy in caught.value.remedies if remedy["change"] == told]
+    changed = spec_of(**asked, training={"micro_batch_size": 1, "gradient_accumulation_steps": 16})
+    plan = plan_of("RTX4090-24GB", 1, changed)
+    assert (plan.global_batch_size, plan.memory.process_bytes) == (128, change["process_bytes"])
+
+
+def test_of_three_batch_sizes_two_change_together() -> None:
+    training = {"global_batch_size": 64, "micro_batch_size": 4, "gradient_accumulation_steps": 2}
+    spec = spec_of(data={"max_length": 2048}, training=training, cluster={"devices_per_node": 8})
+    assert told(spec, "8xRTX4090-24GB")[1] == "training.micro_batch_size: 1, gradient_accumulation_steps: 8"
+    changed = {"global_batch_size": 64, "micro_batch_size": 1, "gradient_accumulation_steps": 8}
+    plan = plan_of("8xRTX4090-24GB", 1, spec.model_copy(update={"training": spec_of(training=changed).training}))
+    assert plan.global_batch_size == 64

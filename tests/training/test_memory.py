@@ -247,7 +247,7 @@ def test_biases_that_are_trained_are_exact(wide_base: Workspace, precision: Any,
     assert static.gradients(here) == sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
-def test_ddp_holds_a_gradient_once_and_in_its_buckets(wide_base: Workspace) -> None:
+def test_ddp_holds_gradients_in_its_buckets_and_beside_them_while_it_accumulates(wide_base: Workspace) -> None:
     plan = plan_for(wide_base)
     here = replace(setting(plan.architecture, "fp32", plan.spec.lora), strategy="ddp", world_size=2)
     model = load(plan.model_copy(update={"precision": "fp32"}))
@@ -257,16 +257,67 @@ def test_ddp_holds_a_gradient_once_and_in_its_buckets(wide_base: Workspace) -> N
         wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
         for _ in range(2):  # buckets are built anew after the first
             wrapped(torch.arange(8)[None]).logits.sum().backward()
-        of = {
-            p.grad.untyped_storage().data_ptr(): p.grad.untyped_storage()
-            for p in model.parameters()
-            if p.grad is not None
-        }
+        exchanged = gradient_storages(model)
+        wrapped.zero_grad()
+        with wrapped.no_sync():
+            wrapped(torch.arange(8)[None]).logits.sum().backward()
+        earlier = gradient_storages(model)
     finally:
         torch.distributed.destroy_process_group()
     assert static.gradients(here) == 0
-    assert static.buffers(plan.architecture, here) == sum(storage.nbytes() for storage in of.values())
-    assert len(of) < sum(p.requires_grad for p in model.parameters())
+    assert static.buffers(plan.architecture, here) == sum(exchanged.values())
+    assert len(exchanged) < sum(p.requires_grad for p in model.parameters())
+    assert not exchanged.keys() & earlier.keys()
+    assert static.accumulated(here) == 0
+    assert static.accumulated(replace(here, accumulates=True)) == sum(earlier.values())
+
+
+def gradient_storages(model: Any) -> dict[int, int]:
+    """Bytes by address."""
+    found = [p.grad.untyped_storage() for p in model.parameters() if p.grad is not None]
+    return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+
+def test_fsdp2_holds_whole_gradients_until_a_step_s_last_micro_batch(tmp_path: Path) -> None:
+    script = tmp_path / "accumulate.py"
+    script.write_text(ACCUMULATE, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    whole, shares = map(int, done.stdout.split())
+    assert (whole, shares) == (3 * 8 * 8 * 4, 3 * 8 * 8 * 4 // 2)
+    adapter = Adapter(rank=1, pairs=3 * 8 * 8)
+    architecture = from_config({"model_type": "qwen2", **SHAPES}, "config.json")
+    here = replace(setting(architecture, "fp32", LoraSpec()), strategy="fsdp2", world_size=2, adapter=adapter)
+    assert static.gradients(here) == static.accumulated(here) == shares
+    assert static.accumulated(replace(here, accumulates=True)) == whole
+
+
+# As accelerate's no_sync does under FSDP2. Rank 0 prints the bytes of gradients after a step's first micro-batch, and
+# after its last one.
+ACCUMULATE = """
+import os
+
+import torch
+from torch.distributed.fsdp import fully_shard
+
+torch.distributed.init_process_group("gloo")
+model = torch.nn.Sequential(*[torch.nn.Linear(8, 8, bias=False) for _ in range(3)])
+for layer in [*model, model]:
+    fully_shard(layer)
+whole = []
+for last in (False, True):
+    model.set_requires_gradient_sync(last)
+    model(torch.ones(1, 8)).sum().backward()
+    if not last:
+        groups = [layer._get_fsdp_state()._fsdp_param_group for layer in model]
+        whole = [p._unsharded_param.grad.nbytes for group in groups for p in group.fsdp_params]
+shares = [p.grad.to_local().nbytes for p in model.parameters()]
+if torch.distributed.get_rank() == 0:
+    print(sum(whole), sum(shares), flush=True)
+torch.distributed.barrier()
+os._exit(0)  # an interpreter that ends beside gloo's threads may be aborted ("terminate called")
+"""
 
 
 @pytest.mark.parametrize("double", [False, True])

@@ -11,6 +11,7 @@ import pytest
 from launch.kernels import FLASH_PACKAGES
 from launch.preflight import driver, installed_torch, kernel
 from launch.preflight.driver import FLOOR, TOOLKIT, Architectures, judge_driver
+from launch.preflight.installed_torch import there
 from launch.preflight.kernel import FATAL, xids
 from tests.conftest import ROOT, command
 from tests.launch.preflight.conftest import ON_GPUS, context
@@ -182,7 +183,7 @@ def test_a_package_of_flash_attention_and_the_gpus_that_it_is_for(
     (tmp_path / "flash_attn/__init__.py").touch()
     if there:
         file = tmp_path / f"{FLASH_PACKAGES[kernels][0].replace('.', '/')}.py"  # type: ignore[index]
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     before = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
@@ -201,6 +202,32 @@ def test_a_package_of_flash_attention_and_the_gpus_that_it_is_for(
     assert found["status"] == status
     assert evidence in found["evidence"]
     assert bool(found["fix"]) == (status == "fail")
+
+
+def test_a_module_inside_a_package_that_has_it_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention 2 is a flash_attn without flash_attn.cute. What breaks on import is there all the same."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "flash_attn"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    assert there("flash_attn")
+    assert not there("flash_attn.cute.interface")
+    (package / "cute").mkdir()
+    assert not there("flash_attn.cute.interface")
+    (package / "cute/interface.py").touch()
+    assert there("flash_attn.cute.interface")
+    assert not there("flash_attn.cute.interface.more")
+    assert not there("flash_attn_interface")
+
+
+@pytest.mark.parametrize(("cuda", "wheel"), [("12.8", "2.27.5"), ("13.0", "2.28.9"), (None, "2.28.9")])
+def test_the_wheel_of_torch_s_own_cuda(cuda: str | None, wheel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that were installed one after the other."""
+    monkeypatch.setattr(installed_torch, "torch_build", lambda: ("2.13.0", cuda))
+    monkeypatch.setattr(
+        installed_torch, "version", {"nvidia-nccl-cu12": "2.27.5", "nvidia-nccl-cu13": "2.28.9"}.__getitem__
+    )
+    assert installed_torch.nccl_wheel() == wheel
 
 
 def test_another_nccl_than_torch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
