@@ -231,9 +231,10 @@ def _progress(
 ) -> tuple[int | None, int | None, float | None, float | None]:
     """(step, of how many, loss, seconds a step)."""
     steps = next(
-        (int(row["steps"]) for row in reversed(events) if row.get("event") == "started" and "steps" in row), None
+        (row["steps"] for row in reversed(events) if row.get("event") == "started" and row.get("steps") is not None),
+        None,
     )
-    trained = [int(row["step"]) for row in last_rows(run.samples) if "step" in row]
+    trained = [row["step"] for row in last_rows(run.samples) if row.get("step") is not None]
     logged = [row for row in last_rows(run.metrics) if isinstance(row.get("loss"), int | float)]
     paces = [float(row["step_seconds"]) for row in logged[-RECENT:] if row.get("step_seconds")]
     pace = sum(paces) / len(paces) if paces else None

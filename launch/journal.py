@@ -21,6 +21,8 @@ from launch.redact import redact, secret_values
 BEAT_BYTES = 256
 # What readers count with, wherever a row has it.
 _COUNTS = ("step", "steps", "to_step")
+# JSON holds integers of any length. What is beyond this is no count and no time, and becomes no float.
+LARGEST = 1 << 53
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -110,12 +112,16 @@ def _sound(row: dict[str, Any]) -> dict[str, Any] | None:
     An event without a count still happened, and is told without it.
     """
     at = row.get("time", None if "event" in row else 0.0)
-    if type(at) not in (int, float) or not math.isfinite(at):  # type: ignore[arg-type]
+    if type(at) not in (int, float) or not -LARGEST < at < LARGEST:  # type: ignore[operator]
         return None
-    wrong = [key for key in _COUNTS if row.get(key) is not None and type(row[key]) is not int]
+    wrong = [key for key in _COUNTS if row.get(key) is not None and not _count(row[key])]
     if wrong and "event" not in row:
         return None
     return {key: value for key, value in row.items() if key not in wrong} if wrong else row
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and -LARGEST < value < LARGEST
 
 
 def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from launch.evaluation import MEASURES, MODELS, chosen
 from launch.report.numbers import Numbers
-from launch.report.reading import Reading
+from launch.report.reading import Reading, drawable
 from launch.report.values import BYTES, PLAIN, SECONDS, TOKENS, Unit, off, shown
 from launch.wording import span
 
@@ -131,11 +131,10 @@ def data_rows(reading: Reading) -> tuple[list[str], list[list[str]]]:
         if isinstance(started.get(key), dict)
     }  # fmt: skip
     rows = [[name, *(_thousands(own.get(key)) or "" for own in splits.values())] for key, name in DATA]
-    counted = dict.fromkeys(
-        name for own in splits.values() if isinstance(own.get("counts"), dict) for name in own["counts"]
-    )
-    for name in counted:
-        rows.append([name.replace("_", " "), *(_thousands(own["counts"].get(name)) or "0" for own in splits.values())])
+    found = [own.get("counts") for own in splits.values()]
+    counts = [own if isinstance(own, dict) else {} for own in found]
+    for name in dict.fromkeys(name for own in counts for name in own):
+        rows.append([name.replace("_", " "), *(_thousands(own.get(name)) or "0" for own in counts)])
     shares = [[_share(own.get("trainable_tokens"), own.get("tokens")), _share(own.get("tokens"), own.get("samples"), 1)]
               for own in splits.values()]  # fmt: skip
     names = ("Share trained on", "Tokens of a sample, mean")
@@ -144,8 +143,9 @@ def data_rows(reading: Reading) -> tuple[list[str], list[list[str]]]:
 
 
 def _share(part: object, whole: object, per: int = 0) -> str:
-    if not isinstance(part, int) or not isinstance(whole, int) or not whole:
+    if not drawable(part) or not drawable(whole) or not whole:
         return ""
+    assert isinstance(part, int | float) and isinstance(whole, int | float)
     return f"{part / whole:,.1f}" if per else f"{100 * part / whole:.1f} %"
 
 

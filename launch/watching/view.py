@@ -11,6 +11,8 @@ from launch.happened import WORRIES, logged, told
 Row = dict[str, Any]
 # Logged steps that are kept: more than a terminal has columns, times the steps that a column is the mean of.
 KEPT = 4000
+# Beyond it a number is a mistake.
+LARGEST = 1e300
 # Lines of what happened that are kept.
 HAPPENINGS = 200
 # Reasons for a low clock that cost speed: heat and power supply, not an idle GPU or its own power limit.
@@ -147,5 +149,11 @@ def gpu_troubles(nodes: Iterable[Node]) -> list[str]:
     ]
 
 
+def drawable(row: Row) -> Row:
+    """A row of metrics with None for each value that is no number, none that is finite or one of any length."""
+    return {key: None if _number(value) is None else value for key, value in row.items()}
+
+
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """JSON holds NaN, Infinity and integers that become no float."""
+    return float(value) if type(value) in (int, float) and -LARGEST < value < LARGEST else None
