@@ -12,7 +12,7 @@ from launch.cluster.commands import SlurmError
 from launch.cluster.job import recorded
 from launch.cluster.queue import State, remembered, state_of
 from launch.errors import ExitCode, UsageError
-from launch.journal import document, opened, parse_rows, rows
+from launch.journal import document, drawable, opened, parse_rows, rows
 from launch.rundir import RunDir
 from launch.wording import plural
 
@@ -235,8 +235,8 @@ def _progress(
         None,
     )
     trained = [row["step"] for row in last_rows(run.samples) if row.get("step") is not None]
-    logged = [row for row in last_rows(run.metrics) if isinstance(row.get("loss"), int | float)]
-    paces = [float(row["step_seconds"]) for row in logged[-RECENT:] if row.get("step_seconds")]
+    logged = [row for row in last_rows(run.metrics) if drawable(row.get("loss"))]
+    paces = [float(row["step_seconds"]) for row in logged[-RECENT:] if drawable(row.get("step_seconds"))]
     pace = sum(paces) / len(paces) if paces else None
     return max(trained[-1:], default=None), steps, logged[-1]["loss"] if logged else None, pace
 

@@ -10,7 +10,7 @@ from launch.diagnosis.cause import Cause, Evidence
 from launch.diagnosis.explain import Explained, explained
 from launch.diagnosis.records import slurm_hits
 from launch.errors import ExitCode, HostError, UsageError
-from launch.journal import LARGEST, document, rows
+from launch.journal import document, drawable, rows
 from launch.rundir import Attempt, RunDir
 
 Status = Literal["done", "running", "stopped", "failed", "broken off", "not started"]
@@ -95,7 +95,7 @@ def _tried(run: RunDir, last: int) -> tuple[Tried, ...]:
 
 def _number(told: Any, *types: type) -> Any:
     """None where a damaged outcome has no number that can be shown."""
-    return told if type(told) in types and -LARGEST < told < LARGEST else None
+    return told if type(told) in types and drawable(told) else None
 
 
 def _code(told: Any) -> ExitCode | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from launch.evaluation import MEASURES, MODELS, chosen
+from launch.journal import drawable
 from launch.report.numbers import Numbers
-from launch.report.reading import Reading, drawable
+from launch.report.reading import Reading
 from launch.report.values import BYTES, PLAIN, SECONDS, TOKENS, Unit, off, shown
 from launch.wording import span
 
@@ -142,10 +143,9 @@ def data_rows(reading: Reading) -> tuple[list[str], list[list[str]]]:
     return list(splits), rows if splits else []
 
 
-def _share(part: object, whole: object, per: int = 0) -> str:
+def _share(part: Any, whole: Any, per: int = 0) -> str:
     if not drawable(part) or not drawable(whole) or not whole:
         return ""
-    assert isinstance(part, int | float) and isinstance(whole, int | float)
     return f"{part / whole:,.1f}" if per else f"{100 * part / whole:.1f} %"
 
 
@@ -155,7 +155,7 @@ def score_rows(reading: Reading) -> list[list[str]]:
     rows = []
     for key, name, form in MEASURES:
         values = [own.get(key) if isinstance(own, dict) else None for own in found]
-        told = [form.format(value) if isinstance(value, int | float) else "-" for value in values]
+        told = [form.format(value) if drawable(value) else "-" for value in values]
         rows.append([name, *told])
     return rows if any(isinstance(own, dict) for own in found) else []
 

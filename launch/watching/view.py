@@ -7,12 +7,11 @@ from typing import Any
 
 from launch.following import Status
 from launch.happened import WORRIES, logged, told
+from launch.journal import drawable
 
 Row = dict[str, Any]
 # Logged steps that are kept: more than a terminal has columns, times the steps that a column is the mean of.
 KEPT = 4000
-# Beyond it a number is a mistake.
-LARGEST = 1e300
 # Lines of what happened that are kept.
 HAPPENINGS = 200
 # Reasons for a low clock that cost speed: heat and power supply, not an idle GPU or its own power limit.
@@ -149,11 +148,10 @@ def gpu_troubles(nodes: Iterable[Node]) -> list[str]:
     ]
 
 
-def drawable(row: Row) -> Row:
-    """A row of metrics with None for each value that is no number, none that is finite or one of any length."""
-    return {key: None if _number(value) is None else value for key, value in row.items()}
+def sound(row: Row) -> Row:
+    """A row of metrics with None in place of what is no number that can be drawn."""
+    return {key: value if drawable(value) else None for key, value in row.items()}
 
 
 def _number(value: Any) -> float | None:
-    """JSON holds NaN, Infinity and integers that become no float."""
-    return float(value) if type(value) in (int, float) and -LARGEST < value < LARGEST else None
+    return float(value) if drawable(value) else None
