@@ -12,7 +12,7 @@ from launch.cluster.commands import SlurmError
 from launch.cluster.job import recorded
 from launch.cluster.queue import State, remembered, state_of
 from launch.errors import ExitCode, UsageError
-from launch.journal import document, opened, parse_rows, rows
+from launch.journal import document, drawable, opened, parse_rows, rows
 from launch.rundir import RunDir
 from launch.wording import plural
 
@@ -231,11 +231,12 @@ def _progress(
 ) -> tuple[int | None, int | None, float | None, float | None]:
     """(step, of how many, loss, seconds a step)."""
     steps = next(
-        (int(row["steps"]) for row in reversed(events) if row.get("event") == "started" and "steps" in row), None
+        (row["steps"] for row in reversed(events) if row.get("event") == "started" and row.get("steps") is not None),
+        None,
     )
-    trained = [int(row["step"]) for row in last_rows(run.samples) if "step" in row]
-    logged = [row for row in last_rows(run.metrics) if isinstance(row.get("loss"), int | float)]
-    paces = [float(row["step_seconds"]) for row in logged[-RECENT:] if row.get("step_seconds")]
+    trained = [row["step"] for row in last_rows(run.samples) if row.get("step") is not None]
+    logged = [row for row in last_rows(run.metrics) if drawable(row.get("loss"))]
+    paces = [float(row["step_seconds"]) for row in logged[-RECENT:] if drawable(row.get("step_seconds"))]
     pace = sum(paces) / len(paces) if paces else None
     return max(trained[-1:], default=None), steps, logged[-1]["loss"] if logged else None, pace
 

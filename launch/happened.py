@@ -17,7 +17,7 @@ def told(row: Row) -> list[str]:
     tell = _LINES.get(str(row.get("event")))
     try:
         return [printable(line) for line in tell(row)] if tell else []
-    except (KeyError, TypeError, ValueError, AttributeError):  # written by another version
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):  # written by another version
         return [printable(f"{row.get('event')}: {row.get('reason') or row.get('message') or ''}".rstrip(": "))]
 
 
@@ -43,8 +43,11 @@ def numbers(row: Row) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number as its format has it; a dash for one that is missing or is none."""
-    return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
+    """A number as its format has it; a dash for one that is missing, is none, or is too large for one."""
+    try:
+        return format(value, form) if isinstance(value, int | float) and not isinstance(value, bool) else "-"
+    except OverflowError:
+        return "-"
 
 
 def _is_score(name: str) -> bool:

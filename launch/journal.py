@@ -21,6 +21,10 @@ from launch.redact import redact, secret_values
 BEAT_BYTES = 256
 # What readers count with, wherever a row has it.
 _COUNTS = ("step", "steps", "to_step")
+# JSON holds integers of any length. What is beyond this is no count and no time, and becomes no float.
+MOST = 1 << 53
+# Beyond it a number is a mistake, and no browser draws it.
+LARGEST = 1e300
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -110,12 +114,21 @@ def _sound(row: dict[str, Any]) -> dict[str, Any] | None:
     An event without a count still happened, and is told without it.
     """
     at = row.get("time", None if "event" in row else 0.0)
-    if type(at) not in (int, float) or not math.isfinite(at):  # type: ignore[arg-type]
+    if type(at) not in (int, float) or not -MOST < at < MOST:  # type: ignore[operator]
         return None
-    wrong = [key for key in _COUNTS if row.get(key) is not None and type(row[key]) is not int]
+    wrong = [key for key in _COUNTS if row.get(key) is not None and not _count(row[key])]
     if wrong and "event" not in row:
         return None
     return {key: value for key, value in row.items() if key not in wrong} if wrong else row
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and -MOST < value < MOST
+
+
+def drawable(value: Any) -> bool:
+    """Whether it is a number that can be drawn: JSON may hold NaN, Infinity and integers of any length."""
+    return type(value) in (float, int) and -LARGEST < value < LARGEST
 
 
 def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.errors import UsageError
+from launch.errors import HostError, UsageError
 from launch.options import AsJson
 from launch.terminal import print_json, say
 
@@ -31,7 +31,7 @@ def report(
 ) -> None:
     """Write a run's report.html, and print its summary; compare several runs."""
     from launch.following import Asker, named
-    from launch.journal import scrub, write_text
+    from launch.journal import scrub
     from launch.report.numbers import numbers
     from launch.report.page import Run, page
     from launch.report.reading import read
@@ -50,7 +50,7 @@ def report(
     read_runs = [read(place, ask) for place in places]
     names = [read_runs[0].status.name] if len(places) == 1 else _names(places)
     found = [Run(name, reading, numbers(reading)) for name, reading in zip(names, read_runs, strict=True)]
-    write_text(target, page(found))
+    _write(target, page(found))
     if ask.warning is not None:
         say(f"warning: {ask.warning}")
     say(f"report: {target}")
@@ -58,6 +58,22 @@ def report(
         print_json(scrub(document(target, found)))
     else:
         console(stderr=False).print(summary(found))
+
+
+def _write(target: Path, text: str) -> None:
+    """Whole or not at all; what is no file of its own, such as a pipe or /dev/stdout, is written to, never replaced."""
+    from launch.journal import write_text
+
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            target.write_text(text, encoding="utf-8")
+        else:
+            write_text(target, text)
+    except OSError as error:
+        raise HostError(
+            f"{target}: the report cannot be written there ({error.strerror or error});"
+            " say where, such as --out run.html"
+        ) from error
 
 
 def _own(places: list["RunDir"]) -> Path:

@@ -1,9 +1,11 @@
 """training.report_to: where the Trainer's own integrations put what they log, and how they go on after a resume.
 
 They belong to rank 0. What the environment says comes first; without it everything is kept in the run directory.
+None of them ends a training: what one raises is a warning.
 """
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -14,17 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from launch.journal import write_json
 from launch.plan import Plan
 from launch.rundir import RunDir
+from launch.wording import first_line
 from training.checkpoint import read_progress
 
 # What has not reached a tracker by then, over a network that is down, is left behind: the adapter is saved.
 FINISH_SECONDS = 60.0
+# One that has failed so often in a row is left alone: each time may wait for a network that is down.
+TRIES = 3
 # By which MLflow and W&B find the run again that an earlier attempt has begun.
 MLFLOW_RUN, WANDB_RUN = "MLFLOW_RUN_ID", "WANDB_RUN_ID"
+ADVICE = f"metrics.jsonl has everything; after {TRIES} failures in a row it is not asked again in this attempt"
 
 
 def prepare(plan: Plan, run: RunDir) -> None:
@@ -51,15 +57,54 @@ def variables(plan: Plan, run: RunDir, known: Mapping[str, str], environment: Ma
 def go_on(trainer: Any, run: RunDir, resumed: Path | None) -> None:
     """Lets each integration of a trainer go on where the checkpoint is, and keeps what a later attempt needs."""
     trainer.add_callback(Remember(run))
-    if resumed is None:
-        return
-    step = read_progress(resumed)["step"]
+    reporting = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
     for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback):
-            from torch.utils.tensorboard import SummaryWriter
+        if not isinstance(callback, reporting):
+            continue
+        borne = Borne(callback, trainer.recorder.event)
+        if resumed is not None and isinstance(callback, TensorBoardCallback):
+            step = read_progress(resumed)["step"]
+            borne.call(functools.partial(_purge, callback, step), step)
 
-            # What an earlier attempt logged of steps that come again is not shown any more.
-            callback.tb_writer = SummaryWriter(callback.logging_dir, purge_step=step + 1)
+
+def _purge(callback: TensorBoardCallback, step: int) -> None:
+    """What an earlier attempt logged of steps that come again is not shown any more."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    callback.tb_writer = SummaryWriter(callback.logging_dir, purge_step=step + 1)
+
+
+class Borne:
+    """What an integration raises from now on is a warning, told once; see TRIES."""
+
+    def __init__(self, callback: TrainerCallback, tell: Callable[..., None]):
+        self.name, self.tell = type(callback).__name__.removesuffix("Callback"), tell
+        self.failures, self.told = 0, False
+        for event in (name for name in dir(TrainerCallback) if name.startswith("on_")):
+            if getattr(type(callback), event) is not getattr(TrainerCallback, event):
+                setattr(callback, event, self._borne(getattr(callback, event)))
+
+    def _borne(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def borne(args: Any, state: Any, control: Any, **known: Any) -> Any:
+            return self.call(functools.partial(method, args, state, control, **known), state.global_step)
+
+        return borne
+
+    def call(self, method: Callable[[], Any], step: int) -> Any:
+        if self.failures >= TRIES:
+            return None
+        try:
+            result = method()
+        except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the training does not need it
+            self.failures += 1
+            if not self.told:
+                self.told = True
+                message = f"{self.name} could not be told: {type(error).__name__}: {first_line(error)}"
+                self.tell("warning", kind="tracker", step=step, message=message, advice=ADVICE)
+            return None
+        self.failures = 0
+        return result
 
 
 class Remember(TrainerCallback):

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-# torchrun's tee and torch's own excepthook (`[rank3]: `, `[default3]:`), srun --label (`3: `), a colour, a time, a
-# service that collects logs (`id || `), a worker of Ray (`(Worker pid=7, ip=10.0.0.1) `).
+_COLOUR = re.compile(r"\x1b\[[\d;]*[mK]")
+# torchrun's tee and torch's own excepthook (`[rank3]: `, `[default3]:`), srun --label (`3: `), a time, a service that
+# collects logs (`id || `), a worker of Ray (`(Worker pid=7, ip=10.0.0.1) `).
 _PREFIX = re.compile(
-    r"^(?:\x1b\[[\d;]*m|\[(?:rank|default)(\d+)\]:\s?|\s?\d{1,5}: (?=\S)|\(\w+ pid=\d+(?:, ip=[\d.]+)?\) "
+    r"^(?:\[(?:rank|default)(\d+)\]:\s?|\s?\d{1,5}: (?=\S)|\(\w+ pid=\d+(?:, ip=[\d.]+)?\) "
     r"|stderr: |\w+ \|\| |\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?\s+)+"
 )
 _LABEL = re.compile(r"\[(?:rank|default)(\d+)\]:")
@@ -21,9 +22,15 @@ _GLOG = re.compile(r"(?:^|[\[ ])[IWEF](\d{1,2})(\d\d) (\d\d):(\d\d):(\d\d)\.(\d+
 _SYSLOG = re.compile(r"\b([A-Z][a-z]{2}) +(\d{1,2}) (\d\d):(\d\d):(\d\d)\b")
 
 
+def plain(text: str) -> str:
+    """Without colours."""
+    return _COLOUR.sub("", text) if "\x1b" in text else text
+
+
 def bare(line: str) -> str:
-    """The message alone: without whose it is, and without what a progress bar wrote before it on the same line."""
-    return _PREFIX.sub("", line.rpartition("\r")[2].rstrip())
+    """The message alone: without whose it is, without colours, and without what a progress bar wrote before it on the
+    same line."""
+    return _PREFIX.sub("", plain(line).rstrip().rpartition("\r")[2])
 
 
 def rank_of(line: str) -> int | None:

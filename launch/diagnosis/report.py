@@ -10,7 +10,7 @@ from launch.diagnosis.cause import Cause, Evidence
 from launch.diagnosis.explain import Explained, explained
 from launch.diagnosis.records import slurm_hits
 from launch.errors import ExitCode, HostError, UsageError
-from launch.journal import document, rows
+from launch.journal import document, drawable, rows
 from launch.rundir import Attempt, RunDir
 
 Status = Literal["done", "running", "stopped", "failed", "broken off", "not started"]
@@ -86,11 +86,16 @@ def _tried(run: RunDir, last: int) -> tuple[Tried, ...]:
     return tuple(
         Tried(
             number, _code(told.get("exit_code")), str(told.get("reason", "")),
-            told.get("step"), told.get("seconds"),
+            _number(told.get("step"), int), _number(told.get("seconds"), int, float),
             tuple(_measure(row) for row in measures if _between(row["time"], begun, number - 1)),
         )
         for number, told in enumerate(outcomes, 1)
     )  # fmt: skip
+
+
+def _number(told: Any, *types: type) -> Any:
+    """None where a damaged outcome has no number that can be shown."""
+    return told if type(told) in types and drawable(told) else None
 
 
 def _code(told: Any) -> ExitCode | None:

@@ -123,9 +123,14 @@ def _spans(text: bytes) -> list[tuple[int, int]]:
 def _hit(descriptor: int, source: Source, offset: int, number: int) -> Hit | None:
     around = min(offset, BEFORE)
     text = os.pread(descriptor, around + AFTER, offset - around)
-    before, (line, *after) = _lines(text[:around]), _lines(text[around:].replace(b"\r", b"\n", 1))
+    before, (line, *after) = _lines(text[:around]), _lines(text[around:], first=True)
     return hit(source, number, before, line, after)
 
 
-def _lines(text: bytes) -> list[str]:
-    return text.decode("utf-8", "replace").split("\n")
+def _lines(text: bytes, first: bool = False) -> list[str]:
+    """Without colours, as Python 3.13 has them in tracebacks, and without what Windows ends lines with. With `first`, a
+    progress bar after the first line is another line."""
+    text = text.replace(b"\r\n", b"\n")
+    if first:
+        text = text.replace(b"\r", b"\n", 1)
+    return lines.plain(text.decode("utf-8", "replace")).split("\n")

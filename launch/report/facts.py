@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from launch.evaluation import MEASURES, MODELS, chosen
+from launch.journal import drawable
 from launch.report.numbers import Numbers
 from launch.report.reading import Reading
 from launch.report.values import BYTES, PLAIN, SECONDS, TOKENS, Unit, off, shown
@@ -131,11 +132,10 @@ def data_rows(reading: Reading) -> tuple[list[str], list[list[str]]]:
         if isinstance(started.get(key), dict)
     }  # fmt: skip
     rows = [[name, *(_thousands(own.get(key)) or "" for own in splits.values())] for key, name in DATA]
-    counted = dict.fromkeys(
-        name for own in splits.values() if isinstance(own.get("counts"), dict) for name in own["counts"]
-    )
-    for name in counted:
-        rows.append([name.replace("_", " "), *(_thousands(own["counts"].get(name)) or "0" for own in splits.values())])
+    found = [own.get("counts") for own in splits.values()]
+    counts = [own if isinstance(own, dict) else {} for own in found]
+    for name in dict.fromkeys(name for own in counts for name in own):
+        rows.append([name.replace("_", " "), *(_thousands(own.get(name)) or "0" for own in counts)])
     shares = [[_share(own.get("trainable_tokens"), own.get("tokens")), _share(own.get("tokens"), own.get("samples"), 1)]
               for own in splits.values()]  # fmt: skip
     names = ("Share trained on", "Tokens of a sample, mean")
@@ -143,8 +143,8 @@ def data_rows(reading: Reading) -> tuple[list[str], list[list[str]]]:
     return list(splits), rows if splits else []
 
 
-def _share(part: object, whole: object, per: int = 0) -> str:
-    if not isinstance(part, int) or not isinstance(whole, int) or not whole:
+def _share(part: Any, whole: Any, per: int = 0) -> str:
+    if not drawable(part) or not drawable(whole) or not whole:
         return ""
     return f"{part / whole:,.1f}" if per else f"{100 * part / whole:.1f} %"
 
@@ -155,7 +155,7 @@ def score_rows(reading: Reading) -> list[list[str]]:
     rows = []
     for key, name, form in MEASURES:
         values = [own.get(key) if isinstance(own, dict) else None for own in found]
-        told = [form.format(value) if isinstance(value, int | float) else "-" for value in values]
+        told = [form.format(value) if drawable(value) else "-" for value in values]
         rows.append([name, *told])
     return rows if any(isinstance(own, dict) for own in found) else []
 

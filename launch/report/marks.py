@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from launch.evaluation import chosen
-from launch.report.reading import Points, Reading, drawable
+from launch.journal import drawable
+from launch.report.reading import Points, Reading
 from launch.report.values import clock, plain
 from launch.wording import amount, printable
 

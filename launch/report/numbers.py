@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
+from launch.journal import drawable
 from launch.report.reading import OF_BEST, Points, Reading
 from launch.report.values import BYTES, PERCENT, PLAIN, SECONDS, SHARE, TOKENS, Unit, off, shown
 from launch.wording import plural, span
@@ -117,7 +118,7 @@ def _memory(reading: Reading) -> str:
 def _score(scores: object, model: str) -> float | None:
     own = scores.get(model) if isinstance(scores, dict) else None
     value = own.get("answer_f1") if isinstance(own, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if value is not None and drawable(value) else None
 
 
 def _last(points: Points | None) -> float | None:

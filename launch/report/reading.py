@@ -10,12 +10,10 @@ from typing import Any
 
 from launch.diagnosis.report import Diagnosis, diagnosed
 from launch.following import Asker, Status, status
-from launch.journal import document, rows, scrub
+from launch.journal import document, drawable, rows, scrub
 from launch.plan import Plan
 from launch.rundir import PROGRESS, Evaluation, RunDir
 
-# Beyond it a number is a mistake, and no browser draws it.
-LARGEST = 1e300
 # After early stopping an earlier adapter is evaluated again: its values are a curve of their own, at its step.
 OF_BEST = " of the best adapter"
 BLOCK = 10_000
@@ -108,11 +106,6 @@ def read(place: RunDir, ask: Asker) -> Reading:
         examples=tuple(scrub(examples)), examples_from=examples_from, checks=scrub(document(place.preflight)),
         progress=next((document(path / PROGRESS) for path in place.complete_checkpoints()), {}),
     )  # fmt: skip
-
-
-def drawable(value: Any) -> bool:
-    """Whether it is a number that can be drawn: JSON may hold NaN, Infinity and integers of any length."""
-    return type(value) in (float, int) and -LARGEST < value < LARGEST
 
 
 def _text(path: Path) -> str:

@@ -29,6 +29,7 @@ from launch.watching.view import (
     happenings,
     in_order,
     nodes_of,
+    sound,
 )
 
 # What of a long run is read at first: about a thousand logged steps, and a minute of a hundred GPUs.
@@ -135,7 +136,7 @@ class Reader:
         return self.state
 
     def _read(self) -> list[Row]:
-        rows = [row for row in self.tails["metrics"].rows() if isinstance(row.get("step"), int)]
+        rows = [sound(row) for row in self.tails["metrics"].rows() if isinstance(row.get("step"), int)]
         self.logged = grown(self.logged, (row for row in rows if "loss" in row))
         self.evaluations = grown(self.evaluations, (row for row in rows if "eval_loss" in row))
         self.nodes = nodes_of(self.tails["resources"].rows(), self.nodes, self.attempt.gpu_bytes)

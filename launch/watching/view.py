@@ -7,6 +7,7 @@ from typing import Any
 
 from launch.following import Status
 from launch.happened import WORRIES, logged, told
+from launch.journal import drawable
 
 Row = dict[str, Any]
 # Logged steps that are kept: more than a terminal has columns, times the steps that a column is the mean of.
@@ -147,5 +148,10 @@ def gpu_troubles(nodes: Iterable[Node]) -> list[str]:
     ]
 
 
+def sound(row: Row) -> Row:
+    """A row of metrics with None in place of what is no number that can be drawn."""
+    return {key: value if drawable(value) else None for key, value in row.items()}
+
+
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return float(value) if drawable(value) else None

@@ -241,3 +241,18 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_is_trained(work
     assert done.code == 3
     assert f"pip install {' '.join(missing)}" in done.err
     assert not (run / "metrics.jsonl").exists()
+
+
+def test_a_tracker_that_fails_ends_nothing(workspace: Workspace) -> None:
+    """Its folder cannot be made. The training goes on without it, and says so once."""
+    run, taken = workspace.root / "untold", workspace.root / "a-file"
+    taken.write_text("no folder")
+    spec = workspace.spec(training={"report_to": ["tensorboard"]})
+    done = muster("run", spec, "--run-dir", run, TENSORBOARD_LOGGING_DIR=str(taken / "logs"))
+    assert done.code == 0, done.err
+    (warned,) = [row for row in read_rows(run / "events.jsonl") if row["event"] == "warning"]
+    assert warned["kind"] == "tracker"
+    assert "TensorBoard" in warned["message"]
+    assert "NotADirectoryError" in warned["message"]
+    assert "metrics.jsonl" in warned["advice"]
+    assert read_rows(run / "metrics.jsonl")[-1]["step"] == 22

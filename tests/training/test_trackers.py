@@ -1,13 +1,16 @@
-"""Where trackers put what they log."""
+"""Where trackers put what they log, and that one which fails ends nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
 
 from launch.plan import Plan
 from launch.rundir import RunDir
 from tests.launch.conftest import plan_of, spec_of
-from training.trackers import variables
+from training.trackers import Borne, variables
 
 RUN = RunDir(Path("/runs/demo"))
 
@@ -46,3 +49,34 @@ def test_a_run_of_another_store_is_not_looked_for(reports: tuple[str, ...]) -> N
     assert "MLFLOW_RUN_ID" not in variables(
         plan(*reports), RUN, known, {"MLFLOW_TRACKING_URI": "https://other.example"}
     )
+
+
+class Unsteady(TrainerCallback):
+    """Fails at the steps that it is given."""
+
+    def __init__(self, fails: set[int]):
+        self.fails, self.asked = fails, list[int]()
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.asked.append(state.global_step)
+        if state.global_step in self.fails:
+            raise ConnectionError("no route to host")
+
+
+@pytest.mark.parametrize(
+    ("fails", "asked"), [({2, 3, 5}, [1, 2, 3, 4, 5, 6, 7, 8]), ({2, 3, 4, 5}, [1, 2, 3, 4]), (set(), [*range(1, 9)])]
+)
+def test_a_tracker_that_fails_is_told_once_and_left_alone_after_three_times_in_a_row(
+    fails: set[int], asked: list[int]
+) -> None:
+    callback, told = Unsteady(fails), list[dict[str, Any]]()
+    Borne(callback, lambda name, **data: told.append({"event": name, **data}))
+    handler = CallbackHandler([callback], None, None, None, None)
+    state, control = TrainerState(), TrainerControl()
+    for step in range(1, 9):
+        state.global_step = step
+        handler.on_log(TrainingArguments(), state, control, {"loss": 1.0})
+    assert callback.asked == asked
+    assert [(row["event"], row["kind"], row["step"], row["message"]) for row in told] == [
+        ("warning", "tracker", 2, "Unsteady could not be told: ConnectionError: no route to host")
+    ] * bool(fails)

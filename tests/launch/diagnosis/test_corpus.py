@@ -7,6 +7,7 @@ first (`at`), and which public issues its shape was taken from. The words betwee
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,31 @@ def test_the_first_cause_is_named(case: str, tmp_path: Path) -> None:
         assert f"{first.file}:{first.line}" == place(expected["at"])
     assert cause.exit_code == BY_NAME[cause.name].code
     assert cause.summary
+
+
+def windows(text: bytes) -> bytes:
+    return text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
+def coloured(text: bytes) -> bytes:
+    """As Python 3.13 writes tracebacks where FORCE_COLOR is set."""
+    return b"".join(b"\x1b[1;35m" + line + b"\x1b[0m\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize("written", [windows, coloured])
+@pytest.mark.parametrize("case", ["oom-backward", "killed-without-a-word", "segfault-report", "rendezvous-elastic"])
+def test_the_ends_of_lines_and_colours_hide_nothing(
+    case: str, written: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    attempt = laid_out(case, tmp_path)
+    for path in [*attempt.root.glob("*.log"), *tmp_path.glob("*.log")]:
+        changed = path.stat().st_mtime
+        path.write_bytes(written(path.read_bytes()))
+        os.utime(path, (changed, changed))
+    cause, expected = explain(attempt), CASES[case]
+    assert cause is not None
+    assert (cause.name, cause.rank, cause.phase) == (expected["known"], expected["rank"], expected["phase"])
+    assert "\x1b" not in cause.evidence[0].text
 
 
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if not case["known"]])

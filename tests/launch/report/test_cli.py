@@ -2,7 +2,10 @@
 
 import fcntl
 import json
+import os
+import re
 import resource
+import stat
 import subprocess
 import sys
 import time
@@ -237,3 +240,39 @@ def test_many_gpus_keep_it_small(tmp_path: Path) -> None:
     reported(run)
     assert time.monotonic() - began < 60
     assert run.report.stat().st_size < MOST_BYTES
+
+
+def test_what_is_no_file_of_its_own_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    place, pipe, linked = write_run(tmp_path / "night", steps=8), tmp_path / "pipe", tmp_path / "linked.html"
+    os.mkfifo(pipe)
+    linked.symlink_to(tmp_path / "page.html")
+    copy = tmp_path / "copy.html"
+    with copy.open("wb") as file, subprocess.Popen(["cat", pipe], stdout=file) as reader:
+        assert muster("report", place.root, "--out", pipe).code == 0
+        reader.wait(timeout=30)
+    assert copy.read_bytes().rstrip().endswith(b"</html>")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert muster("report", place.root, "--out", linked).code == 0
+    assert linked.is_symlink()
+    assert (tmp_path / "page.html").read_text().rstrip().endswith("</html>")
+
+
+def test_a_place_that_takes_nothing_is_named(tmp_path: Path) -> None:
+    place = write_run(tmp_path / "night", steps=8)
+    done = muster("report", place.root, "--out", place.plan / "page.html")
+    assert done.code == 9
+    assert "page.html: the report cannot be written there (File exists); say where, such as --out" in done.err
+
+
+@pytest.mark.parametrize("number", ['"x"', "null", "NaN", "1" + 400 * "0", "[1]"])
+def test_numbers_that_are_none_end_no_reader(number: str, tmp_path: Path) -> None:
+    """As a damaged file has them, or another version's."""
+    place = write_run(tmp_path / "night", steps=8)
+    keys = ("loss", "step_seconds", "eval_loss", "steps", "counts", "tokens", "seconds", "time")
+    for path in (place.metrics, place.events, place.resources, place.attempt(1).outcome):
+        text = path.read_text()
+        broken = [re.sub(rf'"{key}": [^,}}]+', f'"{key}": {number}', text) for key in keys]
+        path.write_text("".join([text, *broken]) if path.suffix == ".jsonl" else broken[keys.index("seconds")])
+    for reader in ("report", "diagnose", "watch", "status"):
+        done = muster(reader, place.root, *(["--once"] if reader == "watch" else []))
+        assert done.code == 0, (reader, done.err)
