@@ -75,8 +75,8 @@ def test_packed_rows_give_their_losses_by_documents_under_every_engine(
     strategy: str, base_workspace: Workspace
 ) -> None:
     """The model is told that there is no mask, through the engine's own wrappers; against one process under SDPA."""
-    spec, packed = base_workspace.spec("packed"), ("-s", "data.packing=true", "-s", "training.epochs=4")
-    reference, run = (base_workspace.root / name for name in ("masked", f"packed-{strategy}"))
+    spec, packed = base_workspace.spec("documents"), ("-s", "data.packing=true", "-s", "training.epochs=4")
+    reference, run = (base_workspace.root / name for name in ("masked", f"documents-{strategy}"))
     ways = {
         reference: ("single", "model.attention=sdpa", "cluster.devices_per_node=1"),
         run: (strategy, "model.attention=varlen", "cluster.devices_per_node=2"),
