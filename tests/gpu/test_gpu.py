@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from launch.kernels import FLASH_PACKAGES
-from launch.preflight.driver import is_installed
+from launch.preflight.installed_torch import there
 from launch.spec import FlashAttention
 from tests.conftest import Workspace, command, kill_when, losses, muster, read_rows
 from tests.runs.test_resume import adapter
@@ -145,7 +145,7 @@ def test_another_package_s_flash_attention_gives_the_losses_of_torch_s(
     kernels: FlashAttention, attention: str, workspace: Workspace
 ) -> None:
     module, _, majors = FLASH_PACKAGES[kernels]
-    if not is_installed(module) or CAPABILITY[0] not in majors:
+    if not there(module) or CAPABILITY[0] not in majors:
         pytest.skip(f"{module} is not there, or not for this GPU")
     # One row at a time has no padding, and under SDPA no mask, beside which none of these kernels is called.
     one = (
