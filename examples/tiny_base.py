@@ -247,6 +247,7 @@ def main() -> None:
 
 def make(documents: list[Document], target: Path, made_from: str) -> None:
     """Puts the trained model at `target`, under that name only when it is complete."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, imported with the model, says that it chose so
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+# How to go on by hand, behind why a run ended. Whoever goes on by itself leaves it out.
+GO_ON = "; continue with --resume auto"
+
 
 class ExitCode(IntEnum):
     DONE = 0

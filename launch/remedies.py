@@ -132,8 +132,8 @@ def _spec_changes(spec: RunSpec, topology: Topology, precision: Precision) -> It
         yield "training.loss: chunked", {"training": {"loss": "chunked"}}
     if micro != "auto" and micro > 1:
         steps = training.gradient_accumulation_steps * micro
-        given = training.global_batch_size is None or "gradient_accumulation_steps" in training.model_fields_set
-        more: dict[str, Any] = {"gradient_accumulation_steps": steps} if given else {}
+        stated = training.global_batch_size is None or "gradient_accumulation_steps" in training.model_fields_set
+        more: dict[str, Any] = {"gradient_accumulation_steps": steps} if stated else {}
         told = f", gradient_accumulation_steps: {steps}" if more else ""
         yield f"training.micro_batch_size: 1{told}", {"training": {"micro_batch_size": 1, **more}}
     if spec.model.quantization != "none" and spec.model.upcast_unquantized:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from launch.errors import Stopped, WorkerError
+from launch.errors import GO_ON, Stopped, WorkerError
 from launch.model_files import weights_identity
 from launch.plan import Plan
 from launch.rundir import ADAPTER_WEIGHTS, RunDir
@@ -97,7 +97,7 @@ def train(
         step, last = trainer.state.global_step, trainer.state.max_steps
         if trainer.recorder.stopped:
             trainer.recorder.event("stopped", step=step)
-            raise Stopped(f"stopped as asked after step {step} of {last}; continue with --resume auto")
+            raise Stopped(f"stopped as asked after step {step} of {last}{GO_ON}")
         _load_best(trainer)
         if evaluation is not None and trainer.recorder.last_evaluation != step:
             trainer.evaluate()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.diagnosis.cause import Cause
-from launch.errors import ExitCode
+from launch.errors import GO_ON, ExitCode
 from launch.journal import document
 from launch.rundir import Attempt, Evaluation
 
@@ -55,7 +55,7 @@ def outcome(
     if cause is not None and not (unexplained(failures, world_size) and explained and explained.certain):
         return _failed(cause, _silent(failures, world_size))
     if cause is None and stopped:
-        return ExitCode.STOPPED, "stopped as asked; continue with --resume auto"
+        return ExitCode.STOPPED, f"stopped as asked{GO_ON}"
     if cause is None and returncode == 0 and finished:
         return ExitCode.DONE, "done"
     if cause is None and disk_full:
@@ -77,7 +77,7 @@ def _failed(cause: dict[str, Any], silent: list[int]) -> tuple[ExitCode, str]:
     if cause["exit_code"] == ExitCode.COMMUNICATION and silent:
         return ExitCode.WORKER, (
             f"rank {', '.join(map(str, silent))} ended without a word and the others lost their connection:"
-            " killed, by somebody or by the kernel for want of memory (see dmesg); continue with --resume auto"
+            f" killed, by somebody or by the kernel for want of memory (see dmesg){GO_ON}"
         )
     return ExitCode(cause["exit_code"]), f"rank {cause['rank']}: {cause['message']}"
 
@@ -105,10 +105,8 @@ def _unexplained(returncode: int) -> tuple[ExitCode, str]:
             " see its log"
         )
     if returncode in (-9, 137):
-        return ExitCode.WORKER, (
-            "killed (SIGKILL): by somebody, or by the kernel for want of memory (see dmesg);"
-            " continue with --resume auto"
-        )
+        reason = "killed (SIGKILL): by somebody, or by the kernel for want of memory (see dmesg)"
+        return ExitCode.WORKER, f"{reason}{GO_ON}"
     if returncode < 0:
-        return ExitCode.WORKER, f"killed by signal {-returncode}; continue with --resume auto"
+        return ExitCode.WORKER, f"killed by signal {-returncode}{GO_ON}"
     return ExitCode.WORKER, f"the workers ended with exit code {returncode} and left no failure file; see their logs"

@@ -13,7 +13,7 @@ from rich.console import Console
 from launch.claim import finished
 from launch.diagnosis.ending import first_cause, outcome, read_failures, unexplained
 from launch.diagnosis.explain import explain
-from launch.errors import ExitCode
+from launch.errors import GO_ON, ExitCode
 from launch.journal import beat, event, rows, write_json
 from launch.local import BEREAVED_SECONDS
 from launch.plan import Plan
@@ -155,7 +155,7 @@ def _ended(
 ) -> Ended:
     step = last_step(run)
     if killed:
-        reason = "killed as asked, before it could save; continue with --resume auto"
+        reason = f"killed as asked, before it could save{GO_ON}"
         return Ended(ExitCode.WORKER, reason, step)
     if hang is not None:
         return Ended(ExitCode.COMMUNICATION, _told(hang, attempt), step, nodes=hang.nodes)

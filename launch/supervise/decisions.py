@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launch.checkpointing import checkpointable, forcing
-from launch.errors import ExitCode
+from launch.errors import GO_ON, ExitCode
 from launch.memory import activations
 from launch.plan import Plan
 from launch.spec import RunSpec
@@ -90,7 +90,7 @@ def decide(plan: Plan, past: Sequence[Past], asked: Asked) -> Decision:
     if fruitless(past) > limit:
         why = f"{plural(limit, 'restart')} brought no further step (recovery.restarts)"
         return Finish(code, f"{reason}\n{why}")
-    return Restart(reason)
+    return Restart(reason.removesuffix(GO_ON))
 
 
 def _goes_on_later(plan: Plan, ended: Ended) -> bool:

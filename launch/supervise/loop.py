@@ -10,7 +10,7 @@ from rich.console import Console
 
 from launch.claim import replan
 from launch.discover import installed
-from launch.errors import ExitCode
+from launch.errors import GO_ON, ExitCode
 from launch.journal import event, rows
 from launch.plan import Plan, resolve
 from launch.planning import text_bytes
@@ -88,7 +88,7 @@ def _forget_stop(run: RunDir) -> None:
 
 
 def _stopped(stopper: Stopper) -> Finish | Requeue:
-    reason = "stopped as asked before training began; continue with --resume auto"
+    reason = f"stopped as asked before training began{GO_ON}"
     return Requeue(reason) if stopper.asked == "scheduler" else Finish(ExitCode.STOPPED, reason)
 
 

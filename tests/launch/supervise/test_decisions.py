@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launch.errors import ExitCode
+from launch.errors import GO_ON, ExitCode
 from launch.hardware import Topology
 from launch.plan import Plan, resolve
 from launch.spec import RunSpec
@@ -85,6 +85,12 @@ def test_a_stop() -> None:
 def test_done_is_done_whoever_asks() -> None:
     done = Ended(ExitCode.DONE, "done", 22)
     assert after(done, asked="scheduler") == Finish(ExitCode.DONE, "done")
+
+
+def test_only_who_does_not_go_on_by_itself_says_how_to() -> None:
+    killed = Ended(ExitCode.WORKER, f"killed by signal 9{GO_ON}", 4)
+    assert after(killed) == Restart("killed by signal 9")
+    assert after(killed, asked="person") == Finish(ExitCode.WORKER, "killed by signal 9; continue with --resume auto")
 
 
 def test_three_restarts_without_a_further_step() -> None:
