@@ -8,7 +8,7 @@ import typer
 
 from launch.errors import DataError, ExitCode, UsageError
 from launch.options import AsJson, Overrides
-from launch.terminal import print_json, say, show
+from launch.terminal import console, print_json, say, show
 from launch.wording import printable
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def stats(
     if picture is not None and not picture.parent.is_dir():
         raise UsageError(f"--picture {picture}: no such folder: {picture.parent}")
     data, chat = _data(source, overrides, evaluation, form, model, max_length, [], required=True)
-    from launch.screen import console, stats_view
+    from launch.screen import stats_view
     from training.data.stats import draw, measure
 
     assert chat is not None

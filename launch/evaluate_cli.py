@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from launch.options import AsJson
-from launch.terminal import print_json, say, show
+from launch.terminal import console, print_json, say, show
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
     from launch.evaluation_request import Options, job_of, place_for
     from launch.evaluators import evaluate_job
     from launch.journal import rows
-    from launch.screen import answers_view, console, evaluation_view
+    from launch.screen import answers_view, evaluation_view
     from launch.trained import trained
 
     found = trained(source)

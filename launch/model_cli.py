@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from launch.options import AsJson
-from launch.terminal import print_json, say, show
+from launch.terminal import console, print_json, say, show
 
 app = typer.Typer(no_args_is_help=True, help="List, describe and import the models that can be trained.")
 
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="List, describe and import the mode
 def list_models(as_json: AsJson = False) -> None:
     """Every model that has a name: parameters, context, chat or base, license, and whether it is on this machine."""
     from launch.models import listed
-    from launch.screen import console, models_view
+    from launch.screen import models_view
 
     if as_json:
         print_json(listed())
@@ -31,7 +31,7 @@ def show_model(
     """One model: shapes, LoRA targets, license, what its files lack, and which GPUs it fits with which strategy."""
     from launch.model_files import problems
     from launch.models import described
-    from launch.screen import console, model_view
+    from launch.screen import model_view
 
     model = described(name)
     lacking = problems(name)

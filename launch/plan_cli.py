@@ -9,7 +9,7 @@ import typer
 from launch.errors import ContradictionError, MusterError, NoPlanError, UsageError
 from launch.options import AsJson, Overrides, SpecFile
 from launch.resolving import on_allocation, on_nodes, resolve
-from launch.terminal import print_json, say, show
+from launch.terminal import console, print_json, say, show
 
 if TYPE_CHECKING:
     from launch.consistency import Given
@@ -108,7 +108,6 @@ def _refuse_together(
 def _compare(spec: Path, overrides: list[str], kinds: str, nodes: int | None, as_json: bool) -> None:
     from launch.compare import compared
     from launch.plan_screen import comparison_view
-    from launch.screen import console
 
     rows = compared(spec, overrides, kinds.split(","), on_nodes(nodes), nodes)
     if as_json:
@@ -134,7 +133,6 @@ def _draw(found: "Plan", file: Path) -> None:
 
 def _show(found: "Plan", launcher: str | None, as_json: bool) -> None:
     from launch.plan_screen import candidates_view, plan_view
-    from launch.screen import console
 
     if launcher is not None:
         _show_rendered(found, launcher)

@@ -9,7 +9,7 @@ import typer
 from launch.errors import DataError, UsageError, WorkerError
 from launch.options import Accept, AsJson, Overrides, RunDirectory
 from launch.resolving import resolve, run_directory
-from launch.terminal import print_json
+from launch.terminal import console, print_json
 
 if TYPE_CHECKING:
     from launch.preflight import Result
@@ -58,7 +58,7 @@ def _show_checks(results: "list[Result]", place: str, as_json: bool, html: Path 
     """Prints what was found, and writes it as a page where that was asked for."""
     from launch.preflight import document
     from launch.preflight.page import page
-    from launch.screen import checks_view, console
+    from launch.screen import checks_view
 
     if html is not None:
         try:
@@ -74,7 +74,7 @@ def _show_checks(results: "list[Result]", place: str, as_json: bool, html: Path 
 def _list_checks(as_json: bool) -> None:
     """Every check, for people or as JSON."""
     from launch.preflight import LISTED
-    from launch.screen import checks_list, console
+    from launch.screen import checks_list
 
     if as_json:
         keys = ("name", "family", "finds", "threshold")
@@ -86,7 +86,7 @@ def _list_checks(as_json: bool) -> None:
 def _try_checks(as_json: bool) -> None:
     """What the checks find on simulated machines. Raises MusterError where that is not what is wrong with them."""
     from launch.preflight.selftest import MACHINES, selftest
-    from launch.screen import console, selftest_view
+    from launch.screen import selftest_view
 
     with tempfile.TemporaryDirectory() as cache:
         tried = selftest(Path(cache))

@@ -8,7 +8,7 @@ import typer
 
 from launch.errors import HostError, UsageError
 from launch.options import AsJson
-from launch.terminal import print_json, say
+from launch.terminal import console, print_json, say
 
 if TYPE_CHECKING:
     from launch.rundir import RunDir
@@ -36,7 +36,6 @@ def report(
     from launch.report.page import Run, page
     from launch.report.reading import read
     from launch.report.summary import document, summary
-    from launch.screen import console
 
     places = [place for name in runs for place in named(name)]
     target = out or _own(places)

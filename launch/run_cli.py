@@ -8,7 +8,7 @@ import typer
 from launch.errors import ExitCode, PreflightError
 from launch.options import Accept, Overrides, RunDirectory, SpecFile, Verbose
 from launch.resolving import resolve, run_directory
-from launch.terminal import as_error, print_json, say, show
+from launch.terminal import as_error, console, print_json, say, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +41,6 @@ def run(
     """Plan, check and train: on this machine, or on all nodes of the Slurm job around it."""
     from launch.claim import claim, finished, refuse_secrets, until_free
     from launch.plan_screen import plan_view
-    from launch.screen import console
 
     plan = resolve(spec, overrides)
     place = run_directory(plan, run_dir)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -218,7 +218,3 @@ def answers_view(answers: list[dict[str, Any]], count: int) -> RenderableType:
             table.add_row(name, Text("\n".join(printable(line) for line in short.splitlines())))
         parts += [Text(), table]
     return Group(*parts)
-
-
-def console(stderr: bool = True) -> Console:
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)

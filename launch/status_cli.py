@@ -9,7 +9,7 @@ import typer
 
 from launch.errors import UsageError
 from launch.options import AsJson, RunName
-from launch.terminal import print_json, say, show
+from launch.terminal import console, print_json, say, show
 
 if TYPE_CHECKING:
     from launch.rundir import RunDir
@@ -27,7 +27,6 @@ def status(
     """Show what runs are doing: in the queue, at which step, or how they ended."""
     from launch.following import Asker, named, runs_in
     from launch.following import status as status_of
-    from launch.screen import console
     from launch.status_view import status_list, status_view
 
     if run is None and not Path("runs").is_dir():

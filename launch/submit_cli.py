@@ -9,7 +9,7 @@ import typer
 from launch.errors import PreflightError, UsageError
 from launch.options import Accept, AsJson, Overrides, RunDirectory, SpecFile
 from launch.resolving import run_directory
-from launch.terminal import print_json, say, show
+from launch.terminal import console, print_json, say, show
 
 if TYPE_CHECKING:
     from launch.checking import Checked
@@ -65,7 +65,7 @@ def submit(
     from launch.cluster.commands import set_aside
     from launch.cluster.controller import Cluster, ask
     from launch.plan_screen import plan_view
-    from launch.screen import checks_view, console
+    from launch.screen import checks_view
     from launch.specfile import draft
     from launch.submitting import elements, refuse_queued, request
 

@@ -4,7 +4,10 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def show(text: str, end: str = "\n") -> None:
@@ -39,3 +42,10 @@ def say(*lines: str) -> None:
 
     with contextlib.suppress(OSError):  # a terminal that was closed
         print(redact("\n".join(lines)), file=sys.stderr)
+
+
+def console(stderr: bool = True) -> "Console":
+    """For tables and bars."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.options import RunName
+from launch.terminal import console
 
 
 def watch(
@@ -15,7 +16,6 @@ def watch(
 ) -> None:
     """Watch a run: progress, loss, throughput, GPUs, and what happens. Leaving it (q) does not touch the run."""
     from launch.following import one
-    from launch.screen import console
     from launch.watching import lines, terminal
     from launch.watching.reading import Reader
 
