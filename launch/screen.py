@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,6 +13,9 @@ from launch.evaluation import MEASURES, MODELS, chosen
 from launch.preflight import Check, Result, sentence
 from launch.preflight.result import SEVERITY
 from launch.wording import amount, plural, printable
+
+if TYPE_CHECKING:
+    from launch.preflight.selftest import Tried
 
 MARKS = {
     "pass": ("ok", "green"),
@@ -61,20 +64,24 @@ def checks_list(checks: Sequence[Check]) -> RenderableType:
     return table
 
 
-def selftest_view(rows: Sequence[dict[str, Any]]) -> RenderableType:
+def selftest_view(tried: "Sequence[Tried]") -> RenderableType:
     """A simulated machine a row: what was found, and whether that is what is wrong with it."""
     table = Table(box=None, pad_edge=False)
     table.add_column("machine", no_wrap=True)
     table.add_column("found", overflow="fold")
     table.add_column("as expected", no_wrap=True)
-    for row in rows:
+    for each in tried:
         same: dict[str, list[str]] = {}
-        for name, status in row["found"].items():
+        for name, status in each.found.items():
             same.setdefault(status, []).append(name)
         found = "; ".join(f"{status}: {', '.join(names)}" for status, names in same.items())
-        table.add_row(row["machine"], found or "nothing", "yes" if row["found"] == row["expected"] else "NO")
-    right = sum(row["found"] == row["expected"] for row in rows)
-    return Group(table, Text(f"{right} of {len(rows)} machines as expected", style="bold"))
+        judged = "not tried" if each.not_tried else "yes" if each.right else "NO"
+        table.add_row(each.scenario, found or "nothing", judged)
+    counted = [each for each in tried if not each.not_tried]
+    told = f"{sum(each.right for each in counted)} of {len(counted)} machines as expected"
+    reasons = dict.fromkeys(each.not_tried for each in tried if each.not_tried)
+    lines = [f"{sum(each.not_tried == why for each in tried)} not tried: {why}" for why in reasons]
+    return Group(table, Text(told, style="bold"), *map(Text, lines))
 
 
 def models_view(models: list[dict[str, Any]]) -> RenderableType:

@@ -207,7 +207,9 @@ class PreflightSpec(Section):
     xid_hours: Annotated[float, Field(gt=0)] = 24
     """A fatal Xid error in the kernel's log fails a GPU for so long; an older one warns."""
     clock_skew_seconds: Annotated[float, Field(gt=0)] = 30
-    """Nodes' clocks that differ by more fail; by more than a second they warn."""
+    """Nodes' clocks that differ by more fail."""
+    clock_skew_warn_seconds: Annotated[float, Field(gt=0)] = 1
+    """Nodes' clocks that differ by more warn: their logs can no longer be put in order."""
     answer_seconds: Annotated[float, Field(gt=0)] = 60
     """Seconds in which each node of a job must have answered what it was asked before a run."""
     allreduce_seconds: Annotated[float, Field(gt=0)] = 60

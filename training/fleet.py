@@ -31,7 +31,7 @@ def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     limits = plan.spec.preflight
     control.pulse.mark("meeting")
     _all_here(control, timedelta(seconds=limits.allreduce_seconds))
-    results = fleet_results(_reports(run, control, place), limits.clock_skew_seconds)
+    results = fleet_results(_reports(run, control, place), limits)
     gpu = plan.topology.device == "gpu"
     device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     seconds, rate = all_reduce(device, plan.world_size, limits.allreduce_seconds)

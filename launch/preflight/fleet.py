@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.preflight.check import Check, on_several_nodes
 from launch.preflight.result import Context, Result, Status
+from launch.spec import PreflightSpec
 from launch.wording import named, plural
 
 # What training would do differently, and what only an administrator wants to know of.
 DECISIVE = ("torch", "torch CUDA", "NCCL", "transformers", "accelerate", "peft", "deepspeed", "bitsandbytes", "GPUs")
 CLOCK_FIX, DIRECTORY_FIX = "start chrony or ntpd there", "choose a --run-dir on storage that every node mounts"
 SHOWN = 5  # nodes of which a number each is told
-SKEW_WARNS = 1.0  # seconds: logs of several nodes can then no longer be put in order
 
 
 class NodeReport(BaseModel):
@@ -35,9 +35,9 @@ class NodeReport(BaseModel):
     """Whether it finds in the run directory what rank 0 has just put there."""
 
 
-def fleet_results(reports: Sequence[NodeReport], skew_seconds: float) -> list[Result]:
-    """What can be said of all nodes together. `skew_seconds` is how far clocks may be apart."""
-    return [_alike(reports), _clocks(reports, skew_seconds), _directory(reports)]
+def fleet_results(reports: Sequence[NodeReport], limits: PreflightSpec) -> list[Result]:
+    """What can be said of all nodes together."""
+    return [_alike(reports), _clocks(reports, limits), _directory(reports)]
 
 
 def unanswered(reasons: Mapping[str, str]) -> Result:
@@ -91,16 +91,19 @@ def _alike(reports: Sequence[NodeReport]) -> Result:
 
 
 def ahead_of_others(reports: Sequence[NodeReport]) -> dict[str, float]:
-    """By node, the seconds that its clock is ahead of the middle one."""
-    middle = sorted(report.clock for report in reports)[len(reports) // 2] if reports else 0.0
+    """By node, the seconds that its clock is ahead of the middle one; of two nodes, ahead of the first, which is the
+    head of a job."""
+    clocks = [report.clock for report in reports]
+    middle = sorted(clocks)[len(clocks) // 2] if len(clocks) > 2 else next(iter(clocks), 0.0)
     return {report.node: round(report.clock - middle, 3) for report in reports}
 
 
-def _clocks(reports: Sequence[NodeReport], most: float) -> Result:
-    ahead = ahead_of_others(reports)
-    off = {node: seconds for node, seconds in ahead.items() if abs(seconds) > SKEW_WARNS}
+def _clocks(reports: Sequence[NodeReport], limits: PreflightSpec) -> Result:
+    ahead, fine = ahead_of_others(reports), limits.clock_skew_warn_seconds
+    off = {node: seconds for node, seconds in ahead.items() if abs(seconds) > min(fine, limits.clock_skew_seconds)}
     if not off:
-        return _result("fleet-clock", "pass", f"clocks within {SKEW_WARNS:g} s", ahead_seconds=ahead)
+        return _result("fleet-clock", "pass", f"clocks within {fine:g} s", ahead_seconds=ahead)
+    most = limits.clock_skew_seconds
     status: Status = "fail" if any(abs(seconds) > most for seconds in off.values()) else "warn"
     most_off = sorted(off, key=lambda node: -abs(off[node]))
     evidence = ", ".join(f"{node} is {off[node]:+.1f} s off" for node in most_off[:SHOWN])
@@ -138,7 +141,7 @@ CHECKS = (
     ),
     Check(
         "fleet-clock", "node", "nodes whose clocks differ",
-        f"{SKEW_WARNS:g} s warns, preflight.clock_skew_seconds fails", concerns=_waits,
+        "preflight.clock_skew_warn_seconds warns, preflight.clock_skew_seconds fails", concerns=_waits,
     ),
     Check(
         "fleet-directory", "storage", "a run directory that a node does not share",

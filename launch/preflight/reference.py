@@ -3,10 +3,13 @@
 python -m launch.preflight.reference > docs/preflight.md
 """
 
+from collections.abc import Mapping
+
 from launch.preflight.check import Check
 from launch.preflight.registry import LISTED
 from launch.preflight.result import Status
-from launch.preflight.selftest import MACHINES, NO_DRIVER
+from launch.preflight.selftest.faults import FAULTS
+from launch.preflight.selftest.machines import MACHINES, NO_DRIVER
 
 HEAD = """\
 # Preflight
@@ -21,7 +24,7 @@ however long that takes.
     muster preflight SPEC --json           # {status, verdict, checks: [{name, family, status, evidence, fix, ...}]}
     muster preflight SPEC --html FILE      # the same as a page that needs nothing else
     muster preflight --list                # the table below
-    muster preflight --selftest            # the checks of GPUs on simulated machines, healthy and faulty
+    muster preflight --selftest            # the checks on simulated machines, healthy and faulty
 
 GPUs are those that `CUDA_VISIBLE_DEVICES` lets a process use, counted as nvidia-smi counts them: by PCI bus. CUDA
 counts the fastest first; workers are started with `CUDA_DEVICE_ORDER=PCI_BUS_ID` unless it is set. Of a GPU that is
@@ -38,18 +41,32 @@ launch.preflight.reference`.
 MACHINES_HEAD = """
 ## Seen to fail
 
-`muster preflight --selftest` loads a library with the driver's own binary interface (`tests/fake_nvml`; it needs a C
-compiler) and tries the checks of GPUs on each of these machines. They must find what is wrong there and nothing else.
-On the machines without a driver that answers, every check of GPUs is unknown beside `driver`.
+`muster preflight --selftest` tries the checks on machines with one thing wrong. They must find it, and nothing else; on
+healthy machines nothing at all. `causality` alone is not among them: it needs a loaded model (`tests/training`).
 
-| machine | found |
+GPUs are a library with the driver's own binary interface (`tests/fake_nvml`; it needs a C compiler). On the machines
+without a driver that answers, every check of GPUs is unknown beside `driver`.
+
+| GPUs | found |
+| --- | --- |
+"""
+FAULTS_HEAD = """
+All else is one simulated node of two, with two GPUs each, and the Slurm around it. It has packages, files, variables
+and limits of its own; `/dev/shm`, `/sys/class`, the kernel's log, the free memory and the host name are mounts and a
+name that the kernel shows to one process alone. Where it permits no namespaces (`unshare -Urm`) these faults are not
+tried, and `--selftest` says so.
+
+| node, site, neighbours | found |
 | --- | --- |
 """
 
 
 def reference() -> str:
     families = list(dict.fromkeys(check.family for check in LISTED))
-    return HEAD + "".join(_family(family) for family in families) + MACHINES_HEAD + "".join(map(_machine, MACHINES))
+    tables = "".join(_family(family) for family in families)
+    machines = "".join(_row_of(name, _of_driver(machine.found)) for name, machine in MACHINES.items())
+    faults = "".join(_row_of(name, fault.found) for name, fault in FAULTS.items())
+    return HEAD + tables + MACHINES_HEAD + machines + FAULTS_HEAD + faults
 
 
 def _family(family: str) -> str:
@@ -61,10 +78,11 @@ def _row(check: Check) -> str:
     return f"| `{check.name}` | {check.finds} | {check.threshold} |\n"
 
 
-def _machine(name: str) -> str:
-    found = dict(MACHINES[name].found)
-    if found == NO_DRIVER:
-        found = {"driver": found["driver"]}
+def _of_driver(found: Mapping[str, Status]) -> Mapping[str, Status]:
+    return {"driver": found["driver"]} if dict(found) == NO_DRIVER else found
+
+
+def _row_of(name: str, found: Mapping[str, Status]) -> str:
     same: dict[Status, list[str]] = {}
     for check, status in found.items():
         same.setdefault(status, []).append(f"`{check}`")

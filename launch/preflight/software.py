@@ -69,8 +69,9 @@ def bitsandbytes(context: Context) -> Finding:
     # It then takes the nearest one of the same major version (bitsandbytes/cextension.py).
     if [kernel for kernel in there if kernel[:2] == wanted[:2]]:
         return passed(f"it has kernels for CUDA {wanted[:2]}", cuda=cuda, kernels=there)
-    fix = "pip install -U bitsandbytes, or a torch built for one of them"
-    return failed(f"it has no kernels for CUDA {cuda}, only for {', '.join(there) or 'none'}", fix, kernels=there)
+    fix = "pip install -U bitsandbytes, or a torch built for one of them; unset BNB_CUDA_VERSION where it is set"
+    asked = f"BNB_CUDA_VERSION={wanted}" if os.environ.get("BNB_CUDA_VERSION") else f"CUDA {cuda}"
+    return failed(f"it has no kernels for {asked}, only for {', '.join(there) or 'none'}", fix, kernels=there)
 
 
 def without_bitsandbytes(context: Context) -> str | None:

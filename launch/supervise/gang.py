@@ -171,13 +171,13 @@ def chosen(gathered: Gathered, out: Mapping[str, str], wanted: int, blamed: Sequ
     return [node for node in fit if node in best]
 
 
-def together(probes: Mapping[str, Probe], skew_seconds: float) -> list[Result]:
+def together(probes: Mapping[str, Probe], limits: PreflightSpec) -> list[Result]:
     """The checks of many nodes as one list: of each check the worst finding, with the nodes that have it."""
     by_name: dict[str, list[Result]] = {}
     for probe in probes.values():
         for result in probe.results:
             by_name.setdefault(result.name, []).append(result)
-    fleet = {result.name: result for result in fleet_results([probe.report for probe in probes.values()], skew_seconds)}
+    fleet = {result.name: result for result in fleet_results([probe.report for probe in probes.values()], limits)}
     return [fleet.get(name) or _worst(results, len(probes)) for name, results in by_name.items()]
 
 

@@ -114,7 +114,7 @@ class InJob:
     def _show(self, plan: Plan, gathered: Gathered) -> None:
         """What was found on the nodes that train: into preflight.json, and once onto the screen."""
         limits = plan.spec.preflight
-        found = together({node: gathered.probes[node] for node in self.nodes}, limits.clock_skew_seconds)
+        found = together({node: gathered.probes[node] for node in self.nodes}, limits)
         results = accept(found, [*limits.accept, *self.accepted], [check.name for check in CHECKS])
         place = Context(plan=plan, run=self.run).place
         write_json(self.run.preflight, document(results, place))

@@ -16,7 +16,7 @@ def roll_call(job: Allocation, context: Context) -> list[Result]:
     which node is the reason where they do not."""
     plan = context.plan
     gathered = gather(job, plan, context.run, os.environ)
-    found = together(gathered.probes, plan.spec.preflight.clock_skew_seconds)
+    found = together(gathered.probes, plan.spec.preflight)
     answers = _answers(job, inside(plan, context.run), plan, gathered)
     return [answers if result.name == answers.name else result for result in found] or [answers]
 

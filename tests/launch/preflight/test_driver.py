@@ -18,7 +18,8 @@ from tests.launch.preflight.conftest import ON_GPUS, context
 
 FAKE = """
 import json, sys
-from launch.preflight import driver, selftest
+from launch.preflight import driver
+from launch.preflight.selftest import machines as selftest
 {before}
 print(json.dumps(driver.{check}(selftest.context_for("{gpus}")).model_dump()))
 """
@@ -279,7 +280,8 @@ def test_an_error_of_a_slice_is_one_of_its_gpu() -> None:
 
 XIDS = """
 import json, time
-from launch.preflight import kernel, selftest
+from launch.preflight import kernel
+from launch.preflight.selftest import machines as selftest
 kernel.read_log = lambda: "3,1,{now},-;NVRM: Xid (PCI:0000:{bus}:00): 79, pid=1, GPU has fallen off the bus.\\n"
 print(json.dumps(kernel.fatal_errors(selftest.context_for("{gpus}")).model_dump()))
 """

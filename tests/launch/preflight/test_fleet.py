@@ -11,6 +11,7 @@ from launch import discover
 from launch.preflight.fingerprint import PACKAGES, fingerprint
 from launch.preflight.fleet import NodeReport, answered, fleet_results, odd_ones
 from launch.preflight.result import Result, sentence
+from launch.spec import PreflightSpec
 from tests.launch.preflight.test_network import ports
 
 ALIKE = {"torch": "2.13.0", "driver": "580.65.06", "GPUs": "8 x NVIDIA H100 80GB HBM3", "kernel": "6.8.0"}
@@ -21,7 +22,7 @@ def report(node: str, clock: float = 1000.0, sees: bool = True, **changes: str) 
 
 
 def found(*reports: NodeReport) -> dict[str, Result]:
-    return {result.name: result for result in fleet_results(reports, skew_seconds=30.0)}
+    return {result.name: result for result in fleet_results(reports, PreflightSpec())}
 
 
 def test_nodes_that_are_alike() -> None:
@@ -57,6 +58,18 @@ def test_clocks(seconds: float, status: str) -> None:
         assert result.evidence == f"n2 is {seconds:+.1f} s off"
 
 
+def test_of_two_clocks_the_head_s_is_the_measure() -> None:
+    result = found(report("n0"), report("n1", clock=1045.0))["fleet-clock"]
+    assert (result.status, result.evidence) == ("fail", "n1 is +45.0 s off")
+
+
+def test_clocks_by_the_spec_s_own_thresholds() -> None:
+    reports = [report("n0"), report("n1"), report("n2", clock=1005.0)]
+    wide, narrow = PreflightSpec(clock_skew_warn_seconds=10), PreflightSpec(clock_skew_seconds=0.5)
+    for limits, status in ((wide, "pass"), (narrow, "fail")):
+        assert {r.name: r.status for r in fleet_results(reports, limits)}["fleet-clock"] == status
+
+
 def test_many_clocks_are_told_by_those_that_are_off_most() -> None:
     reports = [report("n000"), *(report(f"n{n:03}", clock=1000.0) for n in range(1, 60))]
     reports += [report(f"x{n:02}", clock=1002.0 + n) for n in range(20)]
@@ -82,7 +95,7 @@ def test_a_thousand_nodes_are_compared_in_a_moment_and_told_in_a_line() -> None:
     """Of eight GPUs each: under 2 s and 500 MB."""
     reports = [report(f"node-{n:04d}", torch="2.12.0" if n % 100 == 7 else "2.13.0") for n in range(1000)]
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    results = fleet_results(reports, skew_seconds=30.0)
+    results = fleet_results(reports, PreflightSpec())
     assert time.monotonic() - began < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
     line = sentence(results, "8,000 GPUs on 1,000 nodes")

@@ -1,23 +1,20 @@
 """GPUs, through the real nvidia-ml-py and a simulated driver: what each check says of each machine."""
 
-import json
 import os
-from pathlib import Path
 
 import pytest
 
-from launch.preflight import selftest as module
 from launch.preflight.nvml import judge
-from launch.preflight.selftest import ASKED, MACHINES, Tried, selftest
-from tests.conftest import ROOT, muster
-from tests.launch.conftest import in_process as call
+from launch.preflight.selftest import Tried, selftest
+from launch.preflight.selftest.machines import ASKED, MACHINES
+from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests/golden/preflight-machines.txt"
 
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> list[Tried]:
-    return selftest(tmp_path_factory.mktemp("nvml"))
+    return selftest(tmp_path_factory.mktemp("nvml"), faults=())
 
 
 def test_each_fault_is_found_by_the_checks_that_should_and_by_no_other(tried: list[Tried]) -> None:
@@ -61,30 +58,3 @@ def test_what_could_not_be_read_never_passes(tried: list[Tried]) -> None:
             if result.status == "pass":  # then it is told
                 assert all(index in result.evidence.partition("; ")[2] for index in unsupported)
             assert result.fix or result.status in ("pass", "skipped")
-
-
-def test_the_selftest_as_a_command(
-    tried: list[Tried], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the results from above, and with one that is not as it should be."""
-    monkeypatch.setattr(module, "selftest", lambda cache: tried)
-    done = call(capsys, "preflight", "--selftest", "--json")
-    assert (done.code, done.err) == (0, "")
-    rows = json.loads(done.out)
-    assert {row["machine"] for row in rows} == set(MACHINES)
-    assert all(row["found"] == row["expected"] for row in rows)
-    shown = call(capsys, "preflight", "--selftest")
-    assert f"{len(tried)} of {len(tried)} machines as expected" in shown.out
-    monkeypatch.setattr(module, "selftest", lambda cache: [Tried("ecc-uncorrected", [])])
-    wrong = call(capsys, "preflight", "--selftest")
-    assert (wrong.code, wrong.err) == (
-        10,
-        "error: --selftest: the checks do not find what is wrong with ecc-uncorrected: do not rely on them\n",
-    )
-
-
-def test_a_machine_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    done = muster("preflight", "--selftest", PATH=str(tmp_path))
-    assert done.code == 2
-    assert done.err.startswith("error: --selftest: ")

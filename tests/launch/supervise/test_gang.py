@@ -87,7 +87,7 @@ def test_one_row_a_check_with_the_nodes_that_have_it() -> None:
     probes = [
         probe(f"n{number}", result(f"n{number}", status="fail" if number in (3, 7) else "pass")) for number in range(9)
     ]
-    (row,) = together({one.report.node: one for one in probes}, 30)
+    (row,) = together({one.report.node: one for one in probes}, PreflightSpec())
     assert (row.status, row.node) == ("fail", "n3, n7")
 
 
@@ -99,7 +99,7 @@ def test_each_node_says_what_it_has_found_itself() -> None:
             update={"evidence": found.get(node, "none")}
         )) for node in ("n0", "n1", "n2", "n3")
     ]  # fmt: skip
-    (row,) = together({one.report.node: one for one in probes}, 30)
+    (row,) = together({one.report.node: one for one in probes}, PreflightSpec())
     assert (row.node, row.evidence) == (
         "n1, n3",
         "n1: GPU 2: 1 uncorrected memory error; n3: GPU 7: 4 uncorrected memory errors",
@@ -128,7 +128,7 @@ for _ in range(3):  # the least of three: other processes share the cores
     began = time.process_time()
     probes = [Probe.model_validate_json(line) for line in lines]
     found = Gathered({one.report.node: one for one in probes}, {})
-    rows = together(found.probes, 30)
+    rows = together(found.probes, PreflightSpec())
     chosen(found, unfit(found, PreflightSpec(), []), len(probes) - 1)
     told = io.StringIO()
     Console(file=told, width=100).print(checks_view(rows, "8,000 GPUs on 1,000 nodes"))

@@ -1,28 +1,22 @@
-"""Whether the checks can fail: each against simulated machines with one fault, and against healthy ones.
+"""Simulated GPUs, healthy and with one fault each, and the checks that must find it.
 
-    muster preflight --selftest
-    python -m launch.preflight.selftest SCENARIO    one of them, in an environment that has the simulated driver
+    python -m launch.preflight.selftest.machines SCENARIO    one of them, where the simulated driver is found
 
-The machines are tests/fake_nvml, a library with NVML's binary interface, which the real nvidia-ml-py loads.
+They are scenarios of tests/fake_nvml, a library with NVML's binary interface, which the real nvidia-ml-py loads.
 """
 
-import importlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 from launch.devices import ORDER, VISIBLE
-from launch.errors import UsageError
 from launch.hardware import parse_gpus
 from launch.plan import resolve
 from launch.preflight.registry import CHECKS
-from launch.preflight.result import Context, Result, Status
+from launch.preflight.result import Context, Status
 from launch.preflight.runner import run_checks
 from launch.rundir import RunDir
 from launch.spec import RunSpec
@@ -37,9 +31,9 @@ ASKED = [check for check in CHECKS if check.family == "gpu" or check.name in ("d
 
 class Machine(NamedTuple):
     gpus: str
-    found: Mapping[str, Status] = {}
+    found: Mapping[str, Status] = MappingProxyType({})
     """Which checks find something, and how bad it is; all others must pass or be skipped."""
-    variables: Mapping[str, str] = {}
+    variables: Mapping[str, str] = MappingProxyType({})
     """What the environment says of its GPUs."""
 
 
@@ -101,53 +95,6 @@ MACHINES: dict[str, Machine] = {
 }
 
 
-class Tried(NamedTuple):
-    scenario: str
-    results: list[Result]
-
-    @property
-    def found(self) -> dict[str, Status]:
-        return {r.name: r.status for r in self.results if r.status not in ("pass", "skipped")}
-
-    @property
-    def right(self) -> bool:
-        """Whether each fault was found by the checks that should, and by no other."""
-        return self.found == MACHINES[self.scenario].found
-
-
-def selftest(cache: Path, scenarios: Sequence[str] = tuple(MACHINES)) -> list[Tried]:
-    """Every simulated machine's results. Raises UsageError where the simulated driver cannot be built."""
-    fake = _fake()
-    try:
-        environments = {name: fake.environment(cache, name) for name in scenarios}
-    except fake.FakeNvmlError as error:
-        raise UsageError(f"--selftest: {error}") from None
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(lambda name: Tried(name, _in_child(name, environments[name])), scenarios))
-
-
-def _fake() -> ModuleType:
-    """Beside the tests in a clone, inside this package where muster was installed."""
-    for name in ("launch.preflight.fake_nvml", "tests.fake_nvml"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise UsageError("--selftest: the simulated driver (tests/fake_nvml) is not part of this installation")
-
-
-def _in_child(scenario: str, variables: Mapping[str, str]) -> list[Result]:
-    """The driver's library is chosen when a process starts."""
-    kept = {name: value for name, value in os.environ.items() if name not in (VISIBLE, ORDER)}
-    argv = [sys.executable, "-m", "launch.preflight.selftest", scenario]
-    done = subprocess.run(
-        argv, env={**kept, **variables, **MACHINES[scenario].variables}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UsageError(f"--selftest: {scenario}: {done.stderr.strip()}")
-    return [Result.model_validate(each) for each in json.loads(done.stdout)]
-
-
 def context_for(gpus: str) -> Context:
     """A small QLoRA run on all GPUs of such a machine."""
     model, data = {"variant": "qwen2.5-7b-instruct", "quantization": "nf4"}, {"train": "train.jsonl", "max_length": 512}
@@ -158,7 +105,7 @@ def context_for(gpus: str) -> Context:
 
 
 def main(scenario: str) -> None:
-    results: list[Any] = run_checks(context_for(MACHINES[scenario].gpus), ASKED)
+    results = run_checks(context_for(MACHINES[scenario].gpus), ASKED)
     print(json.dumps([result.model_dump() for result in results]))
 
 

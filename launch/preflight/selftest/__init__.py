@@ -1,0 +1,105 @@
+"""Whether the checks can fail: each against simulated machines with one fault, and against healthy ones.
+
+    muster preflight --selftest
+
+GPUs are tests/fake_nvml, a library with NVML's binary interface, which the real nvidia-ml-py loads (machines.py). All
+else is one simulated node (node.py), whose files, limits and host name the kernel shows to one process alone
+(namespace.py), with one thing wrong each time (faults.py).
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from launch.devices import ORDER, VISIBLE
+from launch.errors import UsageError
+from launch.preflight.result import Result, Status
+from launch.preflight.selftest.faults import FAULTS
+from launch.preflight.selftest.machines import MACHINES
+from launch.preflight.selftest.node import NOT_TRIED
+
+HEALTHY = "h100x8"  # the GPUs of the node whose other parts are tried
+
+
+class Tried(NamedTuple):
+    scenario: str
+    expected: Mapping[str, Status]
+    results: Sequence[Result] = ()
+    not_permitted: str = ""
+    """Why this machine does not let it be simulated."""
+
+    @property
+    def found(self) -> dict[str, Status]:
+        return {r.name: r.status for r in self.results if r.status not in ("pass", "skipped")}
+
+    @property
+    def not_tried(self) -> str:
+        """Why nothing is known of this one here; empty where something is."""
+        beyond = {r.name: f"{r.name}: {r.evidence}" for r in self.results if NOT_TRIED in r.values}
+        return self.not_permitted or next((beyond[name] for name in self.expected if name in beyond), "")
+
+    @property
+    def right(self) -> bool:
+        """Whether each fault was found by the checks that should, and by no other."""
+        return self.found == dict(self.expected)
+
+
+def selftest(
+    cache: Path, machines: Sequence[str] = tuple(MACHINES), faults: Sequence[str] = tuple(FAULTS)
+) -> list[Tried]:
+    """What the checks say of every simulated machine and of every fault. Raises UsageError where the simulated driver
+    cannot be built."""
+    fake, cores = _fake(), len(os.sched_getaffinity(0))
+    try:
+        drivers = {name: fake.environment(cache, name) for name in (*machines, HEALTHY)}
+    except fake.FakeNvmlError as error:
+        raise UsageError(f"--selftest: {error}") from None
+    with ThreadPoolExecutor(cores) as pool:
+        parts = [part for start in range(cores) if (part := faults[start::cores])]
+        nodes = [pool.submit(_try_faults, cache / f"nodes-{part[0]}", part, drivers[HEALTHY]) for part in parts]
+        found = list(pool.map(lambda name: _try_machine(name, drivers[name]), machines))
+        of_nodes = {tried.scenario: tried for part in nodes for tried in part.result()}
+    return [*found, *(of_nodes[name] for name in faults)]
+
+
+def _fake() -> ModuleType:
+    """Beside the tests in a clone, inside this package where muster was installed."""
+    for name in ("launch.preflight.fake_nvml", "tests.fake_nvml"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise UsageError("--selftest: the simulated driver (tests/fake_nvml) is not part of this installation")
+
+
+def _try_machine(name: str, driver: Mapping[str, str]) -> Tried:
+    machine = MACHINES[name]
+    printed = _child("machines", [name], {**driver, **machine.variables})
+    return Tried(name, machine.found, [Result.model_validate(each) for each in printed])
+
+
+def _try_faults(folder: Path, names: Sequence[str], driver: Mapping[str, str]) -> list[Tried]:
+    printed = _child("simulated", [str(folder), *names], driver)
+    return [
+        Tried(name, FAULTS[name].found, (), told)
+        if isinstance(told := printed[name], str)
+        else Tried(name, FAULTS[name].found, [Result.model_validate(each) for each in told])
+        for name in names
+    ]
+
+
+def _child(module: str, arguments: Sequence[str], variables: Mapping[str, str]) -> Any:
+    """What a module of this package prints. The driver's library is chosen when a process starts."""
+    kept = {name: value for name, value in os.environ.items() if name not in (VISIBLE, ORDER)}
+    argv = [sys.executable, "-m", f"{__name__}.{module}", *arguments]
+    done = subprocess.run(argv, env={**kept, **variables}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UsageError(f"--selftest: {' '.join(arguments)}: {done.stderr.strip()}")
+    return json.loads(done.stdout)

@@ -1,0 +1,174 @@
+"""Every check on a simulated node that has one fault, as it is run before a job.
+
+    python -m launch.preflight.selftest.simulated FOLDER FAULT...    prints {fault: its results}
+
+Started with the simulated driver of a healthy machine. Each fault has a process of its own, whose mounts, limits and
+variables no other one sees.
+"""
+
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from launch.cluster.job import batch_job
+from launch.hardware import CATALOGUE, gpu_topology
+from launch.plan import Plan, resolve
+from launch.preflight.fleet import answered, fleet_results, unanswered
+from launch.preflight.registry import CHECKS
+from launch.preflight.result import Batch, Context, Result
+from launch.preflight.rows import rows
+from launch.preflight.runner import run_checks
+from launch.preflight.selftest import namespace, node
+from launch.preflight.selftest.faults import FAULTS
+from launch.preflight.selftest.node import Faulty
+from launch.processes import within
+from launch.rundir import RunDir
+from launch.spec import RunSpec
+from launch.variants import VARIANTS
+
+M = TypeVar("M", bound=BaseModel)
+
+SECONDS = 120.0  # for a fault; the longest deadline of a check is 35
+GPU, NODES, GPUS_OF_NODE = "H100-80GB", 2, 2
+KIND = "qwen2.5-7b-instruct"
+PRINTS = "#!"  # how a file begins that is a command
+
+
+def results(root: Path, change: Faulty) -> list[Result]:
+    """What every check says on the node whose files go into `root`; one that nothing here could satisfy is skipped,
+    with NOT_TRIED among its values. Changes this process for good.
+
+    Raises OSError where the kernel does not permit what is simulated.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = {
+            "root": root, "port": taken.getsockname()[1], "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+            "now": time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000,
+        }  # fmt: skip
+        fill = partial(_filled, words=words)
+        beyond = _limit({**node.LIMITS, **change.limits})
+        _build(root, {**node.FILES, **change.files}, {**node.SIZES, **change.sizes}, fill)
+        _say({**node.VARIABLES, **change.variables}, fill)
+        sys.path.insert(0, str(root / "packages"))
+        spec = RunSpec.model_validate(_nested({**node.SPEC, **change.spec}, fill))
+        found = _look(spec, RunDir(root / "runs/selftest"), change)
+        return [_not_tried(result, beyond[result.name]) if result.name in beyond else result for result in found]
+
+
+def _filled(value: Any, words: Mapping[str, object]) -> Any:
+    """A text with what stands in braces replaced; anything else as it is."""
+    if isinstance(value, str):
+        for name, word in words.items():
+            value = value.replace(f"{{{name}}}", str(word))
+    return value
+
+
+def _limit(limits: Mapping[str, int]) -> dict[str, str]:
+    """Sets them; by check, those that this process may not have."""
+    beyond: dict[str, str] = {}
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: limits["cores"]])
+    if len(cores) < node.LIMITS["cores"]:
+        beyond["cores"] = "this machine has one core"
+    for check, name in (("open-files", "RLIMIT_NOFILE"), ("locked-memory", "RLIMIT_MEMLOCK")):
+        number, wanted = getattr(resource, name), node.LIMITS[name]
+        hard = resource.getrlimit(number)[1]
+        try:
+            resource.setrlimit(number, (wanted, wanted if wanted == resource.RLIM_INFINITY else hard))
+        except (ValueError, OSError):
+            beyond[check] = f"the hard limit of this process is {hard:,}, and may not be raised (ulimit -H)"
+        else:
+            resource.setrlimit(number, (limits[name], resource.getrlimit(number)[1]))
+    return beyond
+
+
+def _not_tried(result: Result, why: str) -> Result:
+    return result.model_copy(update={"status": "skipped", "evidence": why, "values": {node.NOT_TRIED: True}})
+
+
+def _build(root: Path, files: Mapping[str, str | bytes], sizes: Mapping[str, str], fill: Callable[[Any], Any]) -> None:
+    """The node's host name, file systems and files, those that lie over the machine's own at their places."""
+    namespace.enter()
+    namespace.name_host(node.NAME)
+    for place, options in sizes.items():
+        folder = Path(fill(place))
+        folder.mkdir(parents=True, exist_ok=True)
+        namespace.mount_memory(folder, options)
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else fill(content).encode())
+        if path.read_bytes().startswith(PRINTS.encode()):
+            path.chmod(0o755)
+    namespace.put_over({Path("/", place): root / place for place in node.HIDDEN})
+
+
+def _say(variables: Mapping[str, str | None], fill: Callable[[Any], Any]) -> None:
+    for name in [name for name in os.environ if name.startswith(node.CLEARED)]:
+        del os.environ[name]
+    os.environ.update({name: fill(value) for name, value in variables.items() if value is not None})
+
+
+def _nested(values: Mapping[str, Any], fill: Callable[[Any], Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = found
+        for name in sections:
+            section = section.setdefault(name, {})
+        filled = fill(value)
+        section[last] = int(filled) if filled != value and filled.isdecimal() else filled
+    return found
+
+
+def _look(spec: RunSpec, run: RunDir, change: Faulty) -> list[Result]:
+    """All that `muster submit` and the nodes of its job look at, and the rows."""
+    plan = _plan(spec)
+    for key, value in change.plan.items():
+        plan = _changed(plan, key, value)
+    cluster = node.site(change.site)
+    batch = Batch(cluster, batch_job(plan, run, cluster.nodes), "#!/bin/sh\n")
+    found = run_checks(Context(plan=plan, run=run, batch=batch), CHECKS)
+    together = fleet_results(node.reports(change.other), spec.preflight)
+    met = unanswered({"n1": "does not answer"}) if change.silent else answered(
+        0.01, change.gbps, spec.preflight.allreduce_gbps)  # fmt: skip
+    elsewhere = [*together, met, rows(plan, "selftest.yaml").result]
+    return [result for result in found if result.name not in {each.name for each in elsewhere}] + elsewhere
+
+
+def _changed(model: M, key: str, value: Any) -> M:
+    """With one value of another kind: `spec.cluster.memory_share`."""
+    first, _, rest = key.partition(".")
+    return model.model_copy(update={first: _changed(getattr(model, first), rest, value) if rest else value})
+
+
+def _plan(spec: RunSpec) -> Plan:
+    topology = gpu_topology(CATALOGUE[GPU], NODES, GPUS_OF_NODE)
+    return resolve(spec, VARIANTS[KIND].architecture, topology)
+
+
+def main(folder: Path, names: list[str]) -> None:
+    import training.data.survey  # noqa: F401 - half a second that each fault would spend anew
+
+    found: dict[str, Any] = {}
+    for name in names:
+        (root := folder / name).mkdir(parents=True)
+        try:
+            found[name] = [each.model_dump() for each in within(SECONDS, partial(results, root, FAULTS[name].change))]
+        except OSError as error:
+            found[name] = f"this machine does not permit it: {error.strerror}"
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
