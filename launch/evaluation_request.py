@@ -10,11 +10,12 @@ from launch.architecture import Architecture
 from launch.discover import cpu_count, topology
 from launch.errors import DataError, HostError, Mistake, PreflightError, UsageError
 from launch.evaluation import Job, decline_pattern, precision_here, processes_for
+from launch.evaluation_dir import Evaluation
 from launch.hardware import Topology
 from launch.journal import held
 from launch.kernels import answering_attention
 from launch.model_files import problems, read_architecture
-from launch.rundir import ADAPTER_CONFIG, Evaluation
+from launch.rundir import ADAPTER_CONFIG
 from launch.spec import ClusterSpec, DataSpec, ModelSpec, Quantization
 from launch.specfile import is_hub_data
 from launch.trained import Trained

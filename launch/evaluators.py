@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from launch.diagnosis.ending import first_cause, read_failures
 from launch.errors import ExitCode, ProcessFailed
 from launch.evaluation import MODELS, Job, answered, report
+from launch.evaluation_dir import Evaluation
 from launch.happened import data_line
 from launch.journal import rows, write_json, write_text
 from launch.local import environment
 from launch.processes import die_with_parent, log_writer
-from launch.rundir import Evaluation
 from launch.tail import Tail
 
 LOOK_SECONDS = 0.2

@@ -19,6 +19,7 @@ from launch.hardware import Topology
 from launch.kernels import attention_of, loss_of
 from launch.kernels import conflicts as kernel_conflicts
 from launch.memory import Forecast, Measured, Setting, adapter_of
+from launch.precision import check_adapter_precision, precision_of
 from launch.remedies import remedies
 from launch.spec import (
     OFFLOADS,
@@ -116,7 +117,7 @@ def resolve(
     if problems:
         raise ConflictError(problems)
     asked, (spec, notes) = spec, alone(spec) if topology.world_size == 1 else (spec, [])
-    precision, warnings = _precision(spec, topology)
+    precision, warnings = precision_of(spec, topology)
     warnings += other_batch(spec, topology.world_size)
     sizes = micro_batch_sizes(spec, topology.world_size)
     found, refused = candidates(spec, architecture, topology, precision, sizes, versions)
@@ -173,7 +174,7 @@ def _device_conflicts(spec: RunSpec, topology: Topology, versions: Versions) -> 
     found = _ddp_conflicts(spec, topology)
     spec = alone(spec)[0] if topology.world_size == 1 else spec
     decisions: list[Callable[[], object]] = [
-        lambda: _precision(spec, topology), lambda: _adapter_precision(spec, topology),
+        lambda: precision_of(spec, topology), lambda: check_adapter_precision(spec, topology),
         lambda: _kernels(spec, topology),
     ]  # fmt: skip
     if not batch_contradictions(spec.training):  # told already, without the devices
@@ -217,50 +218,10 @@ def as_launched(
     return spec.model_copy(update={"cluster": here}), differing
 
 
-def _precision(spec: RunSpec, topology: Topology) -> tuple[Precision, list[str]]:
-    asked = spec.training.precision
-    if topology.device == "cpu":
-        if asked in ("bf16", "fp16"):
-            raise _conflict(
-                ("training", "precision"), f"training.precision {asked} needs a GPU; on CPU processes use auto or fp32"
-            )
-        return "fp32", []
-    if asked == "auto":
-        if topology.bf16:
-            return "bf16", []
-        return "fp16", [
-            f"{topology.device_name} has no bf16: training in fp16, in which Qwen can overflow; watch for NaN"
-        ]
-    if asked == "bf16" and not topology.bf16:
-        raise _conflict(
-            ("training", "precision"),
-            f"training.precision bf16 needs compute capability 8.0; {topology.device_name} has none: use fp16 or auto",
-        )
-    if asked == "fp16" and topology.bf16:
-        return "fp16", [
-            f"training.precision fp16 on {topology.device_name}, which has bf16: Qwen was trained in bf16 and can"
-            " overflow in fp16; use auto"
-        ]
-    return asked, []
-
-
-def _adapter_precision(spec: RunSpec, topology: Topology) -> None:
-    """Raises ConflictError where the run's precision, once it is known, rules out the adapter's."""
-    if spec.lora.precision != "bf16":
-        return
-    precision, _ = _precision(spec, topology)
-    if precision == "fp16" and spec.training.precision == "auto":
-        told = f"bf16, which {topology.device_name} does not have; use fp32 or auto"
-        raise _conflict(("lora", "precision"), f"lora.precision {told}")
-    if precision == "fp32" and spec.lora.use_dora:
-        told = "bf16 with lora.use_dora in fp32: the magnitudes would be coarser than the weights; use fp32 or auto"
-        raise _conflict(("lora", "precision"), f"lora.precision {told}")
-
-
 def _kernels(spec: RunSpec, topology: Topology) -> None:
     """Raises ConflictError for an implementation that the devices or the rest of the spec rule out."""
     try:
-        precision, _ = _precision(spec, topology)
+        precision, _ = precision_of(spec, topology)
     except ConflictError:  # told already
         return
     if found := kernel_conflicts(spec, topology, precision):
@@ -294,10 +255,6 @@ def _ddp_conflicts(spec: RunSpec, topology: Topology) -> list[tuple[Path, str]]:
         for key in spec.training.extra
         if key.startswith("ddp_")
     ]
-
-
-def _conflict(path: Path, message: str) -> ConflictError:
-    return ConflictError([(path, message)])
 
 
 def differences(promised: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from launch.diagnosis.cause import Cause
 from launch.errors import GO_ON, ExitCode
+from launch.evaluation_dir import Evaluation
 from launch.journal import document
-from launch.rundir import Attempt, Evaluation
+from launch.rundir import Attempt
 
 
 def read_failures(attempt: Attempt | Evaluation) -> list[dict[str, Any]]:

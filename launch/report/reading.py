@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from launch.diagnosis.report import Diagnosis, diagnosed
+from launch.evaluation_dir import Evaluation
 from launch.following import Asker, Status, status
 from launch.journal import document, drawable, rows, scrub
 from launch.plan import Plan
-from launch.rundir import PROGRESS, Evaluation, RunDir
+from launch.rundir import PROGRESS, RunDir
 
 # After early stopping an earlier adapter is evaluated again: its values are a curve of their own, at its step.
 OF_BEST = " of the best adapter"

@@ -22,8 +22,9 @@ from launch.diagnosis.exceptions import classify, failure
 from launch.discover import cpu_count
 from launch.errors import ExitCode, MusterError, NumericalError, UsageError
 from launch.evaluation import MODELS, Job, Model, chosen
+from launch.evaluation_dir import Evaluation
 from launch.journal import append, write_json
-from launch.rundir import MANIFEST, Evaluation
+from launch.rundir import MANIFEST
 from launch.spec import SAFE_SHARE
 from launch.wording import first_line, plural
 from training.adapter import lacking_tensors

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from launch.evaluation_dir import Evaluation
 from launch.hardware import GIB
 from launch.journal import append, write_json, write_text
 from launch.plan import Plan
-from launch.rundir import Evaluation, RunDir
+from launch.rundir import RunDir
 from launch.spec import RunSpec
 from tests.launch.conftest import plan_of, spec_of
 
