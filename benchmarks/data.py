@@ -95,7 +95,7 @@ def _muster(rows: Path, tokenizer: str, checked: bool) -> tuple[float, float]:
         "from pathlib import Path\n"
         "import tempfile\n"
         "from launch.spec import DataSpec\n"
-        "from training.data.template import load_chat_files\n"
+        "from training.data.tokenizer import load_chat_files\n"
         "from training.data.tokens import note_checked, prepare, rows_fingerprints\n"
         "if __name__ == '__main__':\n"
         f"    chat = load_chat_files({tokenizer!r})\n"

@@ -35,7 +35,8 @@ from training.arguments import training_arguments
 from training.control import Control
 from training.data.collate import collator
 from training.data.order import MicroBatches
-from training.data.template import ChatFiles, load_tokenizer
+from training.data.template import ChatFiles
+from training.data.tokenizer import load_tokenizer
 from training.data.tokens import Sequences, prepare
 from training.engine import connect, launched
 from training.model import load

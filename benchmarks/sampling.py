@@ -44,7 +44,8 @@ from tests import fake_nvml
 from tests.conftest import make_base, write_rows
 from training.arguments import training_arguments
 from training.control import Control
-from training.data.template import ChatFiles, load_tokenizer
+from training.data.template import ChatFiles
+from training.data.tokenizer import load_tokenizer
 from training.data.tokens import prepare
 from training.engine import connect, launched
 from training.model import load

@@ -197,7 +197,7 @@ def _accepted(kinds: list[str]) -> list[Any]:
 
 
 def _chat(variant: str, required: bool) -> "ChatFiles | None":
-    from training.data.template import load_chat_files
+    from training.data.tokenizer import load_chat_files
 
     try:
         return load_chat_files(variant)

@@ -17,7 +17,8 @@ from training import checkpoint, trackers
 from training.adapter import adapter_files, read_adapter
 from training.arguments import total_steps, training_arguments
 from training.control import Control
-from training.data.template import ChatFiles, load_tokenizer
+from training.data.template import ChatFiles
+from training.data.tokenizer import load_tokenizer
 from training.data.tokens import Prepared, Sequences, prepare
 from training.evaluation.questions import Question
 from training.evaluation.while_training import questions_to_ask

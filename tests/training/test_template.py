@@ -24,7 +24,8 @@ from tests.training.chat_templates import (
 )
 from training.data.problems import RowError
 from training.data.samples import Document, Sample, Tokens
-from training.data.template import MARKS, Chat, ChatFiles, load_chat_files, load_tokenizer, padding_token
+from training.data.template import MARKS, Chat, ChatFiles
+from training.data.tokenizer import load_chat_files, load_tokenizer, padding_token
 
 CHATS: dict[str, Chat] = {}
 KINDS = list(TEMPLATES)

@@ -20,7 +20,8 @@ from training.data import tokens as tokens_module
 from training.data.collate import Collator
 from training.data.labels import IGNORED
 from training.data.sources import rows_of
-from training.data.template import ChatFiles, load_chat_files
+from training.data.template import ChatFiles
+from training.data.tokenizer import load_chat_files
 from training.data.tokens import Prepared, Sequences, note_checked, prepare, rows_fingerprints
 
 TOKENIZER = tokenizer_of("chatml")

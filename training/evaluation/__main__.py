@@ -30,7 +30,8 @@ from launch.wording import first_line, plural
 from training.adapter import lacking_tensors
 from training.checkpoint import check_directory
 from training.data.collate import Collator
-from training.data.template import ChatFiles, load_tokenizer
+from training.data.template import ChatFiles
+from training.data.tokenizer import load_tokenizer
 from training.data.tokens import Sequences, prepare
 from training.evaluation.answers import Answering, answers, ends
 from training.evaluation.batches import in_batches

@@ -24,7 +24,7 @@ from launch.trained import Trained
 from launch.weights import header, weight_files
 from launch.wording import first_line, plural
 from training.checkpoint import check_directory
-from training.data.template import load_tokenizer
+from training.data.tokenizer import load_tokenizer
 from training.export.card import model_card
 from training.export.merge import merge
 from training.manifest import described
