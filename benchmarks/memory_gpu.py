@@ -44,6 +44,8 @@ CASES: dict[str, Case] = {
     "7b-4096-half-packed": ("qwen2.5-7b", "none", 14, 4096, True, "paged_adamw_32bit"),
     "7b-4096-kept-packed": ("qwen2.5-7b", "none", False, 4096, True, "paged_adamw_32bit"),
     "7b-2048-torch": ("qwen2.5-7b", "none", True, 2048, False, "adamw_torch"),
+    "7b-4096-torch": ("qwen2.5-7b", "none", True, 4096, False, "adamw_torch"),
+    "7b-4096-kept-torch": ("qwen2.5-7b", "none", False, 4096, False, "adamw_torch"),
     "7b-nf4-512": ("qwen2.5-7b", "nf4", True, 512, False, "paged_adamw_32bit"),
     "7b-nf4-4096": ("qwen2.5-7b", "nf4", True, 4096, False, "paged_adamw_32bit"),
     "7b-nf4-8192": ("qwen2.5-7b", "nf4", True, 8192, False, "paged_adamw_32bit"),
@@ -55,6 +57,8 @@ CASES: dict[str, Case] = {
     "14b-8192": ("qwen2.5-14b", "none", True, 8192, False, "paged_adamw_32bit"),
     "14b-2048-half": ("qwen2.5-14b", "none", 24, 2048, False, "paged_adamw_32bit"),
     "14b-2048-kept": ("qwen2.5-14b", "none", False, 2048, False, "paged_adamw_32bit"),
+    "14b-2048-torch": ("qwen2.5-14b", "none", True, 2048, False, "adamw_torch"),
+    "14b-4096-torch": ("qwen2.5-14b", "none", True, 4096, False, "adamw_torch"),
     "14b-nf4-4096": ("qwen2.5-14b", "nf4", True, 4096, False, "paged_adamw_32bit"),
     "14b-nf4-8192": ("qwen2.5-14b", "nf4", True, 8192, False, "paged_adamw_32bit"),
 }
@@ -68,12 +72,7 @@ RANK, MICRO_BATCHES = 16, 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare the memory forecast with a GPU.")
-    parser.add_argument("--cases", help="names, separated by commas; all unless given")
-    parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = _options()
     known = TINY_CASES if options.cpu else CASES
     if options.one:
         print(json.dumps(measured(known[options.one], gpu=not options.cpu)))
@@ -89,6 +88,20 @@ def main() -> None:
     failed = [name for name, row in rows.items() if "failed" in row]
     if failed:
         sys.exit(f"{len(failed)} of {len(rows)} cases failed: {', '.join(failed)}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare the memory forecast with a GPU.")
+    parser.add_argument("--cases", help="names, separated by commas; all unless given")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    known = TINY_CASES if options.cpu else CASES
+    for asked in (options.cases or "").split(","):
+        if asked and asked not in known:
+            parser.error(f"--cases: {asked!r} is not known; known are {', '.join(known)}")
+    return options
 
 
 def _in_own_process(name: str, cpu: bool) -> dict[str, Any]:
@@ -150,9 +163,12 @@ def _model(architecture: Architecture, quantization: str, layers: int, lora: Lor
 def _train(model: Any, architecture: Architecture, length: int, packed: bool, optimizer: str, device: Any) -> float:
     """Seconds of the last of three optimizer steps, as transformers' Trainer makes them on one device."""
     import torch
-    from bitsandbytes.optim import PagedAdamW32bit
 
-    kind: Any = torch.optim.AdamW if optimizer == "adamw_torch" else PagedAdamW32bit
+    kind: Any = torch.optim.AdamW
+    if optimizer == "paged_adamw_32bit":
+        from bitsandbytes.optim import PagedAdamW32bit
+
+        kind = PagedAdamW32bit
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = kind(trained, lr=1e-4)
     ids = torch.randint(0, architecture.vocab_size, (1, length), device=device)
