@@ -77,12 +77,14 @@ def main() -> None:
     if options.one:
         print(json.dumps(measured(known[options.one], gpu=not options.cpu)))
         return
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
+    machine: dict[str, Any] = {}
     for name in options.cases.split(",") if options.cases else known:
         rows[name] = _in_own_process(name, options.cpu)
+        machine |= rows[name].pop("machine", {})  # this process leaves the GPU alone, or it would be measured, too
         print(_line(name, rows[name]), flush=True)
         if options.json:  # after each case, for a machine may be taken away
-            options.json.write_text(json.dumps({"cases": rows, **_versions(options.cpu)}, indent=2) + "\n")
+            options.json.write_text(json.dumps({"cases": rows, **machine}, indent=2) + "\n")
     if options.cpu:
         print("no GPU: nothing was measured, the script alone was tried")
     failed = [name for name, row in rows.items() if "failed" in row]
@@ -138,12 +140,14 @@ def measured(case: Case, gpu: bool) -> dict[str, Any]:
         masked=packed, optimizer=optimizer,  # type: ignore[arg-type]
     )  # fmt: skip
     expected = forecast(architecture, setting)
+    before = _used() if gpu else None
     device = torch.device("cuda" if gpu else "cpu")
     model = _model(architecture, quantization, layers, lora, device)
     seconds = _train(model, architecture, length, packed, optimizer, device)
     return {
         "forecast": {key: getattr(expected, key) for key in ("peak_bytes", "reserved_bytes", "process_bytes")},
-        "measured": _memory(gpu), "phase": expected.phase, "seconds": round(seconds, 3),
+        "measured": _memory(gpu, before), "phase": expected.phase, "seconds": round(seconds, 3),
+        "machine": _versions(gpu),
     }  # fmt: skip
 
 
@@ -199,7 +203,8 @@ def _train(model: Any, architecture: Architecture, length: int, packed: bool, op
     return taken
 
 
-def _memory(gpu: bool) -> dict[str, int | None]:
+def _memory(gpu: bool, before: int | None) -> dict[str, int | None]:
+    """`before`: bytes of the GPU that were taken when nothing of this process was there."""
     import torch
 
     if not gpu:
@@ -208,21 +213,31 @@ def _memory(gpu: bool) -> dict[str, int | None]:
     with contextlib.suppress(Exception):
         import pynvml
 
-        pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
         own = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
-        # In a container a process does not know its pid on the host: alone on the GPU it is all that is used.
-        used = own[0] if own and own[0] else pynvml.nvmlDeviceGetMemoryInfo(handle).used
+        # In a container a process does not know its pid on the host: alone on the GPU it is what was added. NVML counts
+        # what the driver keeps for itself as used.
+        used = own[0] if own and own[0] else (_used() or 0) - (before or 0)
     return {
         "peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved(),
         "process_bytes": used,
     }  # fmt: skip
 
 
-def _versions(cpu: bool) -> dict[str, Any]:
+def _used() -> int | None:
+    """Bytes of the first GPU, by NVML, which makes no context on it."""
+    with contextlib.suppress(Exception):
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
+    return None
+
+
+def _versions(gpu: bool) -> dict[str, Any]:
     import torch
 
-    found = {"device": "cpu" if cpu else torch.cuda.get_device_name(), "date": time.strftime("%Y-%m-%d")}
+    found = {"device": torch.cuda.get_device_name() if gpu else "cpu", "date": time.strftime("%Y-%m-%d")}
     for package in ("torch", "transformers", "peft", "bitsandbytes"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)

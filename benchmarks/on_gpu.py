@@ -91,12 +91,12 @@ def on_cpu() -> tuple[Step, ...]:
     few = ("--cpu", "--jobs", "small-fixed")
     return (
         *PREPARED,
-        script("throughput", 60, "throughput", *few, "--repeats", "1", "--steps", "2"),
-        script("memory", 60, "memory_gpu", "--cpu", "--cases", "tiny-256,tiny-256-packed"),
-        script("profile", 60, "profile_step", *few),
-        script("levers", 60, "levers", "--cpu", "--only", "loss", "--lengths", "fixed", "--pairs", "1"),
-        script("saving", 60, "saving", "--rank", "2", "--saves", "1"),
-        Step("tests", 60, ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider")),
+        script("throughput", 120, "throughput", *few, "--repeats", "1", "--steps", "1"),
+        script("memory", 120, "memory_gpu", "--cpu", "--cases", "tiny-256,tiny-256-packed"),
+        script("profile", 120, "profile_step", *few),
+        script("levers", 120, "levers", "--cpu", "--only", "loss", "--lengths", "fixed", "--pairs", "1"),
+        script("saving", 120, "saving", "--rank", "2", "--saves", "1"),
+        Step("tests", 120, ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider")),
     )
 
 
