@@ -273,13 +273,15 @@ def latencies() -> dict[str, float]:
         for count, network in ((most, NETWORKS[0]), (most, NETWORKS[1]), (most // 2, NETWORKS[1]))
     )
     assert found is not None
-    assert None not in (step, full, half)
+    assert step is not None
+    assert full is not None
+    assert half is not None
     setting = _setting(where, found, most, NETWORKS[0], most)
     count, _ = collectives(VARIANTS[where.model].architecture, setting, found.gradient_accumulation_steps)
     whole, ring = place(WHOLE, most, NETWORKS[0]), gathering(place(where.gpu, most, NETWORKS[0]))
     return {
         "ring": 1000 * gathering(whole), "pcie": 1000 * ring, "tree": 1000 * reducing(whole), "collectives": int(count),
-        "waits": count * ring, "share": (1 - HIDDEN) * count * ring / (step or 1), "last": (half or 1) / (full or 1),
+        "waits": count * ring, "share": 100 * (1 - HIDDEN) * count * ring / step, "last": half / full,
     }  # fmt: skip
 
 
