@@ -145,7 +145,7 @@ def growing(model: str) -> list[str]:
 def divided(model: str, gpu: str, sequences: int) -> list[str]:
     """One optimizer step of so many sequences shared by all: what a person waits for."""
     lines = [f"| GPUs | {' | '.join(network.name for network in NETWORKS)} |", "|---" * (len(NETWORKS) + 1) + "|"]
-    for count in (2**power for power in range(sequences.bit_length())):
+    for count in (count for count in COUNTS if count <= sequences):
         found = [best(model, gpu, count, network, sequences=sequences) for network in NETWORKS]
         lines.append(f"| {count:,} | {' | '.join(_step(one) for one in found)} |")
     return lines
@@ -179,8 +179,7 @@ def _setting(where: Stand, found: Candidate, count: int, network: Network, seque
 def stops(where: Stand, network: Network, sequences: int) -> tuple[int, ...]:
     """The most GPUs that made a step at least PAYS times as fast as half of them; and the most at which a token costs
     no more than each of DEARER times what it does where it is cheapest."""
-    counts = [2**power for power in range(sequences.bit_length())]
-    seconds = {count: step_seconds(where, count, network, sequences) for count in counts}
+    seconds = {count: step_seconds(where, count, network, sequences) for count in COUNTS if count <= sequences}
     fitting = {count: taken for count, taken in seconds.items() if taken is not None}
     pays = max(many for few, many in pairwise(fitting) if fitting[few] >= PAYS * fitting[many])
     costs = {count: count * taken for count, taken in fitting.items()}
