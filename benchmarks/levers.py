@@ -10,6 +10,7 @@ memory.
 
 import argparse
 import copy
+import gc
 import json
 import statistics
 import sys
@@ -49,13 +50,7 @@ LENGTHS = ("mixture", "rag", "fixed")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--only", default=",".join(LEVERS))
-    parser.add_argument("--lengths", default=",".join(LENGTHS))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = _options()
     register()
     if options.cpu:
         torch.set_num_threads(1)  # the seconds of a process are then those of its work
@@ -64,10 +59,31 @@ def main() -> None:
         if not any(name.startswith(asked) for asked in options.only.split(",")):
             continue
         for lengths in options.lengths.split(","):
-            result["levers"][f"{name}, {lengths}"] = found = measured(lever, lengths, options)
+            try:
+                found = measured(lever, lengths, options)
+            except torch.OutOfMemoryError as error:  # the others may fit
+                found = {"failed": str(error).partition(". ")[0]}
+            result["levers"][f"{name}, {lengths}"] = found
             print(f"{name}, {lengths}: {json.dumps(found)}", flush=True)
             if options.json:
                 options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--only", default=",".join(LEVERS), help="how names of levers begin, separated by commas")
+    parser.add_argument("--lengths", default=",".join(LENGTHS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    for asked in options.only.split(","):
+        if not any(name.startswith(asked) for name in LEVERS):
+            parser.error(f"--only: {asked!r} begins none of {', '.join(LEVERS)}")
+    for asked in options.lengths.split(","):
+        if asked not in LENGTHS:
+            parser.error(f"--lengths: {asked!r} is not known; known are {', '.join(LENGTHS)}")
+    return options
 
 
 def measured(lever: tuple[dict[str, Any], ...], lengths: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -76,10 +92,12 @@ def measured(lever: tuple[dict[str, Any], ...], lengths: str, options: argparse.
     if not options.cpu:
         job = Job("qwen2.5-7b", True, "none", lengths, accumulation=1, steps=options.pairs)
     half = {RECOMPUTE: job.architecture.layers // 2}
-    sides = [
-        Side(replace(job, settings={**both, **own, **(half if own.get(RECOMPUTE) == "half" else {})}))
-        for own in (off, on)
+    jobs = [
+        replace(job, settings={**both, **own, **(half if own.get(RECOMPUTE) == "half" else {})}) for own in (off, on)
     ]
+    freed()
+    first = Side(jobs[0])
+    sides = [first, Side(jobs[1], first)]
     for side in sides:
         side.step(0)  # kernels are chosen, or compiled
     pairs = [[side.step(number) for side in sides] for number in range(1, options.pairs + 1)]
@@ -103,15 +121,25 @@ def clock(gpu: bool) -> float:
     return time.perf_counter() if gpu else time.process_time()
 
 
-class Side:
-    """A model that is set one way, its optimizer, and the rows."""
+def freed() -> None:
+    """What the last models held, which refer to themselves and would wait for Python's collector."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
-    def __init__(self, job: Job):
+
+class Side:
+    """A model that is set one way, its optimizer, and the rows. `beside` is a side whose base it trains on as well."""
+
+    def __init__(self, job: Job, beside: "Side | None" = None):
         torch.manual_seed(1)
         self.plan, self.device, self.peak = planned(job), torch.device("cuda" if job.gpu else "cpu"), 0
         base = random_base(
-            job.architecture, job.quantization, self.device, DTYPES[self.plan.precision], self.plan.attention
-        )
+            job.architecture, job.quantization, self.device, DTYPES[self.plan.precision], self.plan.attention,
+            beside.weights if beside else None,
+        )  # fmt: skip
+        self.weights = {name: parameter.data for name, parameter in base.named_parameters()}
+        torch.manual_seed(2)  # the adapter is the same, whether the base was drawn or not
         self.model = adapt(base, self.plan).to(self.device).train()
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         fused = self.plan.optimizer == "adamw_torch_fused"

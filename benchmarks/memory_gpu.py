@@ -44,6 +44,8 @@ CASES: dict[str, Case] = {
     "7b-4096-half-packed": ("qwen2.5-7b", "none", 14, 4096, True, "paged_adamw_32bit"),
     "7b-4096-kept-packed": ("qwen2.5-7b", "none", False, 4096, True, "paged_adamw_32bit"),
     "7b-2048-torch": ("qwen2.5-7b", "none", True, 2048, False, "adamw_torch"),
+    "7b-4096-torch": ("qwen2.5-7b", "none", True, 4096, False, "adamw_torch"),
+    "7b-4096-kept-torch": ("qwen2.5-7b", "none", False, 4096, False, "adamw_torch"),
     "7b-nf4-512": ("qwen2.5-7b", "nf4", True, 512, False, "paged_adamw_32bit"),
     "7b-nf4-4096": ("qwen2.5-7b", "nf4", True, 4096, False, "paged_adamw_32bit"),
     "7b-nf4-8192": ("qwen2.5-7b", "nf4", True, 8192, False, "paged_adamw_32bit"),
@@ -55,6 +57,8 @@ CASES: dict[str, Case] = {
     "14b-8192": ("qwen2.5-14b", "none", True, 8192, False, "paged_adamw_32bit"),
     "14b-2048-half": ("qwen2.5-14b", "none", 24, 2048, False, "paged_adamw_32bit"),
     "14b-2048-kept": ("qwen2.5-14b", "none", False, 2048, False, "paged_adamw_32bit"),
+    "14b-2048-torch": ("qwen2.5-14b", "none", True, 2048, False, "adamw_torch"),
+    "14b-4096-torch": ("qwen2.5-14b", "none", True, 4096, False, "adamw_torch"),
     "14b-nf4-4096": ("qwen2.5-14b", "nf4", True, 4096, False, "paged_adamw_32bit"),
     "14b-nf4-8192": ("qwen2.5-14b", "nf4", True, 8192, False, "paged_adamw_32bit"),
 }
@@ -68,6 +72,27 @@ RANK, MICRO_BATCHES = 16, 2
 
 
 def main() -> None:
+    options = _options()
+    known = TINY_CASES if options.cpu else CASES
+    if options.one:
+        print(json.dumps(measured(known[options.one], gpu=not options.cpu)))
+        return
+    rows: dict[str, dict[str, Any]] = {}
+    machine: dict[str, Any] = {}
+    for name in options.cases.split(",") if options.cases else known:
+        rows[name] = _in_own_process(name, options.cpu)
+        machine |= rows[name].pop("machine", {})  # this process leaves the GPU alone, or it would be measured, too
+        print(_line(name, rows[name]), flush=True)
+        if options.json:  # after each case, for a machine may be taken away
+            options.json.write_text(json.dumps({"cases": rows, **machine}, indent=2) + "\n")
+    if options.cpu:
+        print("no GPU: nothing was measured, the script alone was tried")
+    failed = [name for name, row in rows.items() if "failed" in row]
+    if failed:
+        sys.exit(f"{len(failed)} of {len(rows)} cases failed: {', '.join(failed)}")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare the memory forecast with a GPU.")
     parser.add_argument("--cases", help="names, separated by commas; all unless given")
     parser.add_argument("--cpu", action="store_true")
@@ -75,20 +100,10 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     known = TINY_CASES if options.cpu else CASES
-    if options.one:
-        print(json.dumps(measured(known[options.one], gpu=not options.cpu)))
-        return
-    rows = {}
-    for name in options.cases.split(",") if options.cases else known:
-        rows[name] = _in_own_process(name, options.cpu)
-        print(_line(name, rows[name]), flush=True)
-        if options.json:  # after each case, for a machine may be taken away
-            options.json.write_text(json.dumps({"cases": rows, **_versions(options.cpu)}, indent=2) + "\n")
-    if options.cpu:
-        print("no GPU: nothing was measured, the script alone was tried")
-    failed = [name for name, row in rows.items() if "failed" in row]
-    if failed:
-        sys.exit(f"{len(failed)} of {len(rows)} cases failed: {', '.join(failed)}")
+    for asked in (options.cases or "").split(","):
+        if asked and asked not in known:
+            parser.error(f"--cases: {asked!r} is not known; known are {', '.join(known)}")
+    return options
 
 
 def _in_own_process(name: str, cpu: bool) -> dict[str, Any]:
@@ -125,12 +140,14 @@ def measured(case: Case, gpu: bool) -> dict[str, Any]:
         masked=packed, optimizer=optimizer,  # type: ignore[arg-type]
     )  # fmt: skip
     expected = forecast(architecture, setting)
+    before = _used() if gpu else None
     device = torch.device("cuda" if gpu else "cpu")
     model = _model(architecture, quantization, layers, lora, device)
     seconds = _train(model, architecture, length, packed, optimizer, device)
     return {
         "forecast": {key: getattr(expected, key) for key in ("peak_bytes", "reserved_bytes", "process_bytes")},
-        "measured": _memory(gpu), "phase": expected.phase, "seconds": round(seconds, 3),
+        "measured": _memory(gpu, before), "phase": expected.phase, "seconds": round(seconds, 3),
+        "machine": _versions(gpu),
     }  # fmt: skip
 
 
@@ -150,9 +167,12 @@ def _model(architecture: Architecture, quantization: str, layers: int, lora: Lor
 def _train(model: Any, architecture: Architecture, length: int, packed: bool, optimizer: str, device: Any) -> float:
     """Seconds of the last of three optimizer steps, as transformers' Trainer makes them on one device."""
     import torch
-    from bitsandbytes.optim import PagedAdamW32bit
 
-    kind: Any = torch.optim.AdamW if optimizer == "adamw_torch" else PagedAdamW32bit
+    kind: Any = torch.optim.AdamW
+    if optimizer == "paged_adamw_32bit":
+        from bitsandbytes.optim import PagedAdamW32bit
+
+        kind = PagedAdamW32bit
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = kind(trained, lr=1e-4)
     ids = torch.randint(0, architecture.vocab_size, (1, length), device=device)
@@ -183,7 +203,8 @@ def _train(model: Any, architecture: Architecture, length: int, packed: bool, op
     return taken
 
 
-def _memory(gpu: bool) -> dict[str, int | None]:
+def _memory(gpu: bool, before: int | None) -> dict[str, int | None]:
+    """`before`: bytes of the GPU that were taken when nothing of this process was there."""
     import torch
 
     if not gpu:
@@ -192,21 +213,31 @@ def _memory(gpu: bool) -> dict[str, int | None]:
     with contextlib.suppress(Exception):
         import pynvml
 
-        pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
         own = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
-        # In a container a process does not know its pid on the host: alone on the GPU it is all that is used.
-        used = own[0] if own and own[0] else pynvml.nvmlDeviceGetMemoryInfo(handle).used
+        # In a container a process does not know its pid on the host: alone on the GPU it is what was added. NVML counts
+        # what the driver keeps for itself as used.
+        used = own[0] if own and own[0] else (_used() or 0) - (before or 0)
     return {
         "peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved(),
         "process_bytes": used,
     }  # fmt: skip
 
 
-def _versions(cpu: bool) -> dict[str, Any]:
+def _used() -> int | None:
+    """Bytes of the first GPU, by NVML, which makes no context on it."""
+    with contextlib.suppress(Exception):
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
+    return None
+
+
+def _versions(gpu: bool) -> dict[str, Any]:
     import torch
 
-    found = {"device": "cpu" if cpu else torch.cuda.get_device_name(), "date": time.strftime("%Y-%m-%d")}
+    found = {"device": torch.cuda.get_device_name() if gpu else "cpu", "date": time.strftime("%Y-%m-%d")}
     for package in ("torch", "transformers", "peft", "bitsandbytes"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)

@@ -44,6 +44,7 @@ from training.trainer import AdapterTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3
+MICRO_BATCH, ACCUMULATION = 2, 4
 # By the wall, and of the process alone, which a machine that others use does not stretch. With OMP_NUM_THREADS=1 the
 # second is what the work takes.
 Times = tuple[float, float]
@@ -106,53 +107,74 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    base = ROOT / "build/tiny-base"
-    if not base.exists():
-        raise SystemExit("build/tiny-base is missing; make it: python examples/tiny_base.py build/tiny-base")
-    spec = parse_spec(
-        f"name: overhead\nmodel: {{variant: {base}}}\nlora: {{dropout: 0.0}}\n"
-        f"data: {{train: {ROOT}/examples/security-rag/train.jsonl, max_length: 2048, packing: false}}\n"
-        f"training: {{max_steps: {options.steps}, micro_batch_size: 2, gradient_accumulation_steps: 4,"
-        " optimizer: adamw_torch, warmup_ratio: 0.0}\n",
-        "overhead",
-    )
-    plan = resolve(spec, read_architecture(str(base)), topology(spec.cluster))
-    place = launched()
-    connect(plan, place)
-    tokenizer = load_tokenizer(str(base))
-    with tempfile.TemporaryDirectory() as folder:
-        rows = prepare(spec.data, ChatFiles.of(tokenizer), Path(folder), writer=True).train
-        collate, sampler = collator(plan, tokenizer.pad_token_id), MicroBatches(len(rows), 42, 0, 1, 2, 4)
-        micro = [collate([rows[index] for index in indices]) for indices in list(sampler)[: 4 * options.steps]]
-        batches = [micro[start : start + 4] for start in range(0, len(micro), 4)]
-        original = load(plan)
-        ratios, own, ours, bare = [], [], [], []
-        for pair in range(options.pairs + 1):
-            first = step_time(muster_loop(plan, copy.deepcopy(original), tokenizer, rows))
-            second = step_time(
-                bare_loop(copy.deepcopy(original), batches, spec.training.max_grad_norm, spec.training.learning_rate)
-            )
-            if pair:  # the first pair warms the machine up
-                ratios.append(first[0] / second[0])
-                own.append(first[1] / second[1])
-                ours.append(first[0])
-                bare.append(second[0])
-                both = f"muster {first[0] * 1000:.1f} ms, bare {second[0] * 1000:.1f} ms a step"
-                print(f"pair {pair}: {both}, ratio {ratios[-1]:.3f}, by CPU seconds {own[-1]:.3f}", file=sys.stderr)
+    plan, base = planned(options.steps)
+    connect(plan, launched())
+    pairs = in_turn(plan, base, options.pairs)
     result = {
-        "ratio_median": round(statistics.median(ratios), 4),
-        "ratio_min": round(min(ratios), 4), "ratio_max": round(max(ratios), 4),
-        "ratio_by_cpu_seconds": round(statistics.median(own), 4),
-        "ratio_by_cpu_seconds_min": round(min(own), 4), "ratio_by_cpu_seconds_max": round(max(own), 4),
-        "threads": torch.get_num_threads(),
-        "muster_ms": round(1000 * statistics.median(ours), 2), "bare_ms": round(1000 * statistics.median(bare), 2),
-        "pairs": options.pairs, "steps": options.steps,
+        **summary(pairs), "threads": torch.get_num_threads(), "pairs": options.pairs, "steps": options.steps,
         "cores": len(os.sched_getaffinity(0)), "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     print(json.dumps(result, indent=2))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def planned(steps: int) -> tuple[Plan, str]:
+    """The plan and its base's folder."""
+    base = ROOT / "build/tiny-base"
+    if not base.exists():
+        raise SystemExit("build/tiny-base is missing; make it: python examples/tiny_base.py build/tiny-base")
+    spec = parse_spec(
+        f"name: overhead\nmodel: {{variant: {base}}}\nlora: {{dropout: 0.0}}\n"
+        f"data: {{train: {ROOT}/examples/security-rag/train.jsonl, max_length: 2048, packing: false}}\n"
+        f"training: {{max_steps: {steps}, micro_batch_size: {MICRO_BATCH}, gradient_accumulation_steps: {ACCUMULATION},"
+        " optimizer: adamw_torch, warmup_ratio: 0.0}\n",
+        "overhead",
+    )
+    return resolve(spec, read_architecture(str(base)), topology(spec.cluster)), str(base)
+
+
+def in_turn(plan: Plan, base: str, pairs: int) -> list[tuple[Times, Times]]:
+    """(muster, bare) seconds a step of each pair."""
+    tokenizer, training = load_tokenizer(base), plan.spec.training
+    with tempfile.TemporaryDirectory() as folder:
+        rows = prepare(plan.spec.data, ChatFiles.of(tokenizer), Path(folder), writer=True).train
+        batches = batched(plan, tokenizer, rows)
+        original, found = load(plan), []
+        for pair in range(pairs + 1):
+            ours = step_time(muster_loop(plan, copy.deepcopy(original), tokenizer, rows))
+            bare = step_time(
+                bare_loop(copy.deepcopy(original), batches, training.max_grad_norm, training.learning_rate)
+            )
+            if pair:  # the first pair warms the machine up
+                found.append((ours, bare))
+                both = f"muster {ours[0] * 1000:.1f} ms, bare {bare[0] * 1000:.1f} ms a step"
+                ratios = f"ratio {ours[0] / bare[0]:.3f}, by CPU seconds {ours[1] / bare[1]:.3f}"
+                print(f"pair {pair}: {both}, {ratios}", file=sys.stderr)
+    return found
+
+
+def batched(plan: Plan, tokenizer: Any, rows: Sequences) -> list[list[dict[str, torch.Tensor]]]:
+    """The micro-batches of each step, as muster's sampler and collator make them."""
+    collate = collator(plan, tokenizer.pad_token_id)
+    sampler = MicroBatches(len(rows), plan.spec.training.seed, 0, 1, MICRO_BATCH, ACCUMULATION)
+    wanted = ACCUMULATION * (plan.spec.training.max_steps or 0)
+    micro = [collate([rows[index] for index in indices]) for indices in list(sampler)[:wanted]]
+    return [micro[start : start + ACCUMULATION] for start in range(0, len(micro), ACCUMULATION)]
+
+
+def summary(pairs: list[tuple[Times, Times]]) -> dict[str, float]:
+    """Ratios pair by pair, by the wall and of the process, and the seconds themselves."""
+    wall, own = ([ours[kind] / bare[kind] for ours, bare in pairs] for kind in range(2))
+    ours, bare = ([pair[side][0] for pair in pairs] for side in range(2))
+    return {
+        "ratio_median": round(statistics.median(wall), 4),
+        "ratio_min": round(min(wall), 4), "ratio_max": round(max(wall), 4),
+        "ratio_by_cpu_seconds": round(statistics.median(own), 4),
+        "ratio_by_cpu_seconds_min": round(min(own), 4), "ratio_by_cpu_seconds_max": round(max(own), 4),
+        "muster_ms": round(1000 * statistics.median(ours), 2), "bare_ms": round(1000 * statistics.median(bare), 2),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

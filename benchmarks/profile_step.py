@@ -19,12 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.levers import Side
+from benchmarks.levers import Side, freed
 from benchmarks.throughput import ON_CPU, ON_GPU, machine
 from training.attention import register
 
@@ -45,21 +46,35 @@ STEPS = 3
 
 
 def main() -> None:
+    options = _options()
+    register()
+    known = ON_CPU if options.cpu else ON_GPU
+    result: dict[str, Any] = {**machine(options.cpu), "steps": STEPS, "settings": json.loads(options.set), "jobs": {}}
+    for name in options.jobs.split(",") if options.jobs else known:
+        job = replace(known[name], settings=json.loads(options.set), accumulation=1, steps=STEPS)
+        freed()
+        try:
+            found = profiled(Side(job), job.gpu)
+        except torch.OutOfMemoryError as error:  # a smaller job may fit
+            found = {"failed": str(error).partition(". ")[0]}
+        result["jobs"][name] = found
+        print(f"{name}: {json.dumps(found, indent=1)}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--jobs", help="names of benchmarks/throughput.py, separated by commas; all unless given")
     parser.add_argument("--set", default="{}", help="values of muster's spec by dotted key, as JSON")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    register()
     known = ON_CPU if options.cpu else ON_GPU
-    result: dict[str, Any] = {**machine(options.cpu), "steps": STEPS, "settings": json.loads(options.set), "jobs": {}}
-    for name in options.jobs.split(",") if options.jobs else known:
-        job = replace(known[name], settings=json.loads(options.set), accumulation=1, steps=STEPS)
-        result["jobs"][name] = found = profiled(Side(job), job.gpu)
-        print(f"{name}: {json.dumps(found, indent=1)}", flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(result, indent=1) + "\n")
+    for asked in (options.jobs or "").split(","):
+        if asked and asked not in known:
+            parser.error(f"--jobs: {asked!r} is not known; known are {', '.join(known)}")
+    return options
 
 
 def profiled(side: Side, gpu: bool) -> dict[str, Any]:

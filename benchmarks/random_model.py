@@ -18,8 +18,12 @@ def config_of(architecture: Architecture) -> Any:
     )  # fmt: skip
 
 
-def random_base(architecture: Architecture, quantization: str, device: Any, dtype: Any, attention: str = "sdpa") -> Any:
-    """The frozen base as training/model.py loads it, its weights drawn on `device`, a layer at a time where packed."""
+def random_base(
+    architecture: Architecture, quantization: str, device: Any, dtype: Any, attention: str = "sdpa",
+    shared: dict[str, Any] | None = None,
+) -> Any:  # fmt: skip
+    """The frozen base as training/model.py loads it, its weights drawn on `device`, a layer at a time where packed; or
+    those of another base, `shared` by name, so that a GPU holds them once."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -28,10 +32,13 @@ def random_base(architecture: Architecture, quantization: str, device: Any, dtyp
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if quantization == "nf4":
         _pack(base, device, dtype)
-    for module in base.modules():
+    for path, module in base.named_modules():
         own = {n: p for n, p in module.named_parameters(recurse=False) if p.is_meta}
         for name, parameter in own.items():
-            made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
+            if shared is not None:
+                made = shared[f"{path}.{name}"]
+            else:
+                made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
             setattr(module, name, torch.nn.Parameter(made))
     rotary = base.model.rotary_emb  # its buffers are computed, not loaded
     base.model.rotary_emb = type(rotary)(config).to(device)
@@ -54,7 +61,7 @@ def _pack(base: Any, device: Any, dtype: Any) -> None:
                 )  # fmt: skip
                 if packed.bias is not None:
                     packed.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype))
-                weight = torch.empty(linear.weight.shape, dtype=dtype).normal_(std=0.02)
+                weight = torch.empty(linear.weight.shape, dtype=dtype, device=device).normal_(std=0.02)
                 packed.weight = Params4bit(
                     weight, requires_grad=False, quant_type="nf4", compress_statistics=True, quant_storage=dtype,
                     module=packed,

@@ -32,12 +32,16 @@ from training.saving import Saver
 from training.states import gather_adapter, gather_optimizer
 
 
-def main() -> None:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--saves", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _options()
     gpu = torch.cuda.is_available()
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # a core is left, as beside a GPU there always is
     device = torch.device("cuda" if gpu else "cpu")

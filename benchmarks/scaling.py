@@ -9,24 +9,44 @@ import math
 import random
 import statistics
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.latency import collectives, gathering, reducing, waiting
 from launch.batch import micro_batch_sizes
-from launch.hardware import CATALOGUE, PCIE5, Gpu, gpu_topology
+from launch.hardware import CATALOGUE, PCIE5, Gpu, Topology, gpu_topology
+from launch.memory import Setting, adapter_of
 from launch.spec import RunSpec
-from launch.strategy import Candidate, candidates, choose
+from launch.strategy import Candidate, candidates, choose, setting_of
+from launch.throughput import HIDDEN
 from launch.variants import VARIANTS
 
 # Dollars of a GPU-hour: an H100 SXM on demand at smaller clouds (pricegpu.pages.dev, "H100 vs A100 Cloud Pricing",
 # early 2026: 2.49 to 3.99), and in a block reserved at a large one (Amazon EC2 Capacity Blocks for ML, p5.48xlarge,
 # rates of the last quarter of 2024).
 PRICES = (2.49, 4.92)
-COUNTS = (1, 2, 4, 8, 16, 64, 256, 1024)
+MODELS = ("qwen2.5-7b", "qwen2.5-14b")
+COUNTS = tuple(2**power for power in range(11))
 PER_NODE = 8
 LENGTH, RANK, ACCUMULATION = 4096, 16, 4
 # Where doubling the GPUs gives less than this, they are said not to pay: a third of the added money is lost.
 PAYS = 4 / 3
+DEARER = (1.1, 1.5)
+# Where the base of the 14B fits each GPU, and where it is gathered block by block; sequences of an optimizer step.
+WHOLE, GATHERED = "H100-80GB", "RTX4090-24GB"
+BATCHES = (128, 512, 1024)
+
+
+class Stand(NamedTuple):
+    """What is asked where it stops paying."""
+
+    model: str
+    gpu: str
+    strategy: str
+
+
+STANDS = (Stand(MODELS[1], WHOLE, "auto"), Stand(MODELS[1], WHOLE, "fsdp2"), Stand(MODELS[1], GATHERED, "auto"))
 # Unexpected interruptions of a GPU and hour: 419 in 54 days on 16,384 (Llama 3, arXiv 2407.21783, section 3.3.4).
 INTERRUPTIONS = 419 / (54 * 24 * 16_384)
 # Seconds from a node's loss to the next step: measured on CPU with a small model (docs/reliability.md: 34 s), and two
@@ -34,8 +54,7 @@ INTERRUPTIONS = 419 / (54 * 24 * 16_384)
 RESTART = 34.0 + 120.0
 SAVE_STEPS = 25
 # How far the GPUs' step times spread (standard deviation over mean): assumptions, for nobody has measured ours.
-SPREADS = (0.01, 0.03, 0.1)
-MODELS = ("qwen2.5-7b", "qwen2.5-14b")
+SPREADS, SPREAD = (0.01, 0.03, 0.1), 0.03
 
 
 class Network(NamedTuple):
@@ -59,15 +78,11 @@ def gpu_with(name: str, network: Network) -> Gpu:
     return gpu.model_copy(update={"rates": gpu.rates.model_copy(update={"link": network.link})})
 
 
-@cache
-def ways(
-    model: str, gpu: str, count: int, network: Network, quantization: str = "none", strategy: str = "auto",
-    sequences: int | None = None,
-) -> tuple[Candidate, ...]:  # fmt: skip
-    """All that the planner tries. `sequences` of an optimizer step; None for four micro-batches of each GPU."""
+def asked(model: str, network: Network, quantization: str, strategy: str, sequences: int | None) -> RunSpec:
+    """`sequences` of an optimizer step; None for four micro-batches of each GPU."""
     batch = {"gradient_accumulation_steps": ACCUMULATION} if sequences is None else {"global_batch_size": sequences}
     micro = {"micro_batch_size": "auto"} if sequences is not None else {"micro_batch_size": 1}
-    spec = RunSpec.model_validate(
+    return RunSpec.model_validate(
         {
             "name": "scaling", "model": {"variant": model, "quantization": quantization}, "lora": {"rank": RANK},
             "data": {"train": "rows.jsonl", "max_length": LENGTH},
@@ -75,10 +90,22 @@ def ways(
             "cluster": {"network_gbps": network.gbps, "strategy": strategy},
         }
     )  # fmt: skip
+
+
+def place(gpu: str, count: int, network: Network) -> Topology:
     nodes = max(1, count // PER_NODE)
-    topology = gpu_topology(gpu_with(gpu, network), nodes, count // nodes)
+    return gpu_topology(gpu_with(gpu, network), nodes, count // nodes)
+
+
+@cache
+def ways(
+    model: str, gpu: str, count: int, network: Network, quantization: str = "none", strategy: str = "auto",
+    sequences: int | None = None,
+) -> tuple[Candidate, ...]:  # fmt: skip
+    """All that the planner tries."""
+    spec = asked(model, network, quantization, strategy, sequences)
     sizes = micro_batch_sizes(spec, count)
-    return tuple(candidates(spec, VARIANTS[model].architecture, topology, "bf16", sizes)[0])
+    return tuple(candidates(spec, VARIANTS[model].architecture, place(gpu, count, network), "bf16", sizes)[0])
 
 
 def best(*where: object, **more: object) -> Candidate | None:
@@ -118,11 +145,9 @@ def growing(model: str) -> list[str]:
 def divided(model: str, gpu: str, sequences: int) -> list[str]:
     """One optimizer step of so many sequences shared by all: what a person waits for."""
     lines = [f"| GPUs | {' | '.join(network.name for network in NETWORKS)} |", "|---" * (len(NETWORKS) + 1) + "|"]
-    for count in (2**power for power in range(sequences.bit_length())):
+    for count in (count for count in COUNTS if count <= sequences):
         found = [best(model, gpu, count, network, sequences=sequences) for network in NETWORKS]
         lines.append(f"| {count:,} | {' | '.join(_step(one) for one in found)} |")
-    stops = [stops_paying(model, gpu, network, sequences) for network in NETWORKS]
-    lines.append(f"| pays up to | {' | '.join(f'{count:,}' for count in stops)} |")
     return lines
 
 
@@ -132,18 +157,44 @@ def _step(found: Candidate | None) -> str:
     return f"{found.throughput.step_seconds:,.2f} s {found.strategy}"
 
 
-def stops_paying(model: str, gpu: str, network: Network, sequences: int) -> int:
-    """The most GPUs, doubled from the fewest that fit, at which the last doubling made a step at least PAYS times as
-    fast."""
-    last, before = 0, None
-    for count in (2**power for power in range(sequences.bit_length())):
-        after = best(model, gpu, count, network, sequences=sequences)
-        if after is None:
-            continue
-        if before is not None and rate(after) < PAYS * rate(before):
-            break
-        last, before = count, after
-    return last
+def step_seconds(where: Stand, count: int, network: Network, sequences: int) -> float | None:
+    """Of the planner's way to share a batch, with what its model leaves out: all wait for the slowest GPU, and for each
+    collective's latency, of which as much is hidden behind computation as of its bytes. None where nothing fits."""
+    found = best(where.model, where.gpu, count, network, "none", where.strategy, sequences)
+    if found is None or found.throughput is None:
+        return None
+    setting, architecture = _setting(where, found, count, network, sequences), VARIANTS[where.model].architecture
+    late = waiting(architecture, setting, found.gradient_accumulation_steps, place(where.gpu, count, network))
+    return found.throughput.step_seconds * slowest(count, SPREAD) + (1 - HIDDEN) * late
+
+
+def _setting(where: Stand, found: Candidate, count: int, network: Network, sequences: int) -> Setting:
+    spec = asked(where.model, network, "none", where.strategy, sequences)
+    return setting_of(
+        spec, place(where.gpu, count, network), "bf16", adapter_of(VARIANTS[where.model].architecture, spec.lora),
+        found.strategy, found.checkpointed_layers, found.micro_batch_size,
+    )  # fmt: skip
+
+
+def stops(where: Stand, network: Network, sequences: int) -> tuple[int, ...]:
+    """The most GPUs that made a step at least PAYS times as fast as half of them; and the most at which a token costs
+    no more than each of DEARER times what it does where it is cheapest."""
+    seconds = {count: step_seconds(where, count, network, sequences) for count in COUNTS if count <= sequences}
+    fitting = {count: taken for count, taken in seconds.items() if taken is not None}
+    pays = max(many for few, many in pairwise(fitting) if fitting[few] >= PAYS * fitting[many])
+    costs = {count: count * taken for count, taken in fitting.items()}
+    return pays, *(max(c for c in costs if costs[c] <= times * min(costs.values())) for times in DEARER)
+
+
+def stopping() -> list[str]:
+    lines = [f"| GPU | batch | {' | '.join(network.name for network in NETWORKS)} |", "|---" * 6 + "|"]
+    for where in STANDS:
+        for sequences in BATCHES:
+            found = [stops(where, network, sequences) for network in NETWORKS]
+            cells = [" / ".join(f"{count:,}" for count in each) for each in found]
+            name = where.gpu if where.strategy == "auto" else f"{where.gpu}, {where.strategy}"
+            lines.append(f"| {name} | {sequences:,} | {' | '.join(cells)} |")
+    return lines
 
 
 # A model, how it is held, and a GPU: from what fits everywhere to what has to be divided.
@@ -180,6 +231,7 @@ def _cell(tokens: float | None, most: float | None) -> str:
 # The simulation
 
 
+@cache
 def slowest(count: int, spread: float, steps: int = 200) -> float:
     """Mean over steps of the slowest of `count` GPUs' times, each normal around 1 with that spread; never below 0."""
     drawn = random.Random(count)  # noqa: S311 - the same numbers each time
@@ -211,14 +263,36 @@ def simulated() -> list[str]:
     return lines
 
 
+def latencies() -> dict[str, float]:
+    """What the page tells of 1,024 GPUs."""
+    most, where = COUNTS[-1], STANDS[-1]
+    found = best(where.model, where.gpu, most, NETWORKS[0], "none", where.strategy, most)
+    step, full, half = (
+        step_seconds(where, count, network, most)
+        for count, network in ((most, NETWORKS[0]), (most, NETWORKS[1]), (most // 2, NETWORKS[1]))
+    )
+    assert found is not None
+    assert step is not None
+    assert full is not None
+    assert half is not None
+    setting = _setting(where, found, most, NETWORKS[0], most)
+    count, _ = collectives(VARIANTS[where.model].architecture, setting, found.gradient_accumulation_steps)
+    whole, ring = place(WHOLE, most, NETWORKS[0]), gathering(place(where.gpu, most, NETWORKS[0]))
+    return {
+        "ring": 1000 * gathering(whole), "pcie": 1000 * ring, "tree": 1000 * reducing(whole), "collectives": int(count),
+        "waits": count * ring, "share": 100 * (1 - HIDDEN) * count * ring / step, "last": half / full,
+    }  # fmt: skip
+
+
 def page() -> str:
     tables = {
-        "seven": growing(MODELS[0]), "fourteen": growing(MODELS[1]), "step": divided(MODELS[1], "H100-80GB", 128),
-        "small": divided(MODELS[1], "RTX4090-24GB", 128), "strategies": strategies(), "simulated": simulated(),
+        "seven": growing(MODELS[0]), "fourteen": growing(MODELS[1]), "step": divided(MODELS[1], WHOLE, 128),
+        "small": divided(MODELS[1], GATHERED, 128), "stopping": stopping(), "strategies": strategies(),
+        "simulated": simulated(),
     }  # fmt: skip
     return Path(__file__).with_name("scaling_page.md").read_text(encoding="utf-8").format(
         rank=RANK, length=LENGTH, low=PRICES[0], high=PRICES[1], accumulation=ACCUMULATION, rate=INTERRUPTIONS,
-        restart=RESTART, save=SAVE_STEPS, **{name: "\n".join(lines) for name, lines in tables.items()},
+        restart=RESTART, save=SAVE_STEPS, **latencies(), **{name: "\n".join(lines) for name, lines in tables.items()},
     )  # fmt: skip
 
 

@@ -90,6 +90,8 @@ def main() -> None:
         print(json.dumps({name: result["jobs"][name]}, indent=1), flush=True)
         if options.json:  # after each job, for a machine may be taken away
             options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if failed := [name for name, found in result["jobs"].items() if "muster" not in found]:
+        sys.exit(f"muster failed in {', '.join(failed)}: {result['jobs'][failed[0]]['failed']['muster']}")
 
 
 def _options() -> argparse.Namespace:

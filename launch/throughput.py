@@ -88,39 +88,68 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     """What one device sends in an optimizer step of `accumulation` micro-batches.
 
     In a ring an all-reduce sends 2 (W - 1) / W times its bytes, a reduce-scatter or an all-gather half of that
-    (Patarasu and Yuan 2009). DDP reduces the adapter's gradients once a step, as does ZeRO-1; ZeRO-2 and 3 do in every
-    micro-batch. All ZeRO gathers what was updated (arXiv 1910.02054, section 7). ZeRO-3 and FSDP2 gather the base
-    forward and backward; ZeRO-3 once more where blocks are computed again, as it releases what that took before the
-    gradients are computed (memory/gathering.py counts 2.7 to 2.9 times the base, or 1.8 to 1.9).
+    (Patarasu and Yuan 2009). tests/runs/test_traffic.py counts what two ranks of each engine send.
     """
     world = setting.world_size
     part = (world - 1) / world
-    adapter = setting.adapter_element * (setting.adapter.pairs + setting.adapter.magnitudes)
-    adapter += setting.element * setting.adapter.whole
-    once = part * adapter
-    gradients = once * (2 if setting.strategy in ("ddp", "zero1") else accumulation + 1)
+    adapter = _adapter(setting)
+    gradients = _adapter_exchanges(architecture, setting, accumulation) * part * adapter
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
-        base = base_gathers(architecture, setting) * accumulation * part * _base(architecture, setting)
+        base = accumulation * part * _gathered_base(architecture, setting)
     if setting.strategy in OFFLOADS:
         # Gradients to the host, updated weights back.
         host = (accumulation + 1) * adapter / world
     if setting.strategy == "zero3_offload":
-        host += base_gathers(architecture, setting) * accumulation * _base(architecture, setting) / world
+        host += accumulation * _gathered_base(architecture, setting) / world
     return Traffic(gradients=int(gradients), base=int(base), host=int(host))
 
 
+def _adapter(setting: Setting) -> int:
+    """Bytes of what is trained, as it travels: FSDP2 casts it to the run's type before it gathers it, and its
+    gradients are of that type (set_mixed_precision in accelerate/utils/dataclasses.py)."""
+    element = setting.element if setting.strategy == "fsdp2" else setting.adapter_element
+    return element * (setting.adapter.pairs + setting.adapter.magnitudes) + setting.element * setting.adapter.whole
+
+
+def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulation: int) -> float:
+    """How often an adapter's bytes are reduced or gathered in a step; an all-reduce is both.
+
+    DDP all-reduces gradients once a step. ZeRO-1 does as well, and gathers the updated weights. ZeRO-2 all-reduces in
+    every micro-batch: a bucket that belongs to several ranks is reduced on all, and each keeps its part
+    (stage_1_and_2.py with use_multi_rank_bucket_allreduce, its default), twice the reduce-scatter of arXiv 1910.02054,
+    section 7. ZeRO-3 reduce-scatters in every micro-batch, FSDP2 in a step's last one (no_sync, as in transformers'
+    loop). Both gather an adapter's weights whenever they gather the base; what ZeRO-3 keeps of them, those of up to ten
+    times the hidden size, is counted as the rest.
+    """
+    match setting.strategy:
+        case "ddp" | "single":
+            return 2
+        case "zero1":
+            return 3
+        case "zero2" | "zero2_offload":
+            return 2 * accumulation + 1
+        case _:
+            scattered = 1 if setting.strategy == "fsdp2" else accumulation
+            return scattered + accumulation * base_gathers(architecture, setting)
+
+
 def base_gathers(architecture: Architecture, setting: Setting) -> float:
-    """Times that the base is gathered in a micro-batch: forward, backward and, by ZeRO-3, what is computed again."""
+    """Times that a block is gathered in a micro-batch: forward, backward and, by ZeRO-3, where it is computed again, as
+    it releases what that took before the gradients are computed (memory/gathering.py counts 2.7 to 2.9 times the base,
+    or 1.8 to 1.9)."""
     again = setting.checkpointed(architecture.layers) / architecture.layers
     return 2 + (again if setting.zero else 0)
 
 
-def _base(architecture: Architecture, setting: Setting) -> float:
-    """Bytes of the base as it travels."""
+def _gathered_base(architecture: Architecture, setting: Setting) -> float:
+    """Bytes of the base that are gathered in a micro-batch. FSDP2 gathers the output head once: the backward pass
+    begins with it, and accelerate leaves it whole until then (fsdp2_prepare_model in its utils/fsdp_utils.py)."""
     packed = {"none": setting.element, "nf4": 0.5, "int8": 1}[setting.quantization]
     rest = architecture.parameters - architecture.linear_parameters
-    return packed * architecture.linear_parameters + setting.element * rest
+    base = packed * architecture.linear_parameters + setting.element * rest
+    kept = setting.element * architecture.vocab_size * architecture.hidden_size if setting.strategy == "fsdp2" else 0
+    return base_gathers(architecture, setting) * base - kept
 
 
 def throughput(

@@ -243,6 +243,15 @@ def test_a_step_is_profiled_as_muster_trains_it() -> None:
     assert found["families"].get("other", 0) < 0.2
 
 
+def test_sides_of_a_lever_train_on_one_base_and_begin_alike() -> None:
+    register()
+    first = Side(replace(SHORT, accumulation=1, steps=1))
+    second = Side(replace(SHORT, accumulation=1, steps=1), first)
+    assert len(first.weights) > 10
+    assert all(second.weights[name].data_ptr() == tensor.data_ptr() for name, tensor in first.weights.items())
+    assert first.step(0)[1:] == second.step(0)[1:]
+
+
 def test_what_the_planner_expects_of_the_targets_on_a_gpu() -> None:
     """MFU of the 7B at 4,096 tokens, with its band, and nf4 beside bf16: as docs/performance.md tells them."""
     rates, shares_of_peak = {}, []

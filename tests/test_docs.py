@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import latency, scaling
 from launch.errors import ExitCode
+from launch.hardware import CATALOGUE, gpu_topology
 from launch.preflight.reference import reference as checks
 from launch.reference import reference
 from tests.conftest import ROOT, muster
@@ -37,6 +38,22 @@ def test_the_simulation_of_interruptions_is_the_formula_s() -> None:
 def test_the_slowest_of_two_is_later_by_the_spread_over_the_root_of_pi() -> None:
     """The mean of the larger of two normal variables (Nadarajah and Kotz 2008)."""
     assert scaling.slowest(2, 0.03, steps=200_000) - 1 == pytest.approx(0.03 / math.pi**0.5, rel=0.02)
+
+
+def test_what_a_collective_waits_for_by_hand() -> None:
+    """A ring enters each of 128 nodes once and passes seven GPUs in each; a tree goes up and down."""
+    nodes = gpu_topology(CATALOGUE["H100-80GB"], 128, 8)
+    assert latency.gathering(nodes) == pytest.approx(8.4e-6 + 896 * 3.4e-6 + 127 * 14e-6)
+    assert latency.reducing(nodes) == pytest.approx(8.4e-6 + 2 * (7 * 4e-6 + 7 * 14e-6))
+    two = gpu_topology(CATALOGUE["RTX4090-24GB"], 1, 2)
+    assert latency.gathering(two) == pytest.approx(8.4e-6 + 5.7e-6)
+
+
+def test_where_it_stops_paying_is_counted_from_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1, 2, 4 and 8 GPUs the last doubling gives nothing; 4 cost 1.2 times what 1 does, 8 twice that."""
+    seconds = {1: 8.0, 2: 4.2, 4: 2.4, 8: 2.4}
+    monkeypatch.setattr(scaling, "step_seconds", lambda where, count, network, sequences: seconds[count])
+    assert scaling.stops(scaling.STANDS[0], scaling.NETWORKS[0], 8) == (4, 2, 4)
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -35,45 +35,20 @@ def training_arguments(
     resuming: bool,
     reports: bool = True,
 ) -> TrainingArguments:
-    """The plan in transformers' words. `reports` is true on the rank that tells training.report_to."""
+    """The plan in transformers' words. `reports` is true on the rank that tells training.report_to.
+
+    Raises UsageError for what transformers refuses of training.extra and training.report_to.
+    """
     training = plan.spec.training
-    options: dict[str, Any] = dict(
-        output_dir=str(run.root),
-        per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps or -1,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=plan.lr_scheduler,
-        warmup_steps=warmup_steps(plan, rows),
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        optim=plan.optimizer,
-        bf16=plan.precision == "bf16",
-        fp16=plan.precision == "fp16",
-        seed=training.seed,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        logging_steps=training.log_steps,
-        logging_nan_inf_filter=False,
-        # Once an epoch, in steps: an epoch's own evaluation comes after the last step's save, where a kill loses it.
-        eval_strategy="steps" if has_eval else "no",
-        eval_steps=training.eval_steps or steps_per_epoch(rows, plan.global_batch_size),
-        eval_on_start=has_eval and not resuming,
-        metric_for_best_model="eval_loss" if training.early_stopping_patience else None,
-        greater_is_better=False if training.early_stopping_patience else None,
-        restore_callback_states_from_checkpoint=True,
-        average_tokens_across_devices=True,
-        ddp_find_unused_parameters=False,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=plan.topology.device == "cpu" and plan.strategy in ("single", "ddp"),
-        deepspeed=deepspeed,
-        accelerator_config={"use_configured_state": True},
-        report_to=training.report_to if reports else [],
-        # Rotary frequencies, the same on every rank: a broadcast would only make ranks wait in each forward pass.
-        **{"run_name": plan.name, "ddp_broadcast_buffers": False, **training.extra},
-    )
+    options: dict[str, Any] = {
+        "output_dir": str(run.root),
+        "report_to": training.report_to if reports else [],
+        "run_name": plan.name,
+        **_learning(plan, rows),
+        **_saving_and_evaluation(plan, rows, has_eval, resuming),
+        **_devices(plan, deepspeed),
+        **training.extra,
+    }
     try:
         arguments = TrainingArguments(**options)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
@@ -86,6 +61,59 @@ def training_arguments(
     except (ImportError, RuntimeError) as error:
         raise UsageError(f"training.report_to: transformers refuses it: {first_line(error)}") from error
     return arguments
+
+
+def _learning(plan: Plan, rows: int) -> dict[str, Any]:
+    """What is learnt from, how much of it at once and how fast."""
+    training = plan.spec.training
+    return {
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "num_train_epochs": training.epochs,
+        "max_steps": training.max_steps or -1,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": plan.lr_scheduler,
+        "warmup_steps": warmup_steps(plan, rows),
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": plan.optimizer,
+        "seed": training.seed,
+        "average_tokens_across_devices": True,
+        "remove_unused_columns": False,
+    }
+
+
+def _saving_and_evaluation(plan: Plan, rows: int, has_eval: bool, resuming: bool) -> dict[str, Any]:
+    """When something is told, saved or evaluated, and what the best checkpoint is."""
+    training = plan.spec.training
+    return {
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "restore_callback_states_from_checkpoint": True,
+        "logging_steps": training.log_steps,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        # Once an epoch, in steps: an epoch's own evaluation comes after the last step's save, where a kill loses it.
+        "eval_strategy": "steps" if has_eval else "no",
+        "eval_steps": training.eval_steps or steps_per_epoch(rows, plan.global_batch_size),
+        "eval_on_start": has_eval and not resuming,
+        "metric_for_best_model": "eval_loss" if training.early_stopping_patience else None,
+        "greater_is_better": False if training.early_stopping_patience else None,
+    }
+
+
+def _devices(plan: Plan, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+    """Precision and engine."""
+    return {
+        "bf16": plan.precision == "bf16",
+        "fp16": plan.precision == "fp16",
+        "use_cpu": plan.topology.device == "cpu" and plan.strategy in ("single", "ddp"),
+        "deepspeed": deepspeed,
+        "accelerator_config": {"use_configured_state": True},
+        "ddp_find_unused_parameters": False,
+        # Rotary frequencies, the same on every rank: a broadcast would only make ranks wait in each forward pass.
+        "ddp_broadcast_buffers": False,
+    }
 
 
 def loraplus(model: Any, kind: Any, ratio: float, options: dict[str, Any]) -> Any:

@@ -61,8 +61,8 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
         (
             "8xA100-80GB",
             {"data": SMALL},
-            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 114.8 MiB, zero2 287.1 MiB, zero3"
-            " 192.9 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
+            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 172.3 MiB, zero2 516.8 MiB, zero3"
+            " 193.3 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",
@@ -77,8 +77,8 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 283.1 GiB a step (ddp 229.7 MiB,"
-        " zero1 114.8 MiB, zero2 287.1 MiB); 45 of 48 blocks checkpointed, fewer would not fit;"
+        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 283.7 GiB a step (ddp 229.7 MiB,"
+        " zero1 172.3 MiB, zero2 516.8 MiB); 45 of 48 blocks checkpointed, fewer would not fit;"
         " 60.0 GiB of 79.2 GiB (76 %) on each GPU"
     )
     shared = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"})).reason

@@ -76,16 +76,23 @@ def test_ddp_sends_an_adapter_s_gradients_once_a_step() -> None:
     assert traffic(QWEN, EIGHT, accumulation=16) == sent
 
 
-def test_zero2_sends_them_in_every_micro_batch() -> None:
-    """In the engine's type: with one micro-batch it sends half of ddp's bytes, with four more."""
+def test_zero2_adds_them_up_in_every_micro_batch() -> None:
+    """In the engine's type: with one micro-batch it sends three quarters of ddp's bytes, with four more."""
     once, four = (traffic(QWEN, replace(EIGHT, strategy="zero2"), steps) for steps in (1, 4))
-    assert (once.gradients, four.gradients) == (7 / 8 * 2 * 2 * PAIRS, 7 / 8 * 2 * 5 * PAIRS)
-    assert once.gradients < traffic(QWEN, EIGHT, 1).gradients < four.gradients
+    assert (once.gradients, four.gradients) == (7 / 8 * 2 * 3 * PAIRS, 7 / 8 * 2 * 9 * PAIRS)
+    assert once.gradients / traffic(QWEN, EIGHT, 1).gradients == 3 / 4
 
 
 def test_zero1_sends_them_once_a_step_and_the_updated_weights() -> None:
     sent = traffic(QWEN, replace(EIGHT, strategy="zero1"), accumulation=16)
-    assert sent.bytes == 2 * 7 / 8 * 2 * PAIRS
+    assert sent.bytes == 3 * 7 / 8 * 2 * PAIRS
+
+
+def test_fsdp2_sends_them_once_a_step_and_gathers_the_head_once_in_a_micro_batch() -> None:
+    """In the run's type, though the adapter is held in fp32; and the adapter is gathered with the base."""
+    sent = traffic(QWEN, replace(EIGHT, strategy="fsdp2"), accumulation=4)
+    assert sent.gradients == 7 / 8 * 2 * (1 + 4 * 2) * PAIRS
+    assert sent.base == 4 * 7 / 8 * 2 * (2 * QWEN.parameters - QWEN.vocab_size * QWEN.hidden_size)
 
 
 def test_zero3_gathers_the_base_forward_and_backward() -> None:

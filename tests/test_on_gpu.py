@@ -1,0 +1,98 @@
+"""The one command for a GPU: each of its steps can be started, and none costs the others anything."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from benchmarks.on_gpu import ROOT, Session, Step, _options, on_cpu, on_gpu
+from launch.cli import app
+from tests.conftest import environment
+
+EVERY = {(step.name, step.argv): step for step in (*on_cpu(), *on_gpu(True), *on_gpu(False))}.values()
+
+
+@pytest.mark.parametrize("step", EVERY, ids=lambda step: step.name)
+def test_the_command_of_each_step_parses(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the parser of what it starts, which knows its own jobs and cases."""
+    first, *words = step.argv
+    if first.endswith(".py"):
+        monkeypatch.setattr(sys, "argv", [first, *words])
+        assert importlib.import_module(f"benchmarks.{Path(first).stem}")._options().json == Path("RUNNING")
+    elif words[0] == "launch":
+        group = typer.main.get_command(app)
+        preflight = group.get_command(typer.Context(group), words[1])  # type: ignore[attr-defined]
+        assert preflight.make_context(words[1], words[2:]).params["spec"] == Path("WORK/spec.yaml")
+    else:
+        assert (first, words[0]) in {("-m", "pytest"), ("-c", words[0])}
+
+
+def test_the_tests_of_gpus_are_found_and_the_workspace_is_made(tmp_path: Path) -> None:
+    tests, workspace = ({step.name: step for step in on_gpu(True)}[name] for name in ("tests", "workspace"))
+    argv = [sys.executable, *tests.argv, "--collect-only"]
+    listed = subprocess.run(argv, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True).stdout
+    assert listed.count("<Function test_") > 20
+    with Session(tmp_path, 1, cpu=True) as session:
+        session.take(workspace)
+    assert session.missing((workspace,)) == []
+    assert (tmp_path / "work/base/model.safetensors").is_file()
+    assert json.loads((tmp_path / "work/spec.yaml").read_text())["cluster"] == {"devices_per_node": 1, "device": "cpu"}
+
+
+WRITES = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('{\"found\": 1}')"
+STEPS = (
+    Step("good", 20, ("-c", WRITES, "RUNNING")),
+    Step("prints", 20, ("-c", "print('[2]')"), prints_result=True),
+    Step("bad", 20, ("-c", "import sys; print('it broke'); sys.exit(4)")),
+    # Its child must end as well, or it would hold the GPU.
+    Step(
+        "slow", 2,
+        ("-c", f"{WRITES}; import subprocess; subprocess.run(['sleep', '60'])", "RUNNING"),
+    ),
+    Step("after", 20, ("-c", WRITES, "RUNNING")),
+)  # fmt: skip
+
+
+def test_a_step_that_fails_or_overruns_costs_the_others_nothing_and_what_it_found_is_kept(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with Session(tmp_path, 1, cpu=True) as session:
+        for step in STEPS:
+            session.take(step)
+    assert time.monotonic() - began < 20
+    steps = json.loads((tmp_path / "results.json").read_text())["steps"]
+    assert {name: (row["outcome"], row["exit_code"], row.get("result")) for name, row in steps.items()} == {
+        "good": ("done", 0, {"found": 1}), "prints": ("done", 0, [2]), "bad": ("failed", 4, None),
+        "slow": ("overran 2 s", None, {"found": 1}), "after": ("done", 0, {"found": 1}),
+    }  # fmt: skip
+    assert "it broke" in (tmp_path / "log.txt").read_text()
+    assert not (tmp_path / "running.json").exists()
+
+
+def test_without_time_a_step_is_left_out_and_the_next_session_makes_it(tmp_path: Path) -> None:
+    good, bad = STEPS[0], STEPS[2]
+    for minutes, outcome in ((0.0, "left out"), (1.0, "done")):
+        with Session(tmp_path, minutes, cpu=True) as session:
+            session.take(good)
+        assert json.loads((tmp_path / "results.json").read_text())["steps"]["good"]["outcome"] == outcome
+    with Session(tmp_path, 0.0, cpu=True) as session:
+        session.take(good)
+        session.take(bad)
+    assert session.missing((good, bad)) == ["bad"]
+
+
+def test_what_needs_bitsandbytes_is_left_out_without_it() -> None:
+    told = " ".join(word for step in on_gpu(packs=False) for word in step.argv)
+    assert "nf4" not in told
+    assert "7b-4096-torch" in told
+
+
+def test_a_step_that_is_not_known_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["on_gpu", "--only", "profile,speed"])
+    with pytest.raises(SystemExit):
+        _options()
+    assert "'speed' is not known" in capsys.readouterr().err
