@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from launch.architecture import Architecture
 from launch.hardware import Topology
 from launch.memory import Setting
-from launch.memory.setting import Adapter
+from launch.memory.setting import ELEMENT, Adapter
 from launch.spec import OFFLOADS, SHARDS_BASE
 
 # Share of the dense tensor-core rate that LoRA training reaches once its matrices are large, recomputation counted:
@@ -93,7 +93,11 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     world = setting.world_size
     part = (world - 1) / world
     adapter = _adapter(setting)
-    gradients = _adapter_exchanges(architecture, setting, accumulation) * part * adapter
+    gradients = part * (
+        _fsdp2_adapter(architecture, setting, accumulation)
+        if setting.strategy == "fsdp2"
+        else _adapter_exchanges(architecture, setting, accumulation) * adapter
+    )
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
         base = accumulation * part * _gathered_base(architecture, setting)
@@ -106,10 +110,16 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
 
 
 def _adapter(setting: Setting) -> int:
-    """Bytes of what is trained, as it travels: FSDP2 casts it to the run's type before it gathers it, and its
-    gradients are of that type (set_mixed_precision in accelerate/utils/dataclasses.py)."""
-    element = setting.element if setting.strategy == "fsdp2" else setting.adapter_element
-    return element * (setting.adapter.pairs + setting.adapter.magnitudes) + setting.element * setting.adapter.whole
+    """Bytes of what is trained, as it travels."""
+    pairs = setting.adapter.pairs + setting.adapter.magnitudes
+    return setting.adapter_element * pairs + setting.element * setting.adapter.whole
+
+
+def _fsdp2_adapter(architecture: Architecture, setting: Setting, accumulation: int) -> float:
+    """Gradients are scattered in a step's last micro-batch (no_sync, as in transformers' loop), in fp32 as they are
+    summed (training/trainer.py); weights are cast to the run's type, and gathered whenever the base is."""
+    trained = setting.adapter.pairs + setting.adapter.magnitudes + setting.adapter.whole
+    return trained * (ELEMENT["fp32"] + setting.element * accumulation * base_gathers(architecture, setting))
 
 
 def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulation: int) -> float:
@@ -118,9 +128,8 @@ def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulatio
     DDP all-reduces gradients once a step. ZeRO-1 does as well, and gathers the updated weights. ZeRO-2 all-reduces in
     every micro-batch: a bucket that belongs to several ranks is reduced on all, and each keeps its part
     (stage_1_and_2.py with use_multi_rank_bucket_allreduce, its default), twice the reduce-scatter of arXiv 1910.02054,
-    section 7. ZeRO-3 reduce-scatters in every micro-batch, FSDP2 in a step's last one (no_sync, as in transformers'
-    loop). Both gather an adapter's weights whenever they gather the base; what ZeRO-3 keeps of them, those of up to ten
-    times the hidden size, is counted as the rest.
+    section 7. ZeRO-3 reduce-scatters in every micro-batch, and gathers an adapter's weights whenever it gathers the
+    base; what it keeps of them, those of up to ten times the hidden size, is counted as the rest.
     """
     match setting.strategy:
         case "ddp" | "single":
@@ -130,8 +139,7 @@ def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulatio
         case "zero2" | "zero2_offload":
             return 2 * accumulation + 1
         case _:
-            scattered = 1 if setting.strategy == "fsdp2" else accumulation
-            return scattered + accumulation * base_gathers(architecture, setting)
+            return accumulation * (1 + base_gathers(architecture, setting))
 
 
 def base_gathers(architecture: Architecture, setting: Setting) -> float:

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ from training.rollback import Beginning, Unsound, go_back, lower_learning_rates
 from training.saving import Saver
 from training.soundness import check_model, evaluating
 from training.states import gather_adapter, read_loss_scale
+
+
+def sum_in_fp32(plugin: Any) -> None:
+    """FSDP2's gradients, of a step's micro-batches and over the ranks: accelerate has them summed in the type that is
+    computed in, whose eight bits (bf16) lose what is small beside the sum. DDP sums in the adapter's own fp32."""
+    policy = plugin.mixed_precision_policy
+    if policy is not None:  # None where the run computes in fp32
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32)
 
 
 class AdapterTrainer(ResumableTrainer):
@@ -82,6 +91,8 @@ class AdapterTrainer(ResumableTrainer):
         )
         if plan.strategy == "ddp":  # gradients are views of the buckets: not copied out of them, nor held twice
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
+        if plan.strategy == "fsdp2":
+            sum_in_fp32(self.accelerator.state.fsdp_plugin)
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
 

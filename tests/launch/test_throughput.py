@@ -89,9 +89,9 @@ def test_zero1_sends_them_once_a_step_and_the_updated_weights() -> None:
 
 
 def test_fsdp2_sends_them_once_a_step_and_gathers_the_head_once_in_a_micro_batch() -> None:
-    """In the run's type, though the adapter is held in fp32; and the adapter is gathered with the base."""
+    """Gradients in fp32, as they are summed; the adapter is gathered with the base, in the run's type."""
     sent = traffic(QWEN, replace(EIGHT, strategy="fsdp2"), accumulation=4)
-    assert sent.gradients == 7 / 8 * 2 * (1 + 4 * 2) * PAIRS
+    assert sent.gradients == 7 / 8 * (4 + 2 * 4 * 2) * PAIRS
     assert sent.base == 4 * 7 / 8 * 2 * (2 * QWEN.parameters - QWEN.vocab_size * QWEN.hidden_size)
 
 
