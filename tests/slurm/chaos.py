@@ -280,6 +280,13 @@ def wait_only(run: SlurmRun) -> float:
 # --- what has to hold ---
 
 
+def all_ended_soon(run: SlurmRun) -> None:
+    """Of an attempt whose rank 1 was killed: everything, on all nodes, within 30 s of that rank's last sign of life."""
+    last_sign = json.loads((run.root / "attempts/001/pulse-rank-1.json").read_text())["time"]
+    (restarted,) = run.events("restarted")
+    assert restarted["time"] - last_sign < 30
+
+
 def node_is_named(run: SlurmRun) -> None:
     """That of rank 1, which then trains no more."""
     struck = json.loads((run.root / "attempts/001/pulse-rank-1.json").read_text())["node"]
@@ -384,7 +391,8 @@ if attempt == 1:
 """
 
 SCENARIOS = [
-    Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
+    Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done"),
+             check=all_ended_soon),
     Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, sections=NOTICED_SOON,
              check=hung_is_named),
     Scenario("node-killed-spare", "power loss of a node, a spare stands by", kill_last_node, spares=1,

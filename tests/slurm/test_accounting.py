@@ -106,9 +106,11 @@ def test_a_training_run_from_the_queue_until_the_database_alone_remembers_it(
     found = status(ask, "long")
     assert (found["state"], found["job"], found["slurm"]["source"]) == ("waiting", job, "scontrol")
     cluster.cancel(blocker)
-    cluster.wait(job, "RUNNING")
-    cluster.wait_until(lambda: status(ask, "long")["state"] == "running", "running")
-    cluster.wait_until(lambda: status(ask, "long")["slurm"]["source"] == "sacct", "left to slurmdbd", 300)
+    begun = workspace.root / "runs/long/attempts/001/pulse-rank-0.json"
+    cluster.wait_until(begun.exists, "begun")
+    found = status(ask, "long")
+    assert (found["state"], found["attempt"], found["slurm"]["state"]) == ("running", 1, "RUNNING")
+    cluster.wait_until(lambda: not cluster.slurm("squeue", "-h"), "ended", 300)
     forgotten(cluster, job)
 
     found = status(ask, "long")
@@ -130,7 +132,7 @@ def test_a_training_run_from_the_queue_until_the_database_alone_remembers_it(
 
 
 def test_how_a_job_ended_that_could_not_say_it_itself(
-    cluster: AccountedCluster, ask: Ask, spec: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: AccountedCluster, ask: Ask, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cancelled, killed, and one element of a sweep: once they are forgotten their directories tell nothing of it."""
     cancelled, killed = (ask("submit", spec, "--run-dir", f"runs/{name}").out.strip() for name in "ab")
@@ -158,6 +160,10 @@ def test_how_a_job_ended_that_could_not_say_it_itself(
     assert ([(hit.known.name, hit.file) for hit in hits], silent) == ([("cancelled", f"sacct {cancelled}")], None)
     done = ask("submit", spec, "--run-dir", "runs/c", "--after", killed, "--dry-run")
     assert f"error: --after {killed}: that job has ended as FAILED, exit code 137: submit it again first" in done.err
+    # Sent by hand, with a log somewhere else: neither remembers where.
+    (tmp_path / f"runs/b/job-{killed}.log").unlink()
+    told = f"no log of job {killed} is here, and Slurm knows of none: it waits (muster status), or printed elsewhere"
+    assert told in ask("logs", "b", "--rank", "job").err
     with without_slurmdbd(cluster):
         found = status(ask, "b")
         assert (found["state"], found["slurm"]) == ("prepared", None)
