@@ -310,6 +310,7 @@ def given_back(run: SlurmRun) -> None:
 def put_back(run: SlurmRun) -> None:
     """Into the queue, by whoever noticed first."""
     assert run.cluster.job(run.job)["Restarts"] != "0"
+    assert not run.events("supervisor_killed"), "what Slurm ends with its job is not taken for an accident"
 
 
 def succeeded(run: SlurmRun) -> None:
