@@ -94,6 +94,10 @@ The head node whose link is cut still reaches the storage: its supervisor lets g
 gives the job back to Slurm, which by itself would leave it running until its time limit (`--no-kill`). The clock that
 jumps is the one that the run's own Python processes on a node see: the tests' nodes share the machine's.
 
+A supervisor that is killed is not the batch script's own process but its child: another one goes on in the same
+allocation. The process of the batch script is small, and where it is killed itself Slurm ends the job as FAILED;
+`muster status` says so, and `muster submit` goes on (`tests/slurm/test_in_job.py`).
+
 Ends that are meant to be ends, each with its code and without a requeue (`tests/slurm/test_endings.py`): a disk that
 fills up while a checkpoint is written (9; with space again `muster submit` goes on, and ends as undisturbed to the last
 bit), a weight that is not finite with `stability.actions: []` (7), a row that cannot be used (5), memory that no

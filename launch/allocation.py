@@ -22,6 +22,13 @@ class Allocation:
     """How often Slurm has started this job again."""
     cpus: int | None
     """That each node gave. A step does not inherit them (srun(1), since 22.05)."""
+    killed: int | None = None
+    """The signal that ended the supervisor before this one, in this same start of the job."""
+
+    @property
+    def again(self) -> bool:
+        """Whether a run may have begun in this job before."""
+        return self.restarts > 0 or self.killed is not None
 
 
 @dataclass(frozen=True)

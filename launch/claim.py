@@ -129,7 +129,7 @@ def until_free(run: RunDir, say: Callable[[str], None], seconds: float = GIVE_UP
     deadline, told = time.monotonic() + seconds, False
     while (holder := trained_by(run)) and time.monotonic() < deadline:
         if not told:
-            say(f"{run.root}: {holder} trains here still, from before the job was requeued: waiting for its end")
+            say(f"{run.root}: {holder} trains here still, from before the job was started again: waiting for its end")
             told = True
         time.sleep(LOCK_SECONDS)
 

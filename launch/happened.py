@@ -137,6 +137,7 @@ _LINES: dict[str, Callable[[Row], list[str]]] = {
     "restarted": lambda row: [f"restarted: {row['reason'].partition(chr(10))[0]}"],
     "node_excluded": lambda row: [f"left out: node {row['node']}: {row['reason']}"],
     "requeued": lambda row: [f"queued again: {row['reason']}"],
+    "supervisor_killed": lambda row: [row["reason"]],
     "grace_short": _grace_short,
     "stopped": lambda row: [f"stopped as asked at step {row['step']}"],
     "finished": _finished,
@@ -146,7 +147,7 @@ _LINES: dict[str, Callable[[Row], list[str]]] = {
 # Those that are somebody's worry.
 WORRIES = frozenset({
     "checkpoint_refused", "forecast_off", "warning", "skipped", "rolled_back", "learning_rate_lowered", "oom",
-    "restarted", "node_excluded", "grace_short", "failed",
+    "restarted", "supervisor_killed", "node_excluded", "grace_short", "failed",
 })  # fmt: skip
 
 # What whoever supervises a run does not say by itself.

@@ -1,5 +1,6 @@
 """`muster run`: plan, check, train; on this machine, or on the nodes of a Slurm job."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,18 +38,24 @@ def run(
     in_job: Annotated[
         bool, typer.Option("--in-job", hidden=True, help="Train on the nodes of this Slurm job.")
     ] = False,
+    killed: Annotated[
+        int | None, typer.Option("--killed", hidden=True, help="In place of a supervisor that this signal ended.")
+    ] = None,
 ) -> None:
     """Plan, check and train: on this machine, or on all nodes of the Slurm job around it."""
     from launch.claim import claim, finished, refuse_secrets, until_free
     from launch.plan_screen import plan_view
+    from launch.supervise.successor import take_over
 
     plan = resolve(spec, overrides)
     place = run_directory(plan, run_dir)
-    job = _job(plan, in_job)
-    if job is not None and job.restarts and (resume == "never" or place.complete_checkpoints()):
+    job = _job(plan, in_job, killed)
+    if job is not None and job.killed is not None:
+        take_over(place, job.job, job.killed)
+    if job is not None and job.again and (resume == "never" or place.complete_checkpoints()):
         resume = "auto"  # it was said of the job's first start
     refuse_secrets(place, plan)
-    if job is not None and job.restarts:
+    if job is not None and job.again:
         until_free(place, say)
     claim(place, plan, resume)
     if dry_run:
@@ -63,7 +70,7 @@ def run(
     show(str(place.adapter))
 
 
-def _job(plan: "Plan", in_job: bool) -> "Allocation | None":
+def _job(plan: "Plan", in_job: bool, killed: int | None) -> "Allocation | None":
     """The Slurm job around this process, where the run is one for it; None to train on this machine.
 
     Raises PreflightError where a job is needed, and there is none.
@@ -81,7 +88,7 @@ def _job(plan: "Plan", in_job: bool) -> "Allocation | None":
             f" slurm/multi_node.sbatch; start accelerate launch with"
             f" accelerate_configs/{plan.strategy}_multi_node.yaml on every node; or use -s cluster.nodes=1"
         )
-    return job
+    return replace(job, killed=killed) if job is not None else None
 
 
 def _check_and_train(
@@ -108,7 +115,7 @@ def _check_and_train(
         raise found.problem
     _claimed = take(place, plan, resume)  # kept until this process ends
     if job is not None:  # `muster status` finds a job by it that nobody has submitted through muster
-        event(place.events, "job_started", job=job.job, nodes=list(job.nodes))
+        event(place.events, "job_started", job=job.job, nodes=list(job.nodes), attempts=place.last_attempt())
     write_json(place.preflight, document(found.results, found.place))
     note_checked(found.rows, place.tokens)
     where = Here(place) if job is None else InJob(place, job, accepted, screen)

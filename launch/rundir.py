@@ -78,7 +78,7 @@ class RunDir:
 
         submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, skipped,
         rolled_back, learning_rate_lowered, warning, stopped, finished, failed; of whoever supervises the run: oom,
-        job_started, restarted, node_excluded, paired, requeued, grace_short.
+        job_started, supervisor_killed, restarted, node_excluded, paired, requeued, grace_short.
         """
         return self.root / "events.jsonl"
 

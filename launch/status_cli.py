@@ -94,7 +94,13 @@ def _elsewhere(run: "RunDir") -> Path | None:
 
 def _no_log(run: "RunDir", rank: str) -> str:
     if rank == "job":
-        return "no batch job has written here"
+        from launch.following import job_of
+        from launch.journal import rows
+
+        job = job_of(run, list(rows(run.events)))
+        if job is None:
+            return "no batch job has written here"
+        return f"no log of job {job} is here, and Slurm knows of none: it waits (muster status), or printed elsewhere"
     if run.last_attempt() == 0:
         return "no attempt has begun; what its job printed: --rank job"
     ranks = sorted(int(path.stem[5:]) for path in run.attempt(run.last_attempt()).root.glob("rank-*.log"))

@@ -2,12 +2,68 @@
 
 The same as `muster run`, on the nodes of the job: they are asked what is wrong with them, the best ones train, and a
 failure, a time limit or a lost node is followed by what can be done about it.
+
+The job ends for Slurm with its batch script's process, for good. So that process, this one, is small and does nothing
+but wait: it starts the supervisor, passes signals on to it, and starts another one when it was killed.
 """
 
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
 
-from launch.cli import main
+from launch.processes import die_with_parent
+
+# By which Slurm asks to stop. Ctrl-C is not among them: a terminal sends it to both of us.
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# At a job's end Slurm kills all processes of a batch script, one after another: ours within this time.
+OWN_END_SECONDS = 1.0
+# One that ends sooner may not have come as far as an attempt. Attempts are counted by the next one (recovery.restarts).
+SOON_SECONDS, MOST_SOON = 60.0, 3
+
+
+class Parent:
+    """Of a supervisor, and of the next one where somebody, or the kernel for want of memory, has killed it."""
+
+    def __init__(self, command: Sequence[str]):
+        """`command` is that of `muster run` without its arguments."""
+        self.command = command
+        self.child: subprocess.Popen[bytes] | None = None
+        self.asked = False
+
+    def keep(self, arguments: Sequence[str]) -> int:
+        """The supervisor's exit code; 128 more than a signal's number where one ended it and none follows."""
+        for number in (*PASSED_ON, signal.SIGINT):  # which the supervisor does not inherit, as it would SIG_IGN
+            signal.signal(number, self._hear)
+        killed: list[str] = []
+        soon = 0
+        while True:
+            began = time.monotonic()
+            code = self._run([*self.command, *killed, *arguments])
+            if code >= 0:
+                return code
+            soon = soon + 1 if time.monotonic() - began < SOON_SECONDS else 0
+            time.sleep(OWN_END_SECONDS)
+            if self.asked or -code in (*PASSED_ON, signal.SIGINT):
+                return 128 - code
+            told = f"the supervisor was killed ({signal.Signals(-code).name})"
+            if soon > MOST_SOON:
+                print(f"error: {told} {soon} times in a row before it could train", file=sys.stderr, flush=True)
+                return 128 - code
+            print(f"{told}: another one goes on", file=sys.stderr, flush=True)
+            killed = ["--killed", str(-code)]
+
+    def _run(self, argv: Sequence[str]) -> int:
+        with subprocess.Popen(argv, preexec_fn=die_with_parent) as self.child:
+            return self.child.wait()
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self.child is not None and number in PASSED_ON:
+            self.child.send_signal(number)
+
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["run", "--in-job"]
-    main()
+    sys.exit(Parent([sys.executable, "-m", "launch", "run", "--in-job"]).keep(sys.argv[1:]))

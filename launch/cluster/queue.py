@@ -31,7 +31,8 @@ class State(NamedTuple):
     limit_seconds: int | None
     exit_code: int | None
     """Of the batch script, once it has ended."""
-    restarts: int
+    restarts: int | None
+    """None where that is not told: slurmdbd keeps each start of a job by itself."""
     requeue: bool | None
     """Whether it may be requeued; None where that is not told."""
     source: Literal["scontrol", "sacct"]
@@ -105,7 +106,7 @@ def from_sacct(row: list[str]) -> State:
     return State(
         state=state.split()[0], reason="" if reason in ("None", "") else reason,
         nodes="" if nodes == "None assigned" else nodes, start=moment(start), end=moment(end),
-        limit_seconds=limit(time), exit_code=_code(code), restarts=0, requeue=None, source="sacct",
+        limit_seconds=limit(time), exit_code=_code(code), restarts=None, requeue=None, source="sacct",
     )  # fmt: skip
 
 

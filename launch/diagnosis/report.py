@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.claim import finished, trained_by
+from launch.cluster.commands import SlurmError
+from launch.cluster.queue import state_of
 from launch.diagnosis.cause import Cause, Evidence
 from launch.diagnosis.explain import Explained, explained
 from launch.diagnosis.records import slurm_hits
@@ -17,7 +19,7 @@ Status = Literal["done", "running", "stopped", "failed", "broken off", "not star
 # A supervisor shows every second that it lives; storage that nodes share may be so late (acdirmax of NFS is 60 s).
 SILENT_SECONDS = 90.0
 # What a supervisor did between attempts, as events.jsonl has it.
-_MEASURES = ("oom", "restarted", "node_excluded", "paired", "requeued")
+_MEASURES = ("oom", "restarted", "supervisor_killed", "node_excluded", "paired", "requeued")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _measure(row: dict[str, Any]) -> str:
 
 
 def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
-    holder = (trained_by(run) or _supervised(run.attempt(one.number))) if is_last else None
+    holder = (trained_by(run) or _supervised(run, run.attempt(one.number))) if is_last else None
     if holder and one.exit_code is None:
         return "running", f"{holder} is training in it now: nothing has failed yet"
     if one.exit_code == ExitCode.DONE or (is_last and one.exit_code is None and _finished(run)):
@@ -130,12 +132,21 @@ def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
     return "failed", one.reason.partition("\n")[0]
 
 
-def _supervised(attempt: Attempt) -> str | None:
+def _supervised(run: RunDir, attempt: Attempt) -> str | None:
     """Who supervises it, on another node perhaps, where no lock is seen from here."""
     beat, told = _changed(attempt.supervisor), document(attempt.supervisor)
-    if beat is None or time.time() - beat > SILENT_SECONDS:
+    if beat is None or time.time() - beat > SILENT_SECONDS or _job_is_over(run):
         return None
     return f"process {told.get('pid')} on {told.get('node')}"
+
+
+def _job_is_over(run: RunDir) -> bool:
+    """Whether Slurm says so: what was killed with its job has shown that it lives just before."""
+    try:
+        states = [state_of(job) for job in jobs(run)]
+    except SlurmError:
+        return False
+    return any(state is not None and not state.active for state in states)
 
 
 def _finished(run: RunDir) -> bool:
@@ -175,12 +186,10 @@ def _as_told(run: RunDir, attempt: Attempt, one: Tried) -> Cause:
 
 
 def jobs(run: RunDir) -> list[str]:
-    """The numbers of the batch jobs that the run has had, the last one only where job.json names one."""
-    told = document(run.root / "job.json").get("id")
-    if told:
-        return [str(told)]
+    """The number of the batch job that the run has had last, submitted or by hand; none without one."""
     named = [str(row[key]) for row in rows(run.events) for key in ("job", "job_id") if row.get(key)]
-    return named[-1:]
+    told = document(run.job).get("id")
+    return named[-1:] or ([str(told)] if told else [])
 
 
 def _before_any(run: RunDir) -> str:

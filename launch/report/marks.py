@@ -14,7 +14,8 @@ Tone = Literal["bad", "warn", "calm"]
 TONES: Mapping[str, Tone] = {
     **dict.fromkeys(("oom", "failed", "skipped", "rolled_back", "node_excluded", "checkpoint_refused"), "bad"),
     **dict.fromkeys(
-        ("warning", "learning_rate_lowered", "restarted", "requeued", "forecast_off", "grace_short", "stopped"), "warn"
+        ("warning", "learning_rate_lowered", "restarted", "supervisor_killed", "requeued", "forecast_off",
+         "grace_short", "stopped"), "warn",
     ),
 }  # fmt: skip
 ORDER: tuple[Tone, ...] = ("bad", "warn", "calm")

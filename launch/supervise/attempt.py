@@ -77,7 +77,7 @@ def run_attempt(
     returncode = workers.poll() or 0
     told = {row["event"] for row in list(rows(run.events))[before:]}
     ended = _ended(plan, run, attempt, returncode, told, stopper.kill, hang)
-    _tell(run, attempt, ended, returncode, "failed" in told and hang is None, time.monotonic() - began)
+    tell(run, attempt, ended, returncode, "failed" in told and hang is None, time.monotonic() - began)
     return ended
 
 
@@ -182,8 +182,8 @@ def _told(hang: Hang, attempt: Attempt) -> str:
     return f"the run hangs: {who} {hang.why}; stacks: {attempt.root}/stacks-rank-*.txt"
 
 
-def _tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, told: bool, seconds: float) -> None:
-    """`told`: whether a rank has said itself why."""
+def tell(run: RunDir, attempt: Attempt, ended: Ended, returncode: int, told: bool, seconds: float) -> None:
+    """Writes outcome.json. `told`: whether an event says already why."""
     kind = ended.code.name.lower()
     ending = {"exit_code": int(ended.code), "class": kind, "reason": ended.reason, "step": ended.step}
     more = {

@@ -43,7 +43,7 @@ class InJob:
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
         self.before = len(list(rows(run.events)))
-        self.again = allocation.restarts > 0
+        self.again = allocation.again
         self.nodes: list[str] = []
         self.port = 0
         self.started = False

@@ -31,6 +31,7 @@ from launch.supervise.decisions import (
 )
 from launch.supervise.history import history
 from launch.supervise.stopping import Stopper
+from launch.supervise.successor import cut_short
 
 
 class Place(Protocol):
@@ -38,7 +39,7 @@ class Place(Protocol):
 
     in_job: bool
     again: bool
-    """Whether Slurm has started this job before: earlier attempts are then this run's own."""
+    """Whether this job was started before, or its supervisor: earlier attempts are then this run's own."""
 
     def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
         """The plan for what is healthy now, before each attempt.
@@ -53,11 +54,15 @@ def supervise(
     plan: Plan, run: RunDir, place: Place, resume: str, console: Console, verbose: bool = False
 ) -> Finish | Requeue:
     """Trains until there is nothing left to do. `resume` is for the attempts until one of them has saved."""
-    _forget_stop(run)
+    unfinished = place.again and cut_short(run)
+    if not unfinished:  # else what was asked of the attempt is asked of us
+        _forget_stop(run)
     plan = _remembered(plan, run)
     past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
     before = len(list(rows(run.events)))
     with Stopper(run, console, place.in_job) as stopper:
+        if unfinished and not isinstance(decision := decide(plan, past, "nobody"), Restart):
+            return _with_remedies(decision, plan)
         while True:
             ready = place.prepared(plan, past)
             stopper.look()

@@ -31,6 +31,10 @@ LINES: list[tuple[dict[str, Any], str]] = [
     ({"event": "failed", "class": "worker", "message": "first\nsecond"}, "failed: first"),
     ({"event": "saved", "step": 4, "seconds": 0.04, "bytes": 204356}, "step 4: saved a checkpoint of 0.2 MiB in 0.0 s"),
     ({"event": "restarted", "reason": "rank 1 was killed\nmore"}, "restarted: rank 1 was killed"),
+    (
+        {"event": "supervisor_killed", "job": "7", "signal": "SIGKILL", "attempt": 1, "reason": "it was killed"},
+        "it was killed",
+    ),
     ({"event": "stopped", "step": 3}, "stopped as asked at step 3"),
     (
         {"event": "grace_short", "grace_seconds": 30.0, "needed_seconds": 55, "fix": "slurm.grace_seconds: 110"},

@@ -100,10 +100,22 @@ def stop_rank(run: SlurmRun) -> float:
 
 
 def stop_supervisor(run: SlurmRun) -> None:
-    """It hangs and does not die, so that Slurm sees nothing."""
+    """It hangs and does not die, so that nobody there sees anything."""
+    os.kill(supervisor(run), signal.SIGSTOP)
+
+
+def kill_supervisor(run: SlurmRun) -> float:
+    """As the kernel does on a node without memory: it spares the batch script's own process, which is small."""
+    run.at_step(6)
+    os.kill(supervisor(run), signal.SIGKILL)
+    return time.time()
+
+
+def supervisor(run: SlurmRun) -> int:
+    """On the host."""
     node = run.cluster.job(run.job)["BatchHost"]
-    (pid,) = [pid for pid, words in run.cluster.processes(node).items() if "launch.supervisor" in words]
-    os.kill(pid, signal.SIGSTOP)
+    (pid,) = [pid for pid, words in run.cluster.processes(node).items() if "--in-job" in words]
+    return pid
 
 
 def _pid(run: SlurmRun, rank: int) -> int:
@@ -268,6 +280,13 @@ def wait_only(run: SlurmRun) -> float:
 # --- what has to hold ---
 
 
+def all_ended_soon(run: SlurmRun) -> None:
+    """Of an attempt whose rank 1 was killed: everything, on all nodes, within 30 s of that rank's last sign of life."""
+    last_sign = json.loads((run.root / "attempts/001/pulse-rank-1.json").read_text())["time"]
+    (restarted,) = run.events("restarted")
+    assert restarted["time"] - last_sign < 30
+
+
 def node_is_named(run: SlurmRun) -> None:
     """That of rank 1, which then trains no more."""
     struck = json.loads((run.root / "attempts/001/pulse-rank-1.json").read_text())["node"]
@@ -291,6 +310,14 @@ def given_back(run: SlurmRun) -> None:
 def put_back(run: SlurmRun) -> None:
     """Into the queue, by whoever noticed first."""
     assert run.cluster.job(run.job)["Restarts"] != "0"
+    assert not run.events("supervisor_killed"), "what Slurm ends with its job is not taken for an accident"
+
+
+def succeeded(run: SlurmRun) -> None:
+    """By another supervisor in the same start of the job."""
+    assert run.cluster.job(run.job)["Restarts"] == "0"
+    ((signal_name, attempt),) = [(row["signal"], row["attempt"]) for row in run.events("supervisor_killed")]
+    assert (signal_name, attempt) == ("SIGKILL", 1)
 
 
 def on_one_node(run: SlurmRun) -> None:
@@ -365,7 +392,8 @@ if attempt == 1:
 """
 
 SCENARIOS = [
-    Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done")),
+    Scenario("rank-killed", "kill -9 of a rank", kill_rank, outcomes=("worker", "done"),
+             check=all_ended_soon),
     Scenario("rank-stopped", "SIGSTOP of a rank: nobody goes on", stop_rank, sections=NOTICED_SOON,
              check=hung_is_named),
     Scenario("node-killed-spare", "power loss of a node, a spare stands by", kill_last_node, spares=1,
@@ -377,6 +405,8 @@ SCENARIOS = [
     Scenario("link-cut-restored", "a node's link is cut for 3 s", cut_for_a_while),
     Scenario("head-node-killed", "power loss of the batch script's node", kill_head_node,
              sections=NOTICED_SOON, check=put_back),
+    Scenario("supervisor-killed", "kill -9 of the supervisor", kill_supervisor, outcomes=("worker", "done"),
+             check=succeeded),
     Scenario("time-limit", "Slurm's warning before the time limit", warn_once_grace_is_short, fault=SLOW_SAVE,
              sections={"slurm": {"grace_seconds": 1}}, check=warned_of_a_short_grace),
     Scenario("head-link-cut", "the link of the batch script's node is cut", cut_head_node,

@@ -9,6 +9,7 @@ By hand: python -m tests.slurm --nodes 3 --shell
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -141,8 +142,12 @@ class Cluster(Commands):
             "ip link add bridge type bridge; ip link set host master bridge up; ip link set bridge up; "
             f"ip addr add {self.address('login')}/24 dev bridge; mount --bind {self.directory}/hosts /etc/hosts"
         )
-        self.start_munge()
+        self._start_services()
         self._start_daemon("login", "slurmctld")
+
+    def _start_services(self) -> None:
+        """What slurmctld finds when it starts."""
+        self.start_munge()
 
     def start_node(self, name: str) -> None:
         """Switches a node on: it boots, without what was mounted over it before, and reports to the controller."""
@@ -269,6 +274,9 @@ class Cluster(Commands):
 
     def _start_daemon(self, machine: str, program: str) -> None:
         self._machines[machine].run([program, "-f", self.directory / "slurm.conf"], env=self.environment())
+
+    def _start_in_background(self, machine: str, argv: Sequence[object]) -> None:
+        self._machines[machine].script(f"{shlex.join(map(str, argv))} </dev/null >/dev/null 2>&1 &")
 
     def _kill_daemon(self, machine: str, program: str, sent: int = signal.SIGKILL) -> None:
         for pid in self._daemons(machine, program):

@@ -5,17 +5,28 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.slurm.accounting import absent
 from tests.slurm.cluster import Cluster, missing
 
 
-@pytest.fixture(scope="session")
-def real_slurm() -> None:
-    """For a test that starts its own Cluster. Where none can run it skips or, with MUSTER_REQUIRE_SLURM=1, fails."""
-    reason = missing()
+def needs(reason: str | None) -> None:
+    """Skips for this reason or, with MUSTER_REQUIRE_SLURM=1, fails; goes on without one."""
     if reason and os.environ.get("MUSTER_REQUIRE_SLURM") == "1":
         pytest.fail(f"MUSTER_REQUIRE_SLURM=1, but {reason}", pytrace=False)
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_slurm() -> None:
+    """For a test that starts its own Cluster, where one can run."""
+    needs(missing())
+
+
+@pytest.fixture(scope="session")
+def real_slurmdbd(real_slurm: None) -> None:
+    """Likewise for an AccountedCluster."""
+    needs(absent())
 
 
 @pytest.fixture

@@ -97,6 +97,30 @@ def slurm_conf(directory: Path, addresses: Mapping[str, str], settings: Settings
     return "\n".join(lines) + "\n"
 
 
+# What a site with accounts has in slurm.conf beside CONF. Enforced: who has none gets no job.
+ACCOUNTED = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost={login}
+# Not a password: where munged listens.
+AccountingStoragePass={directory}/munge/socket
+AccountingStorageEnforce=associations
+JobAcctGatherType=jobacct_gather/none
+"""
+# The database listens on login alone; its root needs no password there.
+SLURMDBD = """\
+DbdHost=login
+DbdAddr={login}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={directory}/munge/socket
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StorageUser=root
+PidFile={directory}/slurmdbd.pid
+LogFile={directory}/log/slurmdbd
+"""
+
+
 def gres_conf(directory: Path, settings: Settings) -> str:
     """gres.conf: character devices stand for GPUs, so that jobs get CUDA_VISIBLE_DEVICES."""
     if not settings.gpus_per_node:

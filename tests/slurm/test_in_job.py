@@ -1,5 +1,8 @@
 """What a run does with the job that it is in: where its ranks meet, and how it gives its nodes back."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ import pytest
 from launch.preflight.probe import meeting_port
 from tests.conftest import Workspace, muster, read_rows
 from tests.faults import before_steps
-from tests.slurm.chaos import NOTICED_SOON, stop_supervisor
+from tests.slurm.chaos import NOTICED_SOON, stop_supervisor, supervisor
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
 
@@ -93,6 +96,62 @@ def test_a_supervisor_that_hangs_is_missed_and_the_job_given_back(cluster: Clust
     assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert run.events("requeued")[0]["reason"] == "nothing was seen of the run's supervisor for 30 s"
     each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_supervisor_that_is_killed_again_without_a_further_step_ends_the_run(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    fault = "if step == 3: time.sleep(10000)"
+    run = SlurmRun(cluster, workspace, "killed", fault=fault, sections={"recovery": {"restarts": 1}}).submit()
+    for attempt in (1, 2):
+        place = run.root / f"attempts/{attempt:03d}"
+        run.until(lambda place=place: (place / "pulse-rank-1.json").exists() and run.step() >= 2, f"in {place}")
+        os.kill(supervisor(run), signal.SIGKILL)
+        run.until((place / "outcome.json").exists, f"the end of {place}")
+    assert run.ends() == "FAILED"
+    assert run.exit_code() == 10
+    assert "1 restart brought no further step (recovery.restarts)" in cluster.output(run.job)
+    assert [row["attempt"] for row in run.events("supervisor_killed")] == [1, 2]
+    assert run.outcomes() == ["worker", "worker"]
+    here = {"SLURM_CONF": f"{cluster.directory}/slurm.conf"}
+    found = json.loads(muster("status", run.root, "--json", cwd=workspace.root, **here).out)
+    assert found["state"] == "failed"
+    assert found["why"].startswith("the supervisor was killed (SIGKILL): by somebody, or by the kernel")
+    assert "the supervisor was killed (SIGKILL)" in muster("diagnose", run.root, cwd=workspace.root, **here).out
+    cluster.wait_until(lambda: not any("training" in words for name in cluster.names
+                                       for words in cluster.processes(name).values()), "nothing left")  # fmt: skip
+
+
+def test_a_stop_that_was_asked_of_a_supervisor_is_done_by_the_one_after_it(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    run = SlurmRun(cluster, workspace, "asked", fault="if step == 7 and attempt == 1: time.sleep(10000)").submit()
+    run.at_step(6)
+    assert muster("stop", run.root, cwd=workspace.root, SLURM_CONF=f"{cluster.directory}/slurm.conf").code == 0
+    os.kill(supervisor(run), signal.SIGKILL)
+    assert run.ends() == "FAILED"
+    assert run.exit_code() == 75, cluster.output(run.job)
+    again = SlurmRun(cluster, workspace, "asked").submit()
+    assert again.ends() == "COMPLETED", cluster.output(again.job)
+    each_sample_once_an_epoch(again, STEPS)
+
+
+def test_a_batch_script_that_is_killed_itself_is_told_as_it_was(cluster: Cluster, workspace: Workspace) -> None:
+    """With the process that Slurm sees the job is over, and nobody there can say so any more."""
+    run = SlurmRun(cluster, workspace, "batch").submit().at_step(2)
+    (pid,) = [pid for pid, words in cluster.processes("n0").items() if words[1:3] == ["-m", "launch.supervisor"]]
+    os.kill(pid, signal.SIGKILL)
+    assert run.ends() == "FAILED"
+    here = {"SLURM_CONF": f"{cluster.directory}/slurm.conf"}
+    found = json.loads(muster("status", run.root, "--json", cwd=workspace.root, **here).out)
+    assert (found["state"], found["attempt"]) == ("failed", 1)
+    assert found["why"] == "its job ended as FAILED, exit code 137; see muster logs --rank job"
+    told = muster("diagnose", run.root, cwd=workspace.root, **here).out
+    assert "batch, attempt 1 of 1: broken off" in told, "although its supervisor has shown a second ago that it lives"
+    assert "it left no outcome: who supervised it was killed, or its node was lost" in " ".join(told.split())
+    again = SlurmRun(cluster, workspace, "batch").submit()
+    assert again.ends() == "COMPLETED", cluster.output(again.job)
+    each_sample_once_an_epoch(again, STEPS)
 
 
 def test_a_first_start_with_a_node_that_is_not_fit_is_3_and_says_how_to_go_on(

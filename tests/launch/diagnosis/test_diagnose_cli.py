@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from launch.diagnosis.report import diagnosed
+from launch.journal import event
 from launch.rundir import Attempt, RunDir
 from tests.conftest import Finished, muster
 from tests.launch.diagnosis.test_corpus import laid_out
@@ -125,6 +126,23 @@ def test_a_run_that_a_job_on_another_node_supervises(tmp_path: Path) -> None:
     assert document(run)["why"] == "process 12 on n7 is training in it now: nothing has failed yet"
     os.utime(attempt.supervisor, (1.0, time.time() - 600))
     assert document(run)["status"] == "broken off"
+
+
+@pytest.mark.parametrize(("state", "status"), [("FAILED", "broken off"), ("RUNNING", "running")])
+def test_a_supervisor_that_was_killed_with_its_job_just_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, status: str
+) -> None:
+    """The last job of the run is asked about, whoever started it: job.json holds an earlier one."""
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, None, rank_1="step 1")
+    attempt.supervisor.write_text(json.dumps({"node": "n7", "pid": 12, "time": time.time()}))
+    run.job.write_text(json.dumps({"id": "11"}))
+    event(run.events, "job_started", job="12", nodes=["n7"], attempts=0)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\n[ "$4" = 12 ] && echo "JobId=12 JobState={state} ExitCode=0:9 NodeList=n7"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert diagnosed(run).status == status
 
 
 def test_a_run_that_broke_off_without_an_outcome(tmp_path: Path) -> None:

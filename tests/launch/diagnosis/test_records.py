@@ -51,7 +51,7 @@ def test_what_slurm_says_in_short() -> None:
     assert noted(from_scontrol(SCONTROL)) == (
         "JobState=NODE_FAIL Reason=NodeDown Restarts=2 ExitCode=129 NodeList=n[0-1]"
     )
-    assert noted(from_sacct(SACCT.split("|"))) == "JobState=CANCELLED Restarts=0 ExitCode=143 NodeList=n[0-1]"
+    assert noted(from_sacct(SACCT.split("|"))) == "JobState=CANCELLED ExitCode=143 NodeList=n[0-1]"
 
 
 def program(folder: Path, name: str, script: str) -> None:
