@@ -49,9 +49,10 @@ class Stand(NamedTuple):
 STANDS = (Stand(MODELS[1], WHOLE, "auto"), Stand(MODELS[1], WHOLE, "fsdp2"), Stand(MODELS[1], GATHERED, "auto"))
 # Unexpected interruptions of a GPU and hour: 419 in 54 days on 16,384 (Llama 3, arXiv 2407.21783, section 3.3.4).
 INTERRUPTIONS = 419 / (54 * 24 * 16_384)
-# Seconds from a node's loss to the next step: measured on CPU with a small model (docs/reliability.md: 34 s), and two
-# minutes to read 30 GB at 250 MB/s, which is an assumption.
-RESTART = 34.0 + 120.0
+# Seconds from a node's loss to the next step: about 20 as measured on CPU with a small model (docs/reliability.md), and
+# two minutes to read 30 GB at 250 MB/s, which is an assumption.
+LOST = 20.0
+RESTART = LOST + 120.0
 SAVE_STEPS = 25
 # How far the GPUs' step times spread (standard deviation over mean): assumptions, for nobody has measured ours.
 SPREADS, SPREAD = (0.01, 0.03, 0.1), 0.03
@@ -292,7 +293,7 @@ def page() -> str:
     }  # fmt: skip
     return Path(__file__).with_name("scaling_page.md").read_text(encoding="utf-8").format(
         rank=RANK, length=LENGTH, low=PRICES[0], high=PRICES[1], accumulation=ACCUMULATION, rate=INTERRUPTIONS,
-        restart=RESTART, save=SAVE_STEPS, **latencies(), **{name: "\n".join(lines) for name, lines in tables.items()},
+        lost=LOST, restart=RESTART, save=SAVE_STEPS, **latencies(), **{name: "\n".join(lines) for name, lines in tables.items()},
     )  # fmt: skip
 
 
