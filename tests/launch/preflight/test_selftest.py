@@ -79,7 +79,7 @@ def some_results() -> list[Tried]:
     beyond = Result(name="locked-memory", family="node", status="skipped", evidence="ulimit -H", values={NOT_TRIED: 1})
     return [
         Tried("shm-64m", {"shm": "fail"}, [failed]), Tried("locked-memory-64k", {"locked-memory": "fail"}, [beyond]),
-        Tried("node-healthy", {}, [beyond]), Tried("disk-full", {"disk-space": "fail"}, (), "no mounts here"),
+        Tried("h100x8", MACHINES["h100x8"].found, [beyond]), Tried("disk-full", {"disk-space": "fail"}, (), "no mounts here"),
     ]  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def test_the_selftest_as_a_command(capsys: pytest.CaptureFixture[str], monkeypat
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)[0] == {
         "machine": "shm-64m", "found": {"shm": "fail"}, "expected": {"shm": "fail"}, "not_tried": ""}  # fmt: skip
+    assert json.loads(done.out)[2] == {"machine": "h100x8", "found": {}, "expected": {}, "not_tried": ""}
     shown = call(capsys, "preflight", "--selftest").out
     assert "2 of 2 machines as expected" in shown
     assert "1 not tried: no mounts here" in shown
