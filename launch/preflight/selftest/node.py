@@ -1,7 +1,8 @@
 """A simulated node in which nothing is wrong: its files, environment and limits, its Slurm, and the run that it is for.
 
 Everything that a check reads is here under its own path, so that a fault is one file, variable or value of another
-kind (faults.py). `{root}` is the node's folder, `{port}` a port that is taken, `{now}` microseconds since the start.
+kind (faults.py). `{root}` is the node's folder, `{port}` a port that is taken, `{free}` one that is not, `{now}`
+microseconds since the start.
 """
 
 import json
@@ -100,7 +101,7 @@ FILES: dict[str, str | bytes] = {
     "packages/flash_attn_interface.py": "", "packages/flash_attn/__init__.py": "", "packages/wandb/__init__.py": "",
     "cuda/bin/nvcc": script(f"Cuda compilation tools, release {CUDA}, V{CUDA}.61"),
     "bin/sbatch": script("sbatch: Job 7 to start"), "bin/srun": script("      --container-image=[USER@]IMAGE"),
-    "image.sqsh": "an image",
+    "environment/bin/python": script("Python 3.12.3"), "image.sqsh": "an image",
     "model/config.json": json.dumps(CONFIG), "model/model.safetensors": EMPTY_WEIGHTS,
     "model/tokenizer.json": tokenizer(2), "model/chat_template.jinja": "{{ messages }}",
     "rows.jsonl": json.dumps(ROW) + "\n", "home/empty": "",
@@ -131,7 +132,7 @@ SPEC: dict[str, Any] = {
     "slurm.mem": "256G", "slurm.cpus_per_task": 16, "slurm.gpu_type": "h100", "slurm.account": "lab",
     "slurm.container.image": "{root}/image.sqsh", "slurm.container.runtime": "pyxis",
     "preflight.cores_per_rank": 1, "preflight.open_files": 1024, "preflight.allreduce_gbps": 20.0,
-    "monitoring.prometheus_port": 1, "monitoring.prometheus_host": "127.0.0.1",
+    "monitoring.prometheus_port": "{free}", "monitoring.prometheus_host": "127.0.0.1",
 }  # fmt: skip
 
 

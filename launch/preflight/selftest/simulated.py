@@ -42,6 +42,7 @@ SECONDS = 120.0  # for a fault; the longest deadline of a check is 35
 GPU, NODES, GPUS_OF_NODE = "H100-80GB", 2, 2
 VARIANT = "qwen2.5-7b-instruct"
 SHEBANG = b"#!"
+LOCAL = ("127.0.0.1", 0)  # any port
 
 
 def results(root: Path, change: Faulty) -> list[Result]:
@@ -50,9 +51,12 @@ def results(root: Path, change: Faulty) -> list[Result]:
 
     Raises NotPermittedError where this machine does not let it be simulated.
     """
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(LOCAL) as taken:
+        with socket.create_server(LOCAL) as freed:
+            free = freed.getsockname()[1]
         words = {
-            "root": root, "port": taken.getsockname()[1], "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+            "root": root, "port": taken.getsockname()[1], "free": free,
+            "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
             "now": time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000,
         }  # fmt: skip
         fill = partial(_filled, words=words)
@@ -60,6 +64,7 @@ def results(root: Path, change: Faulty) -> list[Result]:
         _build(root, {**node.FILES, **change.files}, {**node.SIZES, **change.sizes}, fill)
         _set_variables({**node.VARIABLES, **change.variables}, fill)
         sys.path.insert(0, str(root / "packages"))
+        sys.prefix = str(root / "environment")  # the job's, where slurm.venv names no other
         spec = RunSpec.model_validate(_nested({**node.SPEC, **change.spec}, fill))
         found = _look_at_all(spec, RunDir(root / "runs/selftest"), change)
         return [_not_tried(result, beyond[result.name]) if result.name in beyond else result for result in found]

@@ -60,6 +60,18 @@ def test_the_machine_around_is_left_as_it_was(tried: list[Tried]) -> None:
     assert Path("/proc/sys/kernel/hostname").read_text() != "n0\n"
 
 
+def test_a_user_without_rights(tmp_path: Path) -> None:
+    """As whoever trains: mounts need a user namespace then, and no port below 1024 may be used."""
+    script = (
+        "from pathlib import Path; from launch.preflight.selftest import selftest\n"
+        f"for each in selftest(Path({str(tmp_path)!r}), machines=(), faults=('node-healthy', 'shm-64m')):\n"
+        "    print(each.scenario, each.found, each.not_tried)"
+    )
+    argv = ["unshare", "--user", "--map-user=1000", "--map-group=1000", sys.executable, "-c", script]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["node-healthy {} ", "shm-64m {'shm': 'fail'} "], done.stderr
+
+
 def test_a_kernel_that_permits_no_namespaces(tmp_path: Path) -> None:
     """What cannot be simulated is told, and counts as nothing."""
     if not shutil.which("setpriv"):
