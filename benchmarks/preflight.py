@@ -36,6 +36,8 @@ def measured(spec: str, machine: str, driver: Mapping[str, str]) -> dict[str, An
             env={**os.environ, **driver},
         )  # fmt: skip
         wholes.append(time.monotonic() - began)
+        if not done.stdout:
+            sys.exit(done.stderr)
         for check in json.loads(done.stdout)["checks"]:
             if check["status"] != "skipped":
                 checks.setdefault(check["name"], []).append(check["seconds"])

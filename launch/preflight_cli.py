@@ -91,7 +91,7 @@ def _try_checks(as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as cache:
         tried = selftest(Path(cache))
     if as_json:
-        print_json([{"machine": t.scenario, "found": t.found, "expected": t.expected, "not_tried": t.not_tried}
+        print_json([{"machine": t.scenario, "found": t.found, "expected": dict(t.expected), "not_tried": t.not_tried}
                     for t in tried])  # fmt: skip
     else:
         console(stderr=False).print(selftest_view(tried))

@@ -91,10 +91,12 @@ def _alike(reports: Sequence[NodeReport]) -> Result:
 
 
 def ahead_of_others(reports: Sequence[NodeReport]) -> dict[str, float]:
-    """By node, the seconds that its clock is ahead of the middle one; of two nodes, ahead of the first, which is the
-    head of a job."""
-    clocks = [report.clock for report in reports]
-    middle = sorted(clocks)[len(clocks) // 2] if len(clocks) > 2 else next(iter(clocks), 0.0)
+    """By node, the seconds that its clock is ahead of the middle one. Where two are in the middle, as of two nodes, it
+    is the one nearer to the first's, which is the head of a job."""
+    if not reports:
+        return {}
+    clocks, head = sorted(report.clock for report in reports), reports[0].clock
+    middle = min(clocks[(len(clocks) - 1) // 2], clocks[len(clocks) // 2], key=lambda clock: abs(clock - head))
     return {report.node: round(report.clock - middle, 3) for report in reports}
 
 

@@ -2,9 +2,9 @@
 
     muster preflight --selftest
 
-GPUs are tests/fake_nvml, a library with NVML's binary interface, which the real nvidia-ml-py loads (machines.py). All
-else is one simulated node (node.py), whose files, limits and host name the kernel shows to one process alone
-(namespace.py), with one thing wrong each time (faults.py).
+GPUs are tests/fake_nvml, a library with NVML's binary interface, which the real nvidia-ml-py loads (machines.py, tried
+by gpus.py). All else is one simulated node (node.py, tried by simulated.py), whose files, limits and host name the
+kernel shows to one process alone (namespace.py), with one thing wrong each time (faults.py).
 """
 
 import importlib
@@ -56,9 +56,9 @@ def selftest(
 ) -> list[Tried]:
     """What the checks say of every simulated machine and of every fault. Raises UsageError where the simulated driver
     cannot be built."""
-    fake, cores = _fake(), len(os.sched_getaffinity(0))
+    fake, cores, around = _fake(), len(os.sched_getaffinity(0)), {"LD_LIBRARY_PATH": _libraries()}
     try:
-        drivers = {name: fake.environment(cache, name) for name in (*machines, HEALTHY)}
+        drivers = {name: fake.environment(cache, name, inherited=around) for name in (*machines, HEALTHY)}
     except fake.FakeNvmlError as error:
         raise UsageError(f"--selftest: {error}") from None
     with ThreadPoolExecutor(cores) as pool:
@@ -79,20 +79,30 @@ def _fake() -> ModuleType:
     raise UsageError("--selftest: the simulated driver (tests/fake_nvml) is not part of this installation")
 
 
+def _libraries() -> str:
+    """Where this process's libraries are, but for NVIDIA's compatibility ones, which a check would find on each node:
+    its images put them first."""
+    places = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    return os.pathsep.join(place for place in places if "compat" not in place)
+
+
 def _try_machine(name: str, driver: Mapping[str, str]) -> Tried:
     machine = MACHINES[name]
-    printed = _child("machines", [name], {**driver, **machine.variables})
+    printed = _child("gpus", [name], {**driver, **machine.variables})
     return Tried(name, machine.found, [Result.model_validate(each) for each in printed])
 
 
 def _try_faults(folder: Path, names: Sequence[str], driver: Mapping[str, str]) -> list[Tried]:
     printed = _child("simulated", [str(folder), *names], driver)
-    return [
-        Tried(name, FAULTS[name].found, (), told)
-        if isinstance(told := printed[name], str)
-        else Tried(name, FAULTS[name].found, [Result.model_validate(each) for each in told])
-        for name in names
-    ]
+    return [_tried(name, printed[name]) for name in names]
+
+
+def _tried(fault: str, told: Sequence[Any] | str) -> Tried:
+    """`told`: its results, or why there are none."""
+    found = FAULTS[fault].found
+    if isinstance(told, str):
+        return Tried(fault, found, not_permitted=told)
+    return Tried(fault, found, [Result.model_validate(each) for each in told])
 
 
 def _child(module: str, arguments: Sequence[str], variables: Mapping[str, str]) -> Any:

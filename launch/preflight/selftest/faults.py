@@ -6,7 +6,19 @@ from typing import NamedTuple
 from launch.cluster.answers import Gres
 from launch.cluster.commands import SlurmError
 from launch.preflight.result import Status
-from launch.preflight.selftest.node import NAME, Faulty, memory, port, script, site_node, torch, wheel, xid
+from launch.preflight.selftest.node import (
+    CLOCK,
+    NAME,
+    Faulty,
+    infiniband,
+    meminfo,
+    script,
+    site_node,
+    tokenizer,
+    torch,
+    wheel,
+    xid,
+)
 
 
 class Fault(NamedTuple):
@@ -41,6 +53,9 @@ FAULTS: dict[str, Fault] = {
         {"torch-build": "fail", "architectures": "fail",
          "nccl": "unknown", "bitsandbytes": "unknown", "nvcc": "unknown"},
         Faulty(torch(cuda=None))),
+    "torch-newer-than-driver": _warns("driver", files={
+        **torch(cuda="13.1"), "packages/bitsandbytes/libbitsandbytes_cuda131.so": "",
+        "cuda/bin/nvcc": script("Cuda compilation tools, release 13.1")}),
     "torch-without-kernels": _fails("architectures", files=torch("sm_70 sm_75")),
     "torch-broken": Fault({"architectures": "fail", "nccl": "unknown"},
                           Faulty({"packages/torch/__init__.py": "import no_such_library"})),
@@ -53,7 +68,7 @@ FAULTS: dict[str, Fault] = {
     "kernel-log-empty": Fault({"xid": "unknown"}, Faulty({"dev/kmsg": ""})),
     # node
     "one-core": _warns("cores", limits={"cores": 1}),
-    "host-memory-low": _fails("host-memory", files={"proc/meminfo": memory(1)}),
+    "host-memory-low": _fails("host-memory", files={"proc/meminfo": meminfo(1)}),
     "cgroup-memory-low": _fails("host-memory", files={
         "sys/fs/cgroup/memory.max": str(1 << 30), "sys/fs/cgroup/memory.current": "0"}),
     "shm-64m": _fails("shm", sizes={"/dev/shm": "size=64m"}),  # noqa: S108 - that file system itself
@@ -65,9 +80,9 @@ FAULTS: dict[str, Fault] = {
     "no-such-interface": _fails("nccl-environment", variables={"NCCL_SOCKET_IFNAME": "nosuch7"}),
     "port-taken": _fails("port", variables={"MASTER_PORT": "{port}"}),
     "name-is-loopback": _fails("host-name", files={"etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {NAME}\n"}),
-    "infiniband-down": _warns("infiniband", files=port("1: DOWN", adapter=1)),
-    "infiniband-slow": _warns("infiniband", files=port("4: ACTIVE", "100 Gb/sec (4X EDR)", 1)),
-    "infiniband-all-down": _fails("infiniband", files={**port("2: INIT"), **port("2: INIT", adapter=1)}),
+    "infiniband-down": _warns("infiniband", files=infiniband("1: DOWN", adapter=1)),
+    "infiniband-slow": _warns("infiniband", files=infiniband("4: ACTIVE", "100 Gb/sec (4X EDR)", 1)),
+    "infiniband-all-down": _fails("infiniband", files={**infiniband("2: INIT"), **infiniband("2: INIT", adapter=1)}),
     # storage
     "run-directory-read-only": _fails("run-directory", sizes={"{root}/runs": "ro"}),
     "run-directory-is-a-file": _fails("run-directory", files={"runs/selftest": "a file"}),
@@ -77,6 +92,7 @@ FAULTS: dict[str, Fault] = {
     "weights-missing": _fails("model-files", files={"model/model.safetensors": b""}),
     "weights-cut-short": _fails("model-files", files={"model/model.safetensors": b"\xff" * 4}),
     "tokenizer-broken": _fails("tokenizer", files={"model/tokenizer.json": "{"}),
+    "tokenizer-of-another-model": _fails("tokenizer", files={"model/tokenizer.json": tokenizer(200_000)}),
     "chat-template-broken": _fails("tokenizer", files={"model/chat_template.jinja": "{% for m in messages %}"}),
     "row-broken": _fails("data", files={"rows.jsonl": '{"messages": [{"role": "user", "content": "Is'}),
     # nodes among each other
@@ -84,7 +100,8 @@ FAULTS: dict[str, Fault] = {
     "all-reduce-slow": _fails("fleet-answers", gbps=2.0),
     "node-other-torch": _fails("fleet-alike", other={"fingerprint": {"torch": "2.10.0"}}),
     "node-other-driver": _warns("fleet-alike", other={"fingerprint": {"driver": "535.54.03"}}),
-    "clock-ahead": _fails("fleet-clock", other={"clock": 1e9 + 3600}),
+    "clock-ahead": _warns("fleet-clock", other={"clock": CLOCK + 5}),
+    "clock-far-ahead": _fails("fleet-clock", other={"clock": CLOCK + 3600}),
     "directory-not-shared": _fails("fleet-directory", other={"sees_directory": False}),
     # Slurm
     "munge-down": _fails("slurm-controller", site={"silence": SILENT}),

@@ -1,26 +1,15 @@
 """Simulated GPUs, healthy and with one fault each, and the checks that must find it.
 
-    python -m launch.preflight.selftest.machines SCENARIO    one of them, where the simulated driver is found
-
 They are scenarios of tests/fake_nvml, a library with NVML's binary interface, which the real nvidia-ml-py loads.
 """
 
-import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from launch.devices import ORDER, VISIBLE
-from launch.hardware import parse_gpus
-from launch.plan import resolve
 from launch.preflight.registry import CHECKS
-from launch.preflight.result import Context, Status
-from launch.preflight.runner import run_checks
-from launch.rundir import RunDir
-from launch.spec import RunSpec
-from launch.variants import VARIANTS
+from launch.preflight.result import Status
 
 H100, H200, A100, L40S, V100, T4 = (
     "8xH100-80GB", "8xH200-141GB", "8xA100-40GB", "4xL40S-48GB", "2xV100-32GB", "1xT4-16GB",
@@ -93,21 +82,3 @@ MACHINES: dict[str, Machine] = {
     "gpu-lost": Machine(H100, {check.name: FAIL for check in ASKED if check.name not in ("driver", "gpu-order")}),
     "blocks-on-ecc": Machine(V100, {"gpu-ecc": UNKNOWN}),
 }
-
-
-def context_for(gpus: str) -> Context:
-    """A small QLoRA run on all GPUs of such a machine."""
-    model, data = {"variant": "qwen2.5-7b-instruct", "quantization": "nf4"}, {"train": "train.jsonl", "max_length": 512}
-    training = {"micro_batch_size": 1}
-    spec = RunSpec.model_validate({"name": "selftest", "model": model, "data": data, "training": training})
-    plan = resolve(spec, VARIANTS["qwen2.5-7b-instruct"].architecture, parse_gpus(gpus))
-    return Context(plan=plan, run=RunDir(Path("selftest")))
-
-
-def main(scenario: str) -> None:
-    results = run_checks(context_for(MACHINES[scenario].gpus), ASKED)
-    print(json.dumps([result.model_dump() for result in results]))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -11,6 +11,10 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWUSER = 0x00020000, 0x04000000, 0x10000000
 MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE = 1, 4096, 16384, 1 << 18
 
 
+class NotPermittedError(Exception):
+    """This machine does not let another one be simulated, and why."""
+
+
 def enter() -> None:
     """Leaves the machine's mounts and host name to the others. Raises OSError where the kernel does not permit it."""
     user, group = os.geteuid(), os.getegid()

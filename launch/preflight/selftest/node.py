@@ -1,7 +1,8 @@
 """A simulated node in which nothing is wrong: its files, environment and limits, its Slurm, and the run that it is for.
 
 Everything that a check reads is here under its own path, so that a fault is one file, variable or value of another
-kind (faults.py). `{root}` is the node's folder, `{port}` a port that is taken, `{now}` microseconds since the start.
+kind (faults.py). `{root}` is the node's folder, `{port}` a port that is taken, `{free}` one that is not, `{now}`
+microseconds since the start.
 """
 
 import json
@@ -14,6 +15,7 @@ from launch.cluster.controller import Cluster
 from launch.preflight.fleet import NodeReport
 
 CUDA, NCCL = "12.8", (2, 27, 5)
+CLOCK = 1e9  # seconds since 1970, when its nodes are asked
 NAME = "n0"
 NOT_TRIED = "not_tried"  # among the values of a check that nothing on this machine could satisfy
 
@@ -60,7 +62,7 @@ class cuda:
     return {"packages/torch/__init__.py": tells, "packages/torch/version.py": f"cuda = {cuda!r}\n"}
 
 
-def port(state: str, rate: str = "400 Gb/sec (4X NDR)", adapter: int = 0) -> dict[str, str]:
+def infiniband(state: str, rate: str = "400 Gb/sec (4X NDR)", adapter: int = 0) -> dict[str, str]:
     """One InfiniBand port, as the kernel shows it."""
     folder = f"sys/class/infiniband/mlx5_{adapter}/ports/1"
     return {f"{folder}/state": state, f"{folder}/rate": rate, f"{folder}/link_layer": "InfiniBand"}
@@ -75,19 +77,20 @@ def script(prints: str, code: int = 0) -> str:
     return f"#!/bin/sh\necho '{prints}' {'>&2' if code else ''}\nexit {code}\n"
 
 
-def memory(gib: int) -> str:
+def meminfo(gib: int) -> str:
     return f"MemTotal: {gib << 20} kB\nMemAvailable: {gib << 20} kB\n"
+
+
+def tokenizer(tokens: int) -> str:
+    parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    model = {"type": "BPE", "vocab": {f"t{number}": number for number in range(tokens)}, "merges": []}
+    return json.dumps({"version": "1.0", "added_tokens": [], **dict.fromkeys(parts), "model": model})
 
 
 CONFIG = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
           "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 480,
           "max_position_embeddings": 512}  # fmt: skip
 EMPTY_WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # a safetensors file without a tensor
-TOKENIZER: dict[str, Any] = {
-    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-    "pre_tokenizer": None, "post_processor": None, "decoder": None,
-    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
-}  # fmt: skip
 ROW = {"messages": [{"role": "user", "content": "Is port 22 open?"}, {"role": "assistant", "content": "It is."}]}
 
 FILES: dict[str, str | bytes] = {
@@ -98,13 +101,13 @@ FILES: dict[str, str | bytes] = {
     "packages/flash_attn_interface.py": "", "packages/flash_attn/__init__.py": "", "packages/wandb/__init__.py": "",
     "cuda/bin/nvcc": script(f"Cuda compilation tools, release {CUDA}, V{CUDA}.61"),
     "bin/sbatch": script("sbatch: Job 7 to start"), "bin/srun": script("      --container-image=[USER@]IMAGE"),
-    "image.sqsh": "an image",
+    "environment/bin/python": script("Python 3.12.3"), "image.sqsh": "an image",
     "model/config.json": json.dumps(CONFIG), "model/model.safetensors": EMPTY_WEIGHTS,
-    "model/tokenizer.json": json.dumps(TOKENIZER), "model/chat_template.jinja": "{{ messages }}",
+    "model/tokenizer.json": tokenizer(2), "model/chat_template.jinja": "{{ messages }}",
     "rows.jsonl": json.dumps(ROW) + "\n", "home/empty": "",
-    "proc/meminfo": memory(512), "dev/kmsg": "6,1,{now},-;a kernel that has nothing to say\n",
+    "proc/meminfo": meminfo(512), "dev/kmsg": "6,1,{now},-;a kernel that has nothing to say\n",
     "sys/class/nothing": "", "sys/fs/cgroup/nothing": "",
-    **port("4: ACTIVE"), **port("4: ACTIVE", adapter=1),
+    **infiniband("4: ACTIVE"), **infiniband("4: ACTIVE", adapter=1),
     "etc/hosts": f"127.0.0.1 localhost\n192.0.2.10 {NAME}\n", "var/lib/nfs/etab": "/\t*(rw)\n",
 }  # fmt: skip
 # What lies over the machine's own: all else is found by a variable or by the spec.
@@ -129,7 +132,7 @@ SPEC: dict[str, Any] = {
     "slurm.mem": "256G", "slurm.cpus_per_task": 16, "slurm.gpu_type": "h100", "slurm.account": "lab",
     "slurm.container.image": "{root}/image.sqsh", "slurm.container.runtime": "pyxis",
     "preflight.cores_per_rank": 1, "preflight.open_files": 1024, "preflight.allreduce_gbps": 20.0,
-    "monitoring.prometheus_port": 1, "monitoring.prometheus_host": "127.0.0.1",
+    "monitoring.prometheus_port": "{free}", "monitoring.prometheus_host": "127.0.0.1",
 }  # fmt: skip
 
 
@@ -156,6 +159,6 @@ def site(changes: Mapping[str, Any]) -> Cluster:
 
 def reports(changes: Mapping[str, Any]) -> list[NodeReport]:
     """What the two nodes of the run say of themselves."""
-    first = NodeReport(node=NAME, fingerprint=REPORT, clock=1e9, sees_directory=True)
+    first = NodeReport(node=NAME, fingerprint=REPORT, clock=CLOCK, sees_directory=True)
     fields = {**first.model_dump(), "node": "n1", **changes}
     return [first, NodeReport.model_validate({**fields, "fingerprint": REPORT | changes.get("fingerprint", {})})]

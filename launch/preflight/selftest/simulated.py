@@ -8,6 +8,7 @@ variables no other one sees.
 
 import json
 import os
+import random
 import resource
 import socket
 import sys
@@ -30,7 +31,7 @@ from launch.preflight.runner import run_checks
 from launch.preflight.selftest import namespace, node
 from launch.preflight.selftest.faults import FAULTS
 from launch.preflight.selftest.node import Faulty
-from launch.processes import within
+from launch.processes import die_with_parent, within
 from launch.rundir import RunDir
 from launch.spec import RunSpec
 from launch.variants import VARIANTS
@@ -39,28 +40,33 @@ M = TypeVar("M", bound=BaseModel)
 
 SECONDS = 120.0  # for a fault; the longest deadline of a check is 35
 GPU, NODES, GPUS_OF_NODE = "H100-80GB", 2, 2
-KIND = "qwen2.5-7b-instruct"
-PRINTS = "#!"  # how a file begins that is a command
+VARIANT = "qwen2.5-7b-instruct"
+SHEBANG = b"#!"
+LOCAL = ("127.0.0.1", 0)  # any port
 
 
 def results(root: Path, change: Faulty) -> list[Result]:
     """What every check says on the node whose files go into `root`; one that nothing here could satisfy is skipped,
     with NOT_TRIED among its values. Changes this process for good.
 
-    Raises OSError where the kernel does not permit what is simulated.
+    Raises NotPermittedError where this machine does not let it be simulated.
     """
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(LOCAL) as taken:
+        with socket.create_server(LOCAL) as freed:
+            free = freed.getsockname()[1]
         words = {
-            "root": root, "port": taken.getsockname()[1], "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+            "root": root, "port": taken.getsockname()[1], "free": free,
+            "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
             "now": time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000,
         }  # fmt: skip
         fill = partial(_filled, words=words)
-        beyond = _limit({**node.LIMITS, **change.limits})
+        beyond = _set_limits({**node.LIMITS, **change.limits})
         _build(root, {**node.FILES, **change.files}, {**node.SIZES, **change.sizes}, fill)
-        _say({**node.VARIABLES, **change.variables}, fill)
+        _set_variables({**node.VARIABLES, **change.variables}, fill)
         sys.path.insert(0, str(root / "packages"))
+        sys.prefix = str(root / "environment")  # the job's, where slurm.venv names no other
         spec = RunSpec.model_validate(_nested({**node.SPEC, **change.spec}, fill))
-        found = _look(spec, RunDir(root / "runs/selftest"), change)
+        found = _look_at_all(spec, RunDir(root / "runs/selftest"), change)
         return [_not_tried(result, beyond[result.name]) if result.name in beyond else result for result in found]
 
 
@@ -72,11 +78,12 @@ def _filled(value: Any, words: Mapping[str, object]) -> Any:
     return value
 
 
-def _limit(limits: Mapping[str, int]) -> dict[str, str]:
+def _set_limits(limits: Mapping[str, int]) -> dict[str, str]:
     """Sets them; by check, those that this process may not have."""
     beyond: dict[str, str] = {}
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[: limits["cores"]])
+    # Any of them: nodes that are tried beside one another would wait for the same ones.
+    os.sched_setaffinity(0, random.sample(cores, min(limits["cores"], len(cores))))
     if len(cores) < node.LIMITS["cores"]:
         beyond["cores"] = "this machine has one core"
     for check, name in (("open-files", "RLIMIT_NOFILE"), ("locked-memory", "RLIMIT_MEMLOCK")):
@@ -97,22 +104,45 @@ def _not_tried(result: Result, why: str) -> Result:
 
 def _build(root: Path, files: Mapping[str, str | bytes], sizes: Mapping[str, str], fill: Callable[[Any], Any]) -> None:
     """The node's host name, file systems and files, those that lie over the machine's own at their places."""
-    namespace.enter()
-    namespace.name_host(node.NAME)
-    for place, options in sizes.items():
-        folder = Path(fill(place))
-        folder.mkdir(parents=True, exist_ok=True)
-        namespace.mount_memory(folder, options)
+    _see_that_nothing_is_hidden(root)
+    try:
+        namespace.enter()
+        namespace.name_host(node.NAME)
+        for place, options in sizes.items():
+            folder = Path(fill(place))
+            folder.mkdir(parents=True, exist_ok=True)
+            namespace.mount_memory(folder, options)
+        _write(root, files, fill)
+        namespace.put_over({Path("/", place): root / place for place in node.HIDDEN})
+    except OSError as error:
+        raise namespace.NotPermittedError(f"this machine does not permit it: {error.strerror}") from None
+
+
+def _see_that_nothing_is_hidden(root: Path) -> None:
+    """Raises NotPermittedError where the node's own mounts would lie over what this process needs."""
+    mounts = [Path("/", place) for place in (*node.HIDDEN, *node.SIZES) if not place.startswith("{root}")]
+    needed = {
+        "TMPDIR": root,
+        "Python": Path(sys.base_prefix),
+        "its environment": Path(sys.prefix),
+        "muster": Path(__file__),
+    }
+    for what, place in needed.items():
+        for mount in mounts:
+            if place.resolve().is_relative_to(mount):
+                raise namespace.NotPermittedError(f"{what} is in {mount}, of which a simulated node has one of its own")
+
+
+def _write(root: Path, files: Mapping[str, str | bytes], fill: Callable[[Any], Any]) -> None:
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else fill(content).encode())
-        if path.read_bytes().startswith(PRINTS.encode()):
+        if path.read_bytes().startswith(SHEBANG):
             path.chmod(0o755)
-    namespace.put_over({Path("/", place): root / place for place in node.HIDDEN})
 
 
-def _say(variables: Mapping[str, str | None], fill: Callable[[Any], Any]) -> None:
+def _set_variables(variables: Mapping[str, str | None], fill: Callable[[Any], Any]) -> None:
     for name in [name for name in os.environ if name.startswith(node.CLEARED)]:
         del os.environ[name]
     os.environ.update({name: fill(value) for name, value in variables.items() if value is not None})
@@ -131,7 +161,7 @@ def _nested(values: Mapping[str, Any], fill: Callable[[Any], Any]) -> dict[str, 
     return found
 
 
-def _look(spec: RunSpec, run: RunDir, change: Faulty) -> list[Result]:
+def _look_at_all(spec: RunSpec, run: RunDir, change: Faulty) -> list[Result]:
     """All that `muster submit` and the nodes of its job look at, and the rows."""
     plan = _plan(spec)
     for key, value in change.plan.items():
@@ -154,19 +184,20 @@ def _changed(model: M, key: str, value: Any) -> M:
 
 def _plan(spec: RunSpec) -> Plan:
     topology = gpu_topology(CATALOGUE[GPU], NODES, GPUS_OF_NODE)
-    return resolve(spec, VARIANTS[KIND].architecture, topology)
+    return resolve(spec, VARIANTS[VARIANT].architecture, topology)
 
 
 def main(folder: Path, names: list[str]) -> None:
     import training.data.survey  # noqa: F401 - half a second that each fault would spend anew
 
+    die_with_parent()
     found: dict[str, Any] = {}
     for name in names:
         (root := folder / name).mkdir(parents=True)
         try:
             found[name] = [each.model_dump() for each in within(SECONDS, partial(results, root, FAULTS[name].change))]
-        except OSError as error:
-            found[name] = f"this machine does not permit it: {error.strerror}"
+        except namespace.NotPermittedError as error:
+            found[name] = str(error)
     print(json.dumps(found))
 
 

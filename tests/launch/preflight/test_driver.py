@@ -19,7 +19,7 @@ from tests.launch.preflight.conftest import ON_GPUS, context
 FAKE = """
 import json, sys
 from launch.preflight import driver
-from launch.preflight.selftest import machines as selftest
+from launch.preflight.selftest import gpus as selftest
 {before}
 print(json.dumps(driver.{check}(selftest.context_for("{gpus}")).model_dump()))
 """
@@ -251,6 +251,21 @@ def test_cuda_compat_first_on_the_path(tmp_path: Path) -> None:
     assert asked("compat", "a100x8", tmp_path, before=before)["status"] == "warn"
     assert asked("compat", "a100x8", tmp_path)["status"] == "pass"
 
+    consumer = "include t4x1.scenario\ngpu.*.name = NVIDIA GeForce RTX 4090\n"
+    found = asked("compat", consumer, tmp_path, "1xT4-16GB", before)
+    assert found["status"] == "fail"
+    assert "does not serve GPU 0: NVIDIA GeForce RTX 4090" in found["evidence"]
+
+
+@pytest.mark.parametrize(("newest", "status"), [(11070, "fail"), (12080, "warn")])
+def test_an_old_driver_that_a_compatibility_library_makes_up_for(newest: int, status: str, tmp_path: Path) -> None:
+    """NVML tells the CUDA version of the libcuda that is first on the path."""
+    scenario = f"include driver-too-old.scenario\ncuda = {newest}\n"
+    found = asked("loaded", scenario, tmp_path, before="driver.torch_build = lambda: ('2.11.0', '12.8')")
+    assert found["status"] == status
+    assert "driver 515.65.01 is older than 525.60.13, which CUDA 12.8 needs" in found["evidence"]
+    assert ("a compatibility library runs CUDA up to 12.8 here" in found["evidence"]) == (status == "warn")
+
 
 # Xid errors
 
@@ -281,7 +296,7 @@ def test_an_error_of_a_slice_is_one_of_its_gpu() -> None:
 XIDS = """
 import json, time
 from launch.preflight import kernel
-from launch.preflight.selftest import machines as selftest
+from launch.preflight.selftest import gpus as selftest
 kernel.read_log = lambda: "3,1,{now},-;NVRM: Xid (PCI:0000:{bus}:00): 79, pid=1, GPU has fallen off the bus.\\n"
 print(json.dumps(kernel.fatal_errors(selftest.context_for("{gpus}")).model_dump()))
 """

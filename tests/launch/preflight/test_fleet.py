@@ -63,6 +63,11 @@ def test_of_two_clocks_the_head_s_is_the_measure() -> None:
     assert (result.status, result.evidence) == ("fail", "n1 is +45.0 s off")
 
 
+def test_of_two_halves_the_head_s_is_the_measure() -> None:
+    result = found(report("n0"), report("n1"), report("n2", clock=1045.0), report("n3", clock=1045.0))["fleet-clock"]
+    assert (result.status, result.evidence) == ("fail", "n2 is +45.0 s off, n3 is +45.0 s off")
+
+
 def test_clocks_by_the_spec_s_own_thresholds() -> None:
     reports = [report("n0"), report("n1"), report("n2", clock=1005.0)]
     wide, narrow = PreflightSpec(clock_skew_warn_seconds=10), PreflightSpec(clock_skew_seconds=0.5)

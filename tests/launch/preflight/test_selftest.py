@@ -4,8 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch.preflight import LISTED
@@ -57,6 +60,18 @@ def test_the_machine_around_is_left_as_it_was(tried: list[Tried]) -> None:
     assert Path("/proc/sys/kernel/hostname").read_text() != "n0\n"
 
 
+def test_a_user_without_rights(tmp_path: Path) -> None:
+    """As whoever trains: mounts need a user namespace then, and no port below 1024 may be used."""
+    script = (
+        "from pathlib import Path; from launch.preflight.selftest import selftest\n"
+        f"for each in selftest(Path({str(tmp_path)!r}), machines=(), faults=('node-healthy', 'shm-64m')):\n"
+        "    print(each.scenario, each.found, each.not_tried)"
+    )
+    argv = ["unshare", "--user", "--map-user=1000", "--map-group=1000", sys.executable, "-c", script]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["node-healthy {} ", "shm-64m {'shm': 'fail'} "], done.stderr
+
+
 def test_a_kernel_that_permits_no_namespaces(tmp_path: Path) -> None:
     """What cannot be simulated is told, and counts as nothing."""
     if not shutil.which("setpriv"):
@@ -74,12 +89,44 @@ def test_a_kernel_that_permits_no_namespaces(tmp_path: Path) -> None:
     assert done.stdout.startswith(f"[(False, '{why}")
 
 
+def test_the_node_s_own_mounts_do_not_hide_what_it_is_tried_with() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        (tried,) = selftest(Path(folder), machines=(), faults=("node-healthy",))
+    assert tried.not_tried == "TMPDIR is in /dev/shm, of which a simulated node has one of its own"
+
+
+def test_a_compatibility_library_of_the_machine_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's images put one first: it is not the simulated node's."""
+    (tmp_path / "compat").mkdir()
+    (tmp_path / "compat/libcuda.so.575.51.03").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/compat:/nowhere")
+    (tried,) = selftest(tmp_path / "nodes", machines=(), faults=("node-healthy",))
+    assert tried.found == {}
+
+
+def test_nothing_goes_on_when_the_selftest_is_killed(tmp_path: Path) -> None:
+    """Of a machine whose driver does not answer it would be a quarter of a minute."""
+    script = (
+        "from pathlib import Path; from launch.preflight.selftest import selftest\n"
+        f"selftest(Path({str(tmp_path)!r}), machines=('blocks-on-ecc',), faults=())"
+    )
+    running = psutil.Popen([sys.executable, "-c", script], env=environment())
+    until = time.monotonic() + 60
+    while len(started := running.children(recursive=True)) < 3:  # the machine's process, and its checks'
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    running.kill()
+    running.wait()
+    assert psutil.wait_procs(started, timeout=5)[1] == []
+
+
 def some_results() -> list[Tried]:
     failed = Result(name="shm", family="node", status="fail", evidence="64 MiB", fix="more")
     beyond = Result(name="locked-memory", family="node", status="skipped", evidence="ulimit -H", values={NOT_TRIED: 1})
     return [
         Tried("shm-64m", {"shm": "fail"}, [failed]), Tried("locked-memory-64k", {"locked-memory": "fail"}, [beyond]),
-        Tried("node-healthy", {}, [beyond]), Tried("disk-full", {"disk-space": "fail"}, (), "no mounts here"),
+        Tried("h100x8", MACHINES["h100x8"].found, [beyond]),
+        Tried("disk-full", {"disk-space": "fail"}, (), "no mounts here"),
     ]  # fmt: skip
 
 
@@ -89,6 +136,7 @@ def test_the_selftest_as_a_command(capsys: pytest.CaptureFixture[str], monkeypat
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)[0] == {
         "machine": "shm-64m", "found": {"shm": "fail"}, "expected": {"shm": "fail"}, "not_tried": ""}  # fmt: skip
+    assert json.loads(done.out)[2] == {"machine": "h100x8", "found": {}, "expected": {}, "not_tried": ""}
     shown = call(capsys, "preflight", "--selftest").out
     assert "2 of 2 machines as expected" in shown
     assert "1 not tried: no mounts here" in shown
