@@ -293,7 +293,8 @@ def page() -> str:
     }  # fmt: skip
     return Path(__file__).with_name("scaling_page.md").read_text(encoding="utf-8").format(
         rank=RANK, length=LENGTH, low=PRICES[0], high=PRICES[1], accumulation=ACCUMULATION, rate=INTERRUPTIONS,
-        lost=LOST, restart=RESTART, save=SAVE_STEPS, **latencies(), **{name: "\n".join(lines) for name, lines in tables.items()},
+        lost=LOST, restart=RESTART, save=SAVE_STEPS, **latencies(),
+        **{name: "\n".join(lines) for name, lines in tables.items()},
     )  # fmt: skip
 
 
