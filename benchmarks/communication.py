@@ -1,12 +1,13 @@
 """What two CPU ranks pay for adding up an adapter's gradients, measured, and what the planner says.
 
-    python benchmarks/communication.py [--repeats 7] [--json benchmarks/results/communication-cpu.json]
+    python benchmarks/communication.py [--runs 5] [--repeats 7] [--json benchmarks/results/communication-cpu.json]
 
 Two processes with a core each train one LoRA model under DistributedDataParallel over gloo. Steps that exchange
 gradients and steps that do not take turns; what an exchange costs is the difference of a pair; the same bytes added up
 outside of a step are timed, too. The planner's estimate is its traffic (launch/throughput.py) over the link's rate,
 which is preflight's own all-reduce probe on the same two ranks (training/exchange.py: 8 MiB that have nothing to do
-with the model), beside the seconds of a step without an exchange. Nothing is fitted to the outcome.
+with the model), beside the seconds of a step without an exchange. Nothing is fitted to the outcome. Each run has
+processes of its own: runs differ more than the pairs within one.
 """
 
 import argparse
@@ -39,16 +40,24 @@ WORLD, LENGTH, RANK = 2, 32, 256
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        processes.spawn(work, (folder, options.repeats), nprocs=WORLD)
-        ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(WORLD)]
-    result = {**machine(cpu=True), "ranks": WORLD, "length": LENGTH, "lora_rank": RANK, **compared(ranks)}
+    runs = [run(options.repeats) for _ in range(options.runs)]
+    medians = {name: statistics.median(one[name] for one in runs) for name in runs[0] if name.startswith("estimate_")}
+    result = {**machine(cpu=True), "ranks": WORLD, "length": LENGTH, "lora_rank": RANK, **medians, "runs": runs}
     print(json.dumps(result, indent=1))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run(repeats: int) -> dict[str, Any]:
+    """What two ranks have measured, compared with the estimate."""
+    with tempfile.TemporaryDirectory() as folder:
+        processes.spawn(work, (folder, repeats), nprocs=WORLD)
+        ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(WORLD)]
+    return compared(ranks)
 
 
 def work(rank: int, folder: str, repeats: int) -> None:
