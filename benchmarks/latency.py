@@ -14,7 +14,7 @@ BUCKET = 25 * 2**20
 
 
 def gathering(topology: Topology) -> float:
-    """Of an all-gather or a reduce-scatter: a ring through all GPUs, which enters each node once."""
+    """Seconds of an all-gather or a reduce-scatter: a ring through all GPUs, which enters each node once."""
     assert topology.rates is not None
     inside = RING_NVLINK if topology.rates.link > PCIE5 else RING_PCIE
     between = topology.nodes - 1
@@ -22,7 +22,7 @@ def gathering(topology: Topology) -> float:
 
 
 def reducing(topology: Topology) -> float:
-    """Of an all-reduce: up and down a tree, a chain in each node, or twice through the ring, whichever is faster."""
+    """Seconds of an all-reduce: up and down a tree (a chain in each node), or twice through the ring if faster."""
     tree = BASE + 2 * ((topology.devices_per_node - 1) * TREE + int(math.log2(topology.nodes)) * NETWORK)
     return min(tree, 2 * gathering(topology) - BASE)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import latency, scaling
+from benchmarks import latency, scaling, stragglers
 from launch.errors import ExitCode
 from launch.hardware import CATALOGUE, gpu_topology
 from launch.preflight.reference import reference as checks
@@ -30,14 +30,14 @@ def test_the_page_of_scaling_comes_from_the_planner_s_model() -> None:
 def test_the_simulation_of_interruptions_is_the_formula_s() -> None:
     """To first order what is lost is the rate of failures times a restart and half of the steps between two saves."""
     for count, step in ((256, 3.0), (1024, 10.0)):
-        hourly = scaling.INTERRUPTIONS * count
-        lost = hourly / 3600 * (scaling.RESTART + scaling.SAVE_STEPS * step / 2)
-        assert 1 - scaling.goodput(count, step, days=4000) == pytest.approx(lost, rel=0.1)
+        hourly = stragglers.INTERRUPTIONS * count
+        lost = hourly / 3600 * (stragglers.RESTART + stragglers.SAVE_STEPS * step / 2)
+        assert 1 - stragglers.goodput(count, step, days=4000) == pytest.approx(lost, rel=0.1)
 
 
 def test_the_slowest_of_two_is_later_by_the_spread_over_the_root_of_pi() -> None:
     """The mean of the larger of two normal variables (Nadarajah and Kotz 2008)."""
-    assert scaling.slowest(2, 0.03, steps=200_000) - 1 == pytest.approx(0.03 / math.pi**0.5, rel=0.02)
+    assert stragglers.slowest(2, 0.03, steps=200_000) - 1 == pytest.approx(0.03 / math.pi**0.5, rel=0.02)
 
 
 def test_what_a_collective_waits_for_by_hand() -> None:
