@@ -116,8 +116,9 @@ def _adapter(setting: Setting) -> int:
 
 
 def _fsdp2_adapter(architecture: Architecture, setting: Setting, accumulation: int) -> float:
-    """Gradients are scattered in a step's last micro-batch (no_sync, as in transformers' loop), in fp32 as they are
-    summed (training/trainer.py); weights are cast to the run's type, and gathered whenever the base is."""
+    """Bytes that are scattered and gathered in a step. Gradients are scattered in its last micro-batch (no_sync, as in
+    transformers' loop), in fp32 as they are summed (training/trainer.py); weights are cast to the run's type, and
+    gathered whenever the base is."""
     trained = setting.adapter.pairs + setting.adapter.magnitudes + setting.adapter.whole
     return trained * (ELEMENT["fp32"] + setting.element * accumulation * base_gathers(architecture, setting))
 

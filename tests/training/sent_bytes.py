@@ -27,6 +27,7 @@ KINDS = {
     "allgather_into_tensor_coalesced_": ("all-gather", 0, 1),
     "reduce_": ("reduce", 0, 1),
     "broadcast_": ("broadcast", 0, 1),
+    "scatter_": ("scatter", 1, 1),
 }
 SENDS_NOTHING = ("barrier", "monitored_barrier_")
 
