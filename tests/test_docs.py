@@ -1,6 +1,7 @@
 """What the documents say is what the code says."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def test_where_it_stops_paying_is_counted_from_the_steps(monkeypatch: pytest.Mon
     seconds = {1: 8.0, 2: 4.2, 4: 2.4, 8: 2.4}
     monkeypatch.setattr(scaling, "step_seconds", lambda where, count, network, sequences: seconds[count])
     assert scaling.stops(scaling.STANDS[0], scaling.NETWORKS[0], 8) == (4, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("docs/throughput.md", "plan examples/qwen-14b-8gpu.yaml --gpus 8xA100-80GB"),
+        ("docs/models.md", "model show qwen2.5-7b-instruct"),
+    ],
+)
+def test_a_page_shows_what_the_command_prints(page: str, command: str, tmp_path: Path) -> None:
+    """Each line that it shows, by its words: `...` stands for what is left out."""
+    block = re.search(rf"^( *)\$ muster {command}\n((?:\1(?!```).+\n|\n)+)", (ROOT / page).read_text(), re.MULTILINE)
+    assert block
+    done = muster(*command.split(), COLUMNS="140", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+    printed = [line.split() for line in done.out.splitlines()]
+    shown = [line.split() for line in block[2].splitlines() if line.strip() not in ("", "...")]
+    assert len(shown) > 5
+    assert [line for line in shown if line not in printed] == []
 
 
 def test_every_exit_code_is_documented() -> None:
