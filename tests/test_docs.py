@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,16 @@ def test_a_page_shows_what_the_command_prints(page: str, command: str, tmp_path:
     shown = [line.split() for line in block[2].splitlines() if line.strip() not in ("", "...")]
     assert len(shown) > 5
     assert [line for line in shown if line not in printed] == []
+
+
+def test_the_page_of_throughput_has_the_errors_of_the_forecast_of_published_runs() -> None:
+    script, page = ROOT / "benchmarks/published_throughput.py", (ROOT / "docs/throughput.md").read_text()
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    errors: dict[str, list[str]] = {}
+    for name, error in re.findall(r"A100 Qwen-(.+) \d+ +[\d.]+ s +[\d.]+ s +([+-][\d.]+%)", printed):
+        errors.setdefault(name, []).append(error)
+    assert len(errors) == 7
+    assert [name for name, several in errors.items() if f"| {name} | {' | '.join(several)} |" not in page] == []
 
 
 def test_every_exit_code_is_documented() -> None:
