@@ -30,9 +30,9 @@ def reducing(topology: Topology) -> float:
 def collectives(architecture: Architecture, setting: Setting, accumulation: int) -> tuple[float, float]:
     """(gathers and scatters, all-reduces) of an optimizer step.
 
-    DDP has a bucket of gradients after the other; ZeRO buckets of hidden_size^2 elements; what gathers the base does so
-    block by block, its embeddings twice and its head once, and scatters the gradients of a block at once
-    (tests/runs/test_traffic.py counts their bytes).
+    DDP all-reduces its gradients bucket by bucket, and so does ZeRO, in buckets of hidden_size^2 elements. What gathers
+    the base does so block by block, the embeddings twice and the head once, and scatters a block's gradients at once
+    (tests/runs/test_traffic.py counts the bytes).
     """
     layers, elements = architecture.layers, setting.adapter.pairs + setting.adapter.whole
     buckets = math.ceil(elements / architecture.hidden_size**2)
