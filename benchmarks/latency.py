@@ -14,7 +14,7 @@ BUCKET = 25 * 2**20
 
 
 def gathering(topology: Topology) -> float:
-    """Of an all-gather or a reduce-scatter: a ring through all GPUs, which enters each node once."""
+    """Seconds of an all-gather or a reduce-scatter: a ring through all GPUs, which enters each node once."""
     assert topology.rates is not None
     inside = RING_NVLINK if topology.rates.link > PCIE5 else RING_PCIE
     between = topology.nodes - 1
@@ -22,7 +22,7 @@ def gathering(topology: Topology) -> float:
 
 
 def reducing(topology: Topology) -> float:
-    """Of an all-reduce: up and down a tree, a chain in each node, or twice through the ring, whichever is faster."""
+    """Seconds of an all-reduce: up and down a tree (a chain in each node), or twice through the ring if faster."""
     tree = BASE + 2 * ((topology.devices_per_node - 1) * TREE + int(math.log2(topology.nodes)) * NETWORK)
     return min(tree, 2 * gathering(topology) - BASE)
 
@@ -30,9 +30,9 @@ def reducing(topology: Topology) -> float:
 def collectives(architecture: Architecture, setting: Setting, accumulation: int) -> tuple[float, float]:
     """(gathers and scatters, all-reduces) of an optimizer step.
 
-    DDP has a bucket of gradients after the other; ZeRO buckets of hidden_size^2 elements; what gathers the base does so
-    block by block, its embeddings twice and its head once, and scatters the gradients of a block at once
-    (tests/runs/test_traffic.py counts their bytes).
+    DDP all-reduces its gradients bucket by bucket, and so does ZeRO, in buckets of hidden_size^2 elements. What gathers
+    the base does so block by block, the embeddings twice and the head once, and scatters a block's gradients at once
+    (tests/runs/test_traffic.py counts the bytes).
     """
     layers, elements = architecture.layers, setting.adapter.pairs + setting.adapter.whole
     buckets = math.ceil(elements / architecture.hidden_size**2)

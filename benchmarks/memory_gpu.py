@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.names import check_names
 from benchmarks.random_model import random_base
 from launch.architecture import Architecture, from_config
 from launch.memory import Setting, adapter_of, forecast
@@ -99,10 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    known = TINY_CASES if options.cpu else CASES
-    for asked in (options.cases or "").split(","):
-        if asked and asked not in known:
-            parser.error(f"--cases: {asked!r} is not known; known are {', '.join(known)}")
+    check_names(parser, "--cases", options.cases, TINY_CASES if options.cpu else CASES)
     return options
 
 

@@ -28,6 +28,7 @@ from typing import IO, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.jobs import versions
+from benchmarks.names import check_names
 
 ROOT = Path(__file__).resolve().parent.parent
 # Below this a process has hardly imported torch.
@@ -125,10 +126,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
-    known = {step.name for step in (*on_cpu(), *on_gpu(True))}
-    for name in (options.only or "").split(","):
-        if name and name not in known:
-            parser.error(f"--only: {name!r} is not known; known are {', '.join(sorted(known))}")
+    check_names(parser, "--only", options.only, sorted({step.name for step in (*on_cpu(), *on_gpu(True))}))
     return options
 
 

@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.levers import Side, freed
+from benchmarks.names import check_names
 from benchmarks.throughput import ON_CPU, ON_GPU, machine
 from training.attention import register
 
@@ -70,10 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--set", default="{}", help="values of muster's spec by dotted key, as JSON")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    known = ON_CPU if options.cpu else ON_GPU
-    for asked in (options.jobs or "").split(","):
-        if asked and asked not in known:
-            parser.error(f"--jobs: {asked!r} is not known; known are {', '.join(known)}")
+    check_names(parser, "--jobs", options.jobs, ON_CPU if options.cpu else ON_GPU)
     return options
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/published_throughput.py
 
-UTILISATION and LAUNCH of launch/throughput.py come from QwenLM's six rows of LoRA and from NeMo's; the other 18 had no
-part in it.
+UTILISATION and LAUNCH of launch/throughput.py come from QwenLM's six rows of LoRA on 7B and from NeMo's; the other 36
+had no part in it.
 """
 
 import json

@@ -5,15 +5,13 @@
 Nothing here was measured on more than one GPU. The page states the inputs; whoever has other ones changes them here.
 """
 
-import math
-import random
-import statistics
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.latency import collectives, gathering, reducing, waiting
+from benchmarks.stragglers import INTERRUPTIONS, LOST, RESTART, SAVE_STEPS, SPREAD, SPREADS, goodput, slowest
 from launch.batch import micro_batch_sizes
 from launch.hardware import CATALOGUE, PCIE5, Gpu, Topology, gpu_topology
 from launch.memory import Setting, adapter_of
@@ -30,7 +28,7 @@ MODELS = ("qwen2.5-7b", "qwen2.5-14b")
 COUNTS = tuple(2**power for power in range(11))
 PER_NODE = 8
 LENGTH, RANK, ACCUMULATION = 4096, 16, 4
-# Where doubling the GPUs gives less than this, they are said not to pay: a third of the added money is lost.
+# Where doubling the GPUs gives less than this, they are said not to pay: a token costs half as much again.
 PAYS = 4 / 3
 DEARER = (1.1, 1.5)
 # Where the base of the 14B fits each GPU, and where it is gathered block by block; sequences of an optimizer step.
@@ -47,15 +45,6 @@ class Stand(NamedTuple):
 
 
 STANDS = (Stand(MODELS[1], WHOLE, "auto"), Stand(MODELS[1], WHOLE, "fsdp2"), Stand(MODELS[1], GATHERED, "auto"))
-# Unexpected interruptions of a GPU and hour: 419 in 54 days on 16,384 (Llama 3, arXiv 2407.21783, section 3.3.4).
-INTERRUPTIONS = 419 / (54 * 24 * 16_384)
-# Seconds from a node's loss to the next step: about 20 as measured on CPU with a small model (docs/reliability.md), and
-# two minutes to read 30 GB at 250 MB/s, which is an assumption.
-LOST = 20.0
-RESTART = LOST + 120.0
-SAVE_STEPS = 25
-# How far the GPUs' step times spread (standard deviation over mean): assumptions, for nobody has measured ours.
-SPREADS, SPREAD = (0.01, 0.03, 0.1), 0.03
 
 
 class Network(NamedTuple):
@@ -63,7 +52,7 @@ class Network(NamedTuple):
     link: float | None
     """Bytes/s between GPUs of a node; None for the catalogue's."""
     gbps: float
-    """Of a node to another."""
+    """Gigabits/s that one node sends to others."""
 
 
 NETWORKS = (
@@ -229,31 +218,8 @@ def _cell(tokens: float | None, most: float | None) -> str:
     return f"**{tokens:,.0f}**" if tokens == most else f"{tokens:,.0f}"
 
 
-# The simulation
-
-
-@cache
-def slowest(count: int, spread: float, steps: int = 200) -> float:
-    """Mean over steps of the slowest of `count` GPUs' times, each normal around 1 with that spread; never below 0."""
-    drawn = random.Random(count)  # noqa: S311 - the same numbers each time
-    return statistics.fmean(max(max(0.0, drawn.gauss(1, spread)) for _ in range(count)) for _ in range(steps))
-
-
-def goodput(count: int, step_seconds: float, days: float = 400) -> float:
-    """Share of the time that is training which is kept, where any GPU's failure stops all.
-
-    Each failure costs a restart and, on average, half of the steps between two checkpoints. Drawn failure by failure.
-    """
-    drawn, left = random.Random(count), days * 86_400  # noqa: S311
-    kept, interval = 0.0, SAVE_STEPS * step_seconds
-    while left > 0:
-        until = min(left, drawn.expovariate(INTERRUPTIONS * count / 3600))
-        kept += until if until == left else math.floor(until / interval) * interval
-        left -= until + RESTART
-    return kept / (days * 86_400)
-
-
 def simulated() -> list[str]:
+    """Shares of the tokens/s that waiting for the slowest, by spread, and interruptions leave."""
     lines = [f"| GPUs | {' | '.join(f'spread {spread:.0%}' for spread in SPREADS)} | interruptions |", "|---" * 5 + "|"]
     for count in (8, 64, 256, 1024):
         found = best("qwen2.5-14b", "H100-80GB", count, NETWORKS[0])
@@ -265,23 +231,25 @@ def simulated() -> list[str]:
 
 
 def latencies() -> dict[str, float]:
-    """What the page tells of 1,024 GPUs."""
-    most, where = COUNTS[-1], STANDS[-1]
-    found = best(where.model, where.gpu, most, NETWORKS[0], "none", where.strategy, most)
-    step, full, half = (
-        step_seconds(where, count, network, most)
-        for count, network in ((most, NETWORKS[0]), (most, NETWORKS[1]), (most // 2, NETWORKS[1]))
-    )
+    """What the page tells of 1,024 GPUs: milliseconds of a ring, over PCIe as well, and of a tree; the seconds that
+    `collectives` gathers of a step wait for on STANDS' last GPU, and what is left of them as a share of the step in
+    percent; and how many times as fast the last doubling makes it on 100G."""
+    count, where = COUNTS[-1], STANDS[-1]
+    fast, slow = NETWORKS[0], NETWORKS[1]
+    found = best(where.model, where.gpu, count, fast, "none", where.strategy, count)
+    step, full = step_seconds(where, count, fast, count), step_seconds(where, count, slow, count)
+    half = step_seconds(where, count // 2, slow, count)
     assert found is not None
     assert step is not None
     assert full is not None
     assert half is not None
-    setting = _setting(where, found, most, NETWORKS[0], most)
-    count, _ = collectives(VARIANTS[where.model].architecture, setting, found.gradient_accumulation_steps)
-    whole, ring = place(WHOLE, most, NETWORKS[0]), gathering(place(where.gpu, most, NETWORKS[0]))
+    setting = _setting(where, found, count, fast, count)
+    gathers, _ = collectives(VARIANTS[where.model].architecture, setting, found.gradient_accumulation_steps)
+    nvlink, pcie = place(WHOLE, count, fast), place(where.gpu, count, fast)
+    waits = gathers * gathering(pcie)
     return {
-        "ring": 1000 * gathering(whole), "pcie": 1000 * ring, "tree": 1000 * reducing(whole), "collectives": int(count),
-        "waits": count * ring, "share": 100 * (1 - HIDDEN) * count * ring / step, "last": half / full,
+        "ring": 1000 * gathering(nvlink), "pcie": 1000 * gathering(pcie), "tree": 1000 * reducing(nvlink),
+        "collectives": int(gathers), "waits": waits, "share": 100 * (1 - HIDDEN) * waits / step, "last": half / full,
     }  # fmt: skip
 
 

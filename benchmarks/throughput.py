@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.jobs import WARM_UP, Clock, Job, Measured, Row, between, peak_bytes, rows, versions
+from benchmarks.names import check_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,11 +109,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    lists = {"jobs": ON_CPU if options.cpu else ON_GPU, **{f"{key}_ways": peer.ways for key, peer in PEERS.items()}}
-    for name, known in lists.items():
-        for asked in (getattr(options, name) or "").split(","):
-            if asked and asked not in known:  # an hour's measurements would end there
-                parser.error(f"--{name.replace('_', '-')}: {asked!r} is not known; known are {', '.join(known)}")
+    check_names(parser, "--jobs", options.jobs, ON_CPU if options.cpu else ON_GPU)
+    for key, peer in PEERS.items():
+        check_names(parser, f"--{key}-ways", getattr(options, f"{key}_ways"), peer.ways)
     return options
 
 

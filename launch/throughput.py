@@ -116,8 +116,9 @@ def _adapter(setting: Setting) -> int:
 
 
 def _fsdp2_adapter(architecture: Architecture, setting: Setting, accumulation: int) -> float:
-    """Gradients are scattered in a step's last micro-batch (no_sync, as in transformers' loop), in fp32 as they are
-    summed (training/trainer.py); weights are cast to the run's type, and gathered whenever the base is."""
+    """Bytes that are scattered and gathered in a step. Gradients are scattered in its last micro-batch (no_sync, as in
+    transformers' loop), in fp32 as they are summed (training/trainer.py); weights are cast to the run's type, and
+    gathered whenever the base is."""
     trained = setting.adapter.pairs + setting.adapter.magnitudes + setting.adapter.whole
     return trained * (ELEMENT["fp32"] + setting.element * accumulation * base_gathers(architecture, setting))
 
@@ -146,16 +147,19 @@ def base_gathers(architecture: Architecture, setting: Setting) -> float:
     """Times that a block is gathered in a micro-batch: forward, backward and, by ZeRO-3, where it is computed again, as
     it releases what that took before the gradients are computed (memory/gathering.py counts 2.7 to 2.9 times the base,
     or 1.8 to 1.9)."""
-    again = setting.checkpointed(architecture.layers) / architecture.layers
-    return 2 + (again if setting.zero else 0)
+    return 2 + (_recomputed(architecture, setting) if setting.zero else 0)
+
+
+def _recomputed(architecture: Architecture, setting: Setting) -> float:
+    """Share of the blocks whose forward pass is computed again."""
+    return setting.checkpointed(architecture.layers) / architecture.layers
 
 
 def _gathered_base(architecture: Architecture, setting: Setting) -> float:
     """Bytes of the base that are gathered in a micro-batch. FSDP2 gathers the output head once: the backward pass
     begins with it, and accelerate leaves it whole until then (fsdp2_prepare_model in its utils/fsdp_utils.py)."""
-    packed = {"none": setting.element, "nf4": 0.5, "int8": 1}[setting.quantization]
     rest = architecture.parameters - architecture.linear_parameters
-    base = packed * architecture.linear_parameters + setting.element * rest
+    base = setting.base_element * architecture.linear_parameters + setting.element * rest
     kept = setting.element * architecture.vocab_size * architecture.hidden_size if setting.strategy == "fsdp2" else 0
     return base_gathers(architecture, setting) * base - kept
 
@@ -195,7 +199,7 @@ def _scored_bytes(element: int, forward: float) -> float:
 def _micro_batch_seconds(architecture: Architecture, setting: Setting, topology: Topology) -> float:
     assert topology.rates is not None
     flops = flops_per_token(architecture, setting.adapter, setting.max_length)
-    again = setting.checkpointed(architecture.layers) / architecture.layers
+    again = _recomputed(architecture, setting)
     flops += again * recomputed_flops_per_token(architecture, setting.adapter, setting.max_length)
     launching, passes = LAUNCH + again * RECOMPUTING, 2 + again
     rate = topology.rates.fp32 if setting.precision == "fp32" else topology.rates.flops
@@ -206,6 +210,5 @@ def _micro_batch_seconds(architecture: Architecture, setting: Setting, topology:
     if setting.quantization == "none":
         return seconds
     # Each pass reads the packed weights and writes them in the type that they are multiplied in.
-    packed = {"nf4": 0.5, "int8": 1.0}[setting.quantization]
-    unpacked = passes * (packed + setting.element) * architecture.linear_parameters
+    unpacked = passes * (setting.base_element + setting.element) * architecture.linear_parameters
     return seconds + unpacked / (DEQUANTISING * topology.rates.memory)

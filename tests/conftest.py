@@ -127,6 +127,15 @@ def make_base(directory: Path, kind: str = "qwen2", intermediate_size: int = 96)
     fast.save_pretrained(directory)
 
 
+def stand_in_venv(venv: Path, script: str) -> Path:
+    """A virtual environment whose Python is this shell script, in place of a run."""
+    python = venv / "bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(script)
+    python.chmod(0o755)
+    return venv
+
+
 @dataclass(frozen=True)
 class Finished:
     code: int

@@ -1,11 +1,14 @@
 """What the documents say is what the code says."""
 
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import latency, scaling
+from benchmarks import latency, scaling, stragglers
 from launch.errors import ExitCode
 from launch.hardware import CATALOGUE, gpu_topology
 from launch.preflight.reference import reference as checks
@@ -30,14 +33,14 @@ def test_the_page_of_scaling_comes_from_the_planner_s_model() -> None:
 def test_the_simulation_of_interruptions_is_the_formula_s() -> None:
     """To first order what is lost is the rate of failures times a restart and half of the steps between two saves."""
     for count, step in ((256, 3.0), (1024, 10.0)):
-        hourly = scaling.INTERRUPTIONS * count
-        lost = hourly / 3600 * (scaling.RESTART + scaling.SAVE_STEPS * step / 2)
-        assert 1 - scaling.goodput(count, step, days=4000) == pytest.approx(lost, rel=0.1)
+        hourly = stragglers.INTERRUPTIONS * count
+        lost = hourly / 3600 * (stragglers.RESTART + stragglers.SAVE_STEPS * step / 2)
+        assert 1 - stragglers.goodput(count, step, days=4000) == pytest.approx(lost, rel=0.1)
 
 
 def test_the_slowest_of_two_is_later_by_the_spread_over_the_root_of_pi() -> None:
     """The mean of the larger of two normal variables (Nadarajah and Kotz 2008)."""
-    assert scaling.slowest(2, 0.03, steps=200_000) - 1 == pytest.approx(0.03 / math.pi**0.5, rel=0.02)
+    assert stragglers.slowest(2, 0.03, steps=200_000) - 1 == pytest.approx(0.03 / math.pi**0.5, rel=0.02)
 
 
 def test_what_a_collective_waits_for_by_hand() -> None:
@@ -54,6 +57,34 @@ def test_where_it_stops_paying_is_counted_from_the_steps(monkeypatch: pytest.Mon
     seconds = {1: 8.0, 2: 4.2, 4: 2.4, 8: 2.4}
     monkeypatch.setattr(scaling, "step_seconds", lambda where, count, network, sequences: seconds[count])
     assert scaling.stops(scaling.STANDS[0], scaling.NETWORKS[0], 8) == (4, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("docs/throughput.md", "plan examples/qwen-14b-8gpu.yaml --gpus 8xA100-80GB"),
+        ("docs/models.md", "model show qwen2.5-7b-instruct"),
+    ],
+)
+def test_a_page_shows_what_the_command_prints(page: str, command: str, tmp_path: Path) -> None:
+    """Each line that it shows, by its words: `...` stands for what is left out."""
+    block = re.search(rf"^( *)\$ muster {command}\n((?:\1(?!```).+\n|\n)+)", (ROOT / page).read_text(), re.MULTILINE)
+    assert block
+    done = muster(*command.split(), COLUMNS="140", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+    printed = [line.split() for line in done.out.splitlines()]
+    shown = [line.split() for line in block[2].splitlines() if line.strip() not in ("", "...")]
+    assert len(shown) > 5
+    assert [line for line in shown if line not in printed] == []
+
+
+def test_the_page_of_throughput_has_the_errors_of_the_forecast_of_published_runs() -> None:
+    script, page = ROOT / "benchmarks/published_throughput.py", (ROOT / "docs/throughput.md").read_text()
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    errors: dict[str, list[str]] = {}
+    for name, error in re.findall(r"A100 Qwen-(.+) \d+ +[\d.]+ s +[\d.]+ s +([+-][\d.]+%)", printed):
+        errors.setdefault(name, []).append(error)
+    assert len(errors) == 7
+    assert [name for name, several in errors.items() if f"| {name} | {' | '.join(several)} |" not in page] == []
 
 
 def test_every_exit_code_is_documented() -> None:

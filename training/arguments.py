@@ -29,13 +29,15 @@ def warmup_steps(plan: Plan, sequences: int) -> int:
 def training_arguments(
     plan: Plan,
     run: RunDir,
-    rows: int,
+    sequences: int,
     has_eval: bool,
     deepspeed: dict[str, Any] | None,
     resuming: bool,
     reports: bool = True,
 ) -> TrainingArguments:
-    """The plan in transformers' words. `reports` is true on the rank that tells training.report_to.
+    """The plan in transformers' words: `sequences` to train on, and DeepSpeed's JSON where DeepSpeed is the engine.
+    `resuming` leaves out the evaluation of the untrained base; `reports` is true on the rank that tells
+    training.report_to.
 
     Raises UsageError for what transformers refuses of training.extra and training.report_to.
     """
@@ -44,8 +46,8 @@ def training_arguments(
         "output_dir": str(run.root),
         "report_to": training.report_to if reports else [],
         "run_name": plan.name,
-        **_learning(plan, rows),
-        **_saving_and_evaluation(plan, rows, has_eval, resuming),
+        **_learning(plan, sequences),
+        **_saving_and_evaluation(plan, sequences, has_eval, resuming),
         **_devices(plan, deepspeed),
         **training.extra,
     }
@@ -63,7 +65,7 @@ def training_arguments(
     return arguments
 
 
-def _learning(plan: Plan, rows: int) -> dict[str, Any]:
+def _learning(plan: Plan, sequences: int) -> dict[str, Any]:
     """What is learnt from, how much of it at once and how fast."""
     training = plan.spec.training
     return {
@@ -73,7 +75,7 @@ def _learning(plan: Plan, rows: int) -> dict[str, Any]:
         "max_steps": training.max_steps or -1,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": plan.lr_scheduler,
-        "warmup_steps": warmup_steps(plan, rows),
+        "warmup_steps": warmup_steps(plan, sequences),
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "optim": plan.optimizer,
@@ -83,7 +85,7 @@ def _learning(plan: Plan, rows: int) -> dict[str, Any]:
     }
 
 
-def _saving_and_evaluation(plan: Plan, rows: int, has_eval: bool, resuming: bool) -> dict[str, Any]:
+def _saving_and_evaluation(plan: Plan, sequences: int, has_eval: bool, resuming: bool) -> dict[str, Any]:
     """When something is told, saved or evaluated, and what the best checkpoint is."""
     training = plan.spec.training
     return {
@@ -95,7 +97,7 @@ def _saving_and_evaluation(plan: Plan, rows: int, has_eval: bool, resuming: bool
         "disable_tqdm": True,
         # Once an epoch, in steps: an epoch's own evaluation comes after the last step's save, where a kill loses it.
         "eval_strategy": "steps" if has_eval else "no",
-        "eval_steps": training.eval_steps or steps_per_epoch(rows, plan.global_batch_size),
+        "eval_steps": training.eval_steps or steps_per_epoch(sequences, plan.global_batch_size),
         "eval_on_start": has_eval and not resuming,
         "metric_for_best_model": "eval_loss" if training.early_stopping_patience else None,
         "greater_is_better": False if training.early_stopping_patience else None,

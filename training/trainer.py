@@ -37,8 +37,9 @@ from training.states import gather_adapter, read_loss_scale
 
 
 def sum_in_fp32(plugin: Any) -> None:
-    """FSDP2's gradients, of a step's micro-batches and over the ranks: accelerate has them summed in the type that is
-    computed in, whose eight bits (bf16) lose what is small beside the sum. DDP sums in the adapter's own fp32."""
+    """FSDP2's gradients, over a step's micro-batches and over the ranks. By accelerate's policy they are summed in the
+    type that is computed in, and bf16's eight significant bits lose what is small beside the sum. DDP sums in the
+    adapter's own fp32."""
     policy = plugin.mixed_precision_policy
     if policy is not None:  # None where the run computes in fp32
         plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32)

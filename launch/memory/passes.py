@@ -13,8 +13,6 @@ from launch.memory.gathering import Limits, Trace, Visit, Window, window
 from launch.memory.setting import Adapter, Setting
 from launch.spec import Precision, Quantization
 
-# Bytes of an element of a packed weight.
-PACKED = {"nf4": 0.5, "int8": 1.0}
 # PeftModel, LoraModel, the model with its head, and the one inside it.
 OUTER = 4
 NOTHING = Window(0, 0, 0)
@@ -147,8 +145,7 @@ class _Model:
     def _linear(self, name: str, adapted: bool) -> _Linear:
         inputs, outputs = self.architecture.linears[name]
         elements = inputs * outputs
-        packed = PACKED.get(self.setting.quantization)
-        size = elements * (packed if packed else self.setting.element)
+        size = elements * self.setting.base_element
         if self.setting.quantization == "nf4":  # held as elements of the run's type
             elements = int(size / self.setting.element)
         weights = [self.trace.weight(elements, size)]

@@ -12,6 +12,8 @@ from launch.spec import SHARDS_BASE, LoraSpec, Optimizer, Precision, Quantizatio
 LOSS_CHUNK = 512
 
 ELEMENT: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+# Bytes of a packed weight, without its scales.
+PACKED: dict[Quantization, float] = {"nf4": 0.5, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ class Setting:
     def element(self) -> int:
         """Bytes of a base weight that is not quantised, and of an activation."""
         return ELEMENT[self.precision]
+
+    @property
+    def base_element(self) -> float:
+        """Bytes of a frozen linear weight as it is held, packed or not, without scales."""
+        return PACKED.get(self.quantization, self.element)
 
     @property
     def zero(self) -> bool:

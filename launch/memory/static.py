@@ -168,8 +168,7 @@ def gathers(architecture: Architecture, setting: Setting) -> Window:
 
 def _packed(block: int, setting: Setting) -> int:
     """Elements of a gathered block in units of the engine's type."""
-    packed = {"none": setting.element, "nf4": 0.5, "int8": 1}[setting.quantization]
-    return int(block * packed / setting.element)
+    return int(block * setting.base_element / setting.element)
 
 
 def resident_base(architecture: Architecture, setting: Setting) -> int:

@@ -14,7 +14,7 @@ from launch.plan import Plan
 from launch.rundir import RunDir
 from launch.sbatch import BatchJob, options, quoted, run_script, shipped, sweep_script
 from launch.slurm_spec import SlurmSpec
-from tests.conftest import ROOT, SHELLCHECK
+from tests.conftest import ROOT, SHELLCHECK, stand_in_venv
 from tests.launch.conftest import plan_of, spec_of
 
 GOLDEN = ROOT / "tests/golden/slurm"
@@ -128,10 +128,7 @@ def test_every_text_of_a_spec_is_inert(
     constraint: str, extra: list[str],
 ) -> None:  # fmt: skip
     root = tmp_path_factory.mktemp("inert")
-    venv, run = root / f"venv {folder}", RunDir(root / folder)
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin/python").write_text(STUB)
-    (venv / "bin/python").chmod(0o755)
+    venv, run = stand_in_venv(root / f"venv {folder}", STUB), RunDir(root / folder)
     slurm = SlurmSpec(account=account, constraint=constraint, environment=environment, extra=extra)
     plan = plan_of("1xA100-80GB").model_copy(update={"spec": spec_of().model_copy(update={"slurm": slurm})})
     job = job_of(plan, run)

@@ -14,7 +14,7 @@ SMALL = 1000
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory, base_workspace: Workspace) -> Workspace:
+def wide(tmp_path_factory: pytest.TempPathFactory, base_workspace: Workspace) -> Workspace:
     """Wide enough that what ranks tell one another is small beside an adapter."""
     root = tmp_path_factory.mktemp("traffic")
     make_base(root / "base", intermediate_size=128)
@@ -43,8 +43,8 @@ def steps(strategy: str, workspace: Workspace) -> tuple[list[dict[str, int]], Pl
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "fsdp2"])
-def test_two_ranks_send_what_the_planner_says(strategy: str, bases: Workspace) -> None:
-    made, plan = steps(strategy, bases)
+def test_two_ranks_send_what_the_planner_says(strategy: str, wide: Workspace) -> None:
+    made, plan = steps(strategy, wide)
     expected = traffic(plan.architecture, plan.setting, plan.gradient_accumulation_steps)
     assert plan.gradient_accumulation_steps == MICRO_BATCHES
     for sent in made:
@@ -56,11 +56,11 @@ def test_two_ranks_send_what_the_planner_says(strategy: str, bases: Workspace) -
 
 
 def test_zero3_scatters_gradients_in_every_micro_batch_and_gathers_no_more_than_the_planner_says(
-    bases: Workspace,
+    wide: Workspace,
 ) -> None:
     """Less here: a base of a hundred thousand parameters is kept whole between the passes. How often a large one is
     gathered is in tests/training/test_gathering.py."""
-    made, plan = steps("zero3", bases)
+    made, plan = steps("zero3", wide)
     expected = traffic(plan.architecture, plan.setting, plan.gradient_accumulation_steps)
     adapter = 4 * plan.setting.adapter.pairs // 2
     for sent in made:

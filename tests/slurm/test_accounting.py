@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 
 from launch.diagnosis.records import slurm_hits
-from tests.conftest import Finished, Workspace, muster
+from tests.conftest import Finished, Workspace, muster, stand_in_venv
 from tests.slurm.accounting import AccountedCluster
 from tests.slurm.commands import Commands
 
 DOWN = "sacct: Problem talking to the database: Connection refused; slurmdbd is down or cannot be reached from here"
-# Is a run until it is ended.
+# Goes on as a run would, until it is ended.
 STAND_IN = "#!/bin/bash\necho hello\nexec sleep infinity\n"
+SLURM = {"partition": "main", "account": "lab", "time": "10"}
+ON_CPU: dict[str, dict[str, Any]] = {
+    "cluster": {"device": "cpu", "devices_per_node": 1}, "preflight": {"accept": ["slurm-shared"]},
+}  # fmt: skip
 Ask = Callable[..., Finished]
 
 
@@ -37,21 +41,7 @@ def empty_queue(cluster: AccountedCluster) -> Iterator[None]:
 
 @pytest.fixture
 def spec(workspace: Workspace, tmp_path: Path) -> Path:
-    return workspace.spec(slurm={**SLURM, "venv": str(stand_in(tmp_path))}, **ON_CPU)
-
-
-SLURM = {"partition": "main", "account": "lab", "time": "10"}
-ON_CPU: dict[str, dict[str, Any]] = {
-    "cluster": {"device": "cpu", "devices_per_node": 1}, "preflight": {"accept": ["slurm-shared"]},
-}  # fmt: skip
-
-
-def stand_in(folder: Path) -> Path:
-    venv = folder / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin/python").write_text(STAND_IN)
-    (venv / "bin/python").chmod(0o755)
-    return venv
+    return workspace.spec(slurm={**SLURM, "venv": str(stand_in_venv(tmp_path / "venv", STAND_IN))}, **ON_CPU)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Finished, Workspace, muster
+from tests.conftest import ROOT, Finished, Workspace, muster, stand_in_venv
 from tests.slurm.cluster import Cluster
 from tests.slurm.commands import PATIENCE
 
@@ -44,11 +44,7 @@ def empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Path:
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin/python").write_text(STAND_IN)
-    (venv / "bin/python").chmod(0o755)
-    return venv
+    return stand_in_venv(tmp_path / "venv", STAND_IN)
 
 
 @pytest.fixture

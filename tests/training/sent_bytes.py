@@ -14,15 +14,22 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# By operation: its kind, and the argument that counts; of world size W an all-reduce sends 2 (W - 1) / W times its
-# bytes, the others (W - 1) / W times those of the whole (Patarasu and Yuan 2009).
+# By operation of torch.distributed: its kind, which of its arguments holds the whole, and how many times (W - 1) / W of
+# that whole is sent by one of W ranks in a ring (Patarasu and Yuan 2009).
 KINDS = {
-    "allreduce_": ("all-reduce", 0, 2), "allreduce_coalesced_": ("all-reduce", 0, 2),
-    "_reduce_scatter_base_": ("reduce-scatter", 1, 1), "reduce_scatter_": ("reduce-scatter", 1, 1),
-    "reduce_scatter_tensor_coalesced_": ("reduce-scatter", 1, 1), "_allgather_base_": ("all-gather", 0, 1),
-    "allgather_": ("all-gather", 0, 1), "allgather_into_tensor_coalesced_": ("all-gather", 0, 1),
-    "reduce_": ("reduce", 0, 1), "broadcast_": ("broadcast", 0, 1),
-}  # fmt: skip
+    "allreduce_": ("all-reduce", 0, 2),
+    "allreduce_coalesced_": ("all-reduce", 0, 2),
+    "_reduce_scatter_base_": ("reduce-scatter", 1, 1),
+    "reduce_scatter_": ("reduce-scatter", 1, 1),
+    "reduce_scatter_tensor_coalesced_": ("reduce-scatter", 1, 1),
+    "_allgather_base_": ("all-gather", 0, 1),
+    "allgather_": ("all-gather", 0, 1),
+    "allgather_into_tensor_coalesced_": ("all-gather", 0, 1),
+    "reduce_": ("reduce", 0, 1),
+    "broadcast_": ("broadcast", 0, 1),
+    "scatter_": ("scatter", 1, 1),
+}
+SENDS_NOTHING = ("barrier", "monitored_barrier_")
 
 
 class Sent(TorchDispatchMode):
@@ -35,12 +42,10 @@ class Sent(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace == "c10d":
             name = function.name().split("::")[1].split(".")[0]
-            if name in KINDS:
-                kind, which, times = KINDS[name]
-                moved = sum(tensor.nbytes for tensor in tree_leaves(args[which]))
-                self.bytes[kind] += int(times * self.part * moved)
-            elif name not in ("barrier", "monitored_barrier_"):
-                self.bytes[name] += 1
+            if name not in SENDS_NOTHING:
+                kind, which, times = KINDS[name]  # KeyError for one that nobody has thought of: it would go uncounted
+                whole = sum(tensor.nbytes for tensor in tree_leaves(args[which]))
+                self.bytes[kind] += int(times * self.part * whole)
         return function(*args, **(kwargs or {}))
 
 
@@ -58,8 +63,8 @@ def main() -> None:
         return begin(self, *positional, **named)
 
     AdapterTrainer.get_batch_samples = begun  # type: ignore[method-assign]
-    sent.__enter__()
-    train()
+    with sent:
+        train()
 
 
 if __name__ == "__main__":

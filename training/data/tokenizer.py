@@ -12,7 +12,8 @@ def load_chat_files(variant: str) -> ChatFiles:
 
 
 def load_tokenizer(variant: str) -> Any:
-    """The model's tokenizer with its chat template. Raises UsageError when either is missing."""
+    """The model's tokenizer (a PreTrainedTokenizerFast) with its chat template. Raises UsageError where it cannot be
+    loaded, and where it has no chat template or no tokenizer.json."""
     from transformers import AutoTokenizer
 
     from launch.model_files import hub_name

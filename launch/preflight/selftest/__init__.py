@@ -29,6 +29,8 @@ HEALTHY = "h100x8"  # the GPUs of the node whose other parts are tried
 
 
 class Tried(NamedTuple):
+    """What the checks said of one simulated machine, beside what they should."""
+
     scenario: str
     expected: Mapping[str, Status]
     results: Sequence[Result] = ()
@@ -56,21 +58,23 @@ def selftest(
 ) -> list[Tried]:
     """What the checks say of every simulated machine and of every fault. Raises UsageError where the simulated driver
     cannot be built."""
-    fake, cores, around = _fake(), len(os.sched_getaffinity(0)), {"LD_LIBRARY_PATH": _libraries()}
+    fake, around = _simulated_driver(), {"LD_LIBRARY_PATH": _libraries()}
     try:
         drivers = {name: fake.environment(cache, name, inherited=around) for name in (*machines, HEALTHY)}
     except fake.FakeNvmlError as error:
         raise UsageError(f"--selftest: {error}") from None
+    cores = len(os.sched_getaffinity(0))
+    # One process a core for the faults, each with its share of them: an import of half a second for all, not for each.
+    shares = [faults[start::cores] for start in range(min(cores, len(faults)))]
     with ThreadPoolExecutor(cores) as pool:
-        parts = [part for start in range(cores) if (part := faults[start::cores])]
-        nodes = [pool.submit(_try_faults, cache / f"nodes-{part[0]}", part, drivers[HEALTHY]) for part in parts]
+        nodes = [pool.submit(_try_faults, cache / f"nodes-{share[0]}", share, drivers[HEALTHY]) for share in shares]
         found = list(pool.map(lambda name: _try_machine(name, drivers[name]), machines))
-        of_nodes = {tried.scenario: tried for part in nodes for tried in part.result()}
+        of_nodes = {tried.scenario: tried for share in nodes for tried in share.result()}
     return [*found, *(of_nodes[name] for name in faults)]
 
 
-def _fake() -> ModuleType:
-    """Beside the tests in a clone, inside this package where muster was installed."""
+def _simulated_driver() -> ModuleType:
+    """tests/fake_nvml: beside the tests in a clone, inside this package where muster was installed."""
     for name in ("launch.preflight.fake_nvml", "tests.fake_nvml"):
         try:
             return importlib.import_module(name)

@@ -1,7 +1,7 @@
 """What can be wrong with a node beside its GPUs, with its site and its neighbours, and the checks that must find it."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from launch.cluster.answers import Gres
 from launch.cluster.commands import SlurmError
@@ -9,7 +9,7 @@ from launch.preflight.result import Status
 from launch.preflight.selftest.node import (
     CLOCK,
     NAME,
-    Faulty,
+    Change,
     infiniband,
     meminfo,
     script,
@@ -24,15 +24,15 @@ from launch.preflight.selftest.node import (
 class Fault(NamedTuple):
     found: Mapping[str, Status]
     """Which checks find something, and how bad it is; all others must pass or be skipped."""
-    change: Faulty = Faulty()
+    change: Change = Change()
 
 
-def _fails(check: str, **change: object) -> Fault:
-    return Fault({check: "fail"}, Faulty(**change))  # type: ignore[arg-type]
+def _fails(check: str, **change: Any) -> Fault:
+    return Fault({check: "fail"}, Change(**change))
 
 
-def _warns(check: str, **change: object) -> Fault:
-    return Fault({check: "warn"}, Faulty(**change))  # type: ignore[arg-type]
+def _warns(check: str, **change: Any) -> Fault:
+    return Fault({check: "warn"}, Change(**change))
 
 
 SILENT = SlurmError("munge", "sinfo: Protocol authentication error", "start munge")
@@ -52,20 +52,20 @@ FAULTS: dict[str, Fault] = {
     "torch-for-cpu": Fault(
         {"torch-build": "fail", "architectures": "fail",
          "nccl": "unknown", "bitsandbytes": "unknown", "nvcc": "unknown"},
-        Faulty(torch(cuda=None))),
+        Change(torch(cuda=None))),
     "torch-newer-than-driver": _warns("driver", files={
         **torch(cuda="13.1"), "packages/bitsandbytes/libbitsandbytes_cuda131.so": "",
         "cuda/bin/nvcc": script("Cuda compilation tools, release 13.1")}),
     "torch-without-kernels": _fails("architectures", files=torch("sm_70 sm_75")),
     "torch-broken": Fault({"architectures": "fail", "nccl": "unknown"},
-                          Faulty({"packages/torch/__init__.py": "import no_such_library"})),
+                          Change({"packages/torch/__init__.py": "import no_such_library"})),
     "nccl-other-loaded": _warns("nccl", files=torch(nccl=(2, 19, 3))),
     "cuda-compat": _warns("cuda-compat", files={"compat/libcuda.so.575.51.03": ""},
                           variables={"LD_LIBRARY_PATH": "{root}/compat:{LD_LIBRARY_PATH}"}),
     "flash-attention-missing": _fails("flash-attention", spec={"model.flash_attention": "fa4"}),
     "xid-79": _fails("xid", files={"dev/kmsg": xid("19")}),
     "xid-of-another-gpu": _warns("xid", files={"dev/kmsg": xid("5d")}),
-    "kernel-log-empty": Fault({"xid": "unknown"}, Faulty({"dev/kmsg": ""})),
+    "kernel-log-empty": Fault({"xid": "unknown"}, Change({"dev/kmsg": ""})),
     # node
     "one-core": _warns("cores", limits={"cores": 1}),
     "host-memory-low": _fails("host-memory", files={"proc/meminfo": meminfo(1)}),

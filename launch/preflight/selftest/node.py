@@ -20,8 +20,8 @@ NAME = "n0"
 NOT_TRIED = "not_tried"  # among the values of a check that nothing on this machine could satisfy
 
 
-class Faulty(NamedTuple):
-    """What is changed on the healthy node, by the place of what is changed."""
+class Change(NamedTuple):
+    """What is of another kind than on the healthy node, by where it is."""
 
     files: Mapping[str, str | bytes] = MappingProxyType({})
     """Contents by path; empty ones where something is missing."""

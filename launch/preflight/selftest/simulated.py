@@ -30,7 +30,7 @@ from launch.preflight.rows import rows
 from launch.preflight.runner import run_checks
 from launch.preflight.selftest import namespace, node
 from launch.preflight.selftest.faults import FAULTS
-from launch.preflight.selftest.node import Faulty
+from launch.preflight.selftest.node import Change
 from launch.processes import die_with_parent, within
 from launch.rundir import RunDir
 from launch.spec import RunSpec
@@ -38,14 +38,14 @@ from launch.variants import VARIANTS
 
 M = TypeVar("M", bound=BaseModel)
 
-SECONDS = 120.0  # for a fault; the longest deadline of a check is 35
+SECONDS = 120.0  # for a fault; the longest deadline of a check is 35 (sbatch --test-only)
 GPU, NODES, GPUS_OF_NODE = "H100-80GB", 2, 2
 VARIANT = "qwen2.5-7b-instruct"
 SHEBANG = b"#!"
 LOCAL = ("127.0.0.1", 0)  # any port
 
 
-def results(root: Path, change: Faulty) -> list[Result]:
+def results(root: Path, change: Change) -> list[Result]:
     """What every check says on the node whose files go into `root`; one that nothing here could satisfy is skipped,
     with NOT_TRIED among its values. Changes this process for good.
 
@@ -157,11 +157,12 @@ def _nested(values: Mapping[str, Any], fill: Callable[[Any], Any]) -> dict[str, 
         for name in sections:
             section = section.setdefault(name, {})
         filled = fill(value)
-        section[last] = int(filled) if filled != value and filled.isdecimal() else filled
+        is_port = filled != value and filled.isdecimal()  # {port} and {free}: texts here, numbers in a spec
+        section[last] = int(filled) if is_port else filled
     return found
 
 
-def _look_at_all(spec: RunSpec, run: RunDir, change: Faulty) -> list[Result]:
+def _look_at_all(spec: RunSpec, run: RunDir, change: Change) -> list[Result]:
     """All that `muster submit` and the nodes of its job look at, and the rows."""
     plan = _plan(spec)
     for key, value in change.plan.items():
@@ -170,10 +171,14 @@ def _look_at_all(spec: RunSpec, run: RunDir, change: Faulty) -> list[Result]:
     batch = Batch(cluster, batch_job(plan, run, cluster.nodes), "#!/bin/sh\n")
     found = run_checks(Context(plan=plan, run=run, batch=batch), CHECKS)
     together = fleet_results(node.reports(change.other), spec.preflight)
-    met = unanswered({"n1": "does not answer"}) if change.silent else answered(
-        0.01, change.gbps, spec.preflight.allreduce_gbps)  # fmt: skip
+    if change.silent:
+        met = unanswered({"n1": "does not answer"})
+    else:
+        met = answered(0.01, change.gbps, spec.preflight.allreduce_gbps)
+    # The runner skips these: workers answer them together, and rows are read beside all checks.
     elsewhere = [*together, met, rows(plan, "selftest.yaml").result]
-    return [result for result in found if result.name not in {each.name for each in elsewhere}] + elsewhere
+    replaced = {result.name for result in elsewhere}
+    return [result for result in found if result.name not in replaced] + elsewhere
 
 
 def _changed(model: M, key: str, value: Any) -> M:
@@ -193,7 +198,8 @@ def main(folder: Path, names: list[str]) -> None:
     die_with_parent()
     found: dict[str, Any] = {}
     for name in names:
-        (root := folder / name).mkdir(parents=True)
+        root = folder / name
+        root.mkdir(parents=True)
         try:
             found[name] = [each.model_dump() for each in within(SECONDS, partial(results, root, FAULTS[name].change))]
         except namespace.NotPermittedError as error:
