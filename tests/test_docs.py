@@ -77,6 +77,13 @@ def test_a_page_shows_what_the_command_prints(page: str, command: str, tmp_path:
     assert [line for line in shown if line not in printed] == []
 
 
+def test_the_readme_shows_the_error_that_the_command_prints() -> None:
+    command = "plan examples/qwen-14b-8gpu.yaml --gpus 8xRTX4090-24GB"
+    block = re.search(rf"\$ muster {command}\n((?:    .+\n)+)", (ROOT / "README.md").read_text())
+    assert block
+    assert block[1].split() == muster(*command.split()).err.split()
+
+
 def test_the_page_of_throughput_has_the_errors_of_the_forecast_of_published_runs() -> None:
     script, page = ROOT / "benchmarks/published_throughput.py", (ROOT / "docs/throughput.md").read_text()
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
