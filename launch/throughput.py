@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from launch.architecture import Architecture
 from launch.hardware import Topology
 from launch.memory import Setting
-from launch.memory.setting import Adapter
+from launch.memory.setting import ELEMENT, Adapter
 from launch.spec import OFFLOADS, SHARDS_BASE
 
 # Share of the dense tensor-core rate that LoRA training reaches once its matrices are large, recomputation counted:
@@ -93,13 +93,16 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     world = setting.world_size
     part = (world - 1) / world
     adapter = _adapter(setting)
-    gradients = _adapter_exchanges(architecture, setting, accumulation) * part * adapter
+    reduced, gathered = _adapter_exchanges(architecture, setting, accumulation)
+    summed = _summed(setting)
+    gradients = part * (reduced * summed + gathered * adapter)
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
         base = accumulation * part * _gathered_base(architecture, setting)
     if setting.strategy in OFFLOADS:
-        # Gradients to the host, updated weights back.
-        host = (accumulation + 1) * adapter / world
+        # Gradients to the host, updated weights back. ZeRO-2 moves gradients once where it adds them up in fp32.
+        once = setting.strategy == "zero2_offload" and setting.sums_fp32
+        host = ((1 if once else accumulation) * summed + adapter) / world
     if setting.strategy == "zero3_offload":
         host += accumulation * _gathered_base(architecture, setting) / world
     return Traffic(gradients=int(gradients), base=int(base), host=int(host))
@@ -112,8 +115,15 @@ def _adapter(setting: Setting) -> int:
     return element * (setting.adapter.pairs + setting.adapter.magnitudes) + setting.element * setting.adapter.whole
 
 
-def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulation: int) -> float:
-    """How often an adapter's bytes are reduced or gathered in a step; an all-reduce is both.
+def _summed(setting: Setting) -> int:
+    """Bytes of all gradients, as they travel."""
+    adapter = setting.adapter
+    trained = adapter.pairs + adapter.magnitudes + adapter.whole
+    return ELEMENT["fp32"] * trained if setting.sums_fp32 else _adapter(setting)
+
+
+def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulation: int) -> tuple[float, float]:
+    """How often an adapter's gradients are reduced in a step, and its weights gathered; an all-reduce counts twice.
 
     DDP all-reduces gradients once a step. ZeRO-1 does as well, and gathers the updated weights. ZeRO-2 all-reduces in
     every micro-batch: a bucket that belongs to several ranks is reduced on all, and each keeps its part
@@ -124,14 +134,14 @@ def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulatio
     """
     match setting.strategy:
         case "ddp" | "single":
-            return 2
+            return 2, 0
         case "zero1":
-            return 3
+            return 2, 1
         case "zero2" | "zero2_offload":
-            return 2 * accumulation + 1
+            return 2 * accumulation, 1
         case _:
             scattered = 1 if setting.strategy == "fsdp2" else accumulation
-            return scattered + accumulation * base_gathers(architecture, setting)
+            return scattered, accumulation * base_gathers(architecture, setting)
 
 
 def base_gathers(architecture: Architecture, setting: Setting) -> float:
