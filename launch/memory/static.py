@@ -148,7 +148,8 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     DDP's buckets hold every gradient, between two steps as well. ZeRO's bucket is hidden_size^2 elements, two with
     overlap_comm, which is off at stage 1 (render.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which holds what
     it gathers as well (gathering.py). Gradients that are sent in fp32 are copied from ZeRO-2's buckets for that
-    (allreduce_bucket in stage_1_and_2.py), and ZeRO-3's is of that type. FSDP2 gathers a block and the next one, and
+    (allreduce_bucket in stage_1_and_2.py, a rank's part of a tensor at most), and ZeRO-3's is of that type, but a head
+    that does not fit it is copied whole (__avg_scatter_grads in stage3.py). FSDP2 gathers a block and the next one, and
     its outermost module, embeddings and head, stays whole from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
@@ -163,15 +164,14 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
         return element * (2 * _packed(block, setting) + whole)
     elements = setting.bucket_elements or hidden**2
     bucket = elements * setting.adapter_element
+    whole = embeddings if setting.adapter.whole and setting.sums_fp32 else 0
     if setting.strategy in SHARDS_BASE:
-        return elements * _sent(setting) + gathers(architecture, setting).allocated
-    copied = min(elements, sum(_trained(setting))) * FP32 if setting.sums_fp32 else 0
+        sent = FP32 if setting.sums_fp32 else setting.adapter_element
+        copied = FP32 * whole if whole > elements else 0
+        return elements * sent + copied + gathers(architecture, setting).allocated
+    trained = sum(_trained(setting))
+    copied = FP32 * min(trained, max(elements, whole // setting.world_size)) if setting.sums_fp32 else 0
     return bucket if setting.strategy == "zero1" else 2 * bucket + copied
-
-
-def _sent(setting: Setting) -> int:
-    """Bytes of a gradient as ZeRO sends it."""
-    return FP32 if setting.sums_fp32 else setting.adapter_element
 
 
 def gathers(architecture: Architecture, setting: Setting) -> Window:

@@ -247,6 +247,21 @@ def test_what_makes_a_run_need_more(strategy: Strategy) -> None:
     assert needed(strategy, 64) <= least
 
 
+def test_gradients_that_are_sent_in_fp32_are_copied_for_it() -> None:
+    """From ZeRO-2's two buckets in bf16, where a head's part of each rank goes by itself; into ZeRO-3's one but a head,
+    which is larger than that."""
+    whole = adapter_of(QWEN, LoraSpec(modules_to_save=["lm_head"]))
+    zero2, bucket = replace(ONE_GPU, strategy="zero2", world_size=8), 5_120**2
+    assert static.buffers(QWEN, zero2) == (2 * 2 + 4) * bucket
+    assert static.buffers(QWEN, replace(zero2, fp32_sums=False)) == 2 * 2 * bucket
+    assert static.buffers(QWEN, replace(zero2, adapter=whole)) == 2 * 2 * bucket + 4 * HEAD // 8
+    apart = {
+        adapter: static.buffers(QWEN, held) - static.gathers(QWEN, held).allocated
+        for adapter, held in ((name, replace(ZERO3, adapter=name)) for name in (ZERO3.adapter, whole))
+    }
+    assert list(apart.values()) == [4 * bucket, 4 * bucket + 4 * HEAD]
+
+
 def test_ddp_needs_the_most_of_the_ways_to_share() -> None:
     """ZeRO-2 less than ZeRO-1 by what it divides of the gradients, and more by a second bucket and a copy in fp32."""
     for order in (["ddp", "zero1", "zero3"], ["ddp", "zero2", "zero2_offload", "zero3", "zero3_offload"]):

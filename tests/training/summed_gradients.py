@@ -2,10 +2,10 @@
 
     python -m tests.training.summed_gradients CASES.json FILE
 
-CASES.json is a list of DeepSpeed configs; FILE gets for each {error, sent, buckets, gradients, resumed}: how far an
-update is from the fp32 mean of all ranks' micro-batches, relative to its norm; the bytes of a micro-batch's
-collectives; those of the buckets and of a rank's summed gradients; and whether a run that goes on from gathered states
-ends with the weights and moments of one that was never interrupted.
+CASES.json is a list of DeepSpeed configs, each with `saved`, PEFT's modules_to_save. FILE gets for each {error, sent,
+buckets, gradients, resumed}: how far an update is from the fp32 mean of all ranks' micro-batches, relative to its norm;
+the bytes of a micro-batch's collectives; those of the buckets and of a rank's summed gradients; and whether a run that
+goes on from gathered states ends with the weights and moments of one that was never interrupted.
 """
 
 import json
@@ -44,7 +44,7 @@ def main(rank: int, port: int, cases: list[dict[str, Any]], file: str) -> None:
         Path(file).write_text(json.dumps(found))
 
 
-def made() -> Any:
+def made(saved: list[str]) -> Any:
     """The model as DeepSpeed's engines compute with it, all in bf16; both matrices of each pair are in use."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -52,7 +52,7 @@ def made() -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model("qwen2", **SHAPES)
     config.use_cache = False
-    lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM", modules_to_save=saved or None)
     model = get_peft_model(AutoModelForCausalLM.from_config(config), lora, autocast_adapter_dtype=False).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -74,12 +74,15 @@ def batches(rank: int, count: int) -> list[dict[str, torch.Tensor]]:
 def started(config: dict[str, Any], accumulation: int, optimizer: Any, **options: float) -> Any:
     import deepspeed
 
-    model = made()
+    model = made(config["saved"])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sizes = dict(zip(DECIDED[:3], (2 * accumulation, 1, accumulation), strict=True))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer(trained, **options),
-        config={**config, **sizes, "gradient_clipping": 0.0, "zero_allow_untested_optimizer": True},
+        config={
+            **{key: value for key, value in config.items() if key != "saved"}, **sizes, "gradient_clipping": 0.0,
+            "zero_allow_untested_optimizer": True,
+        },
     )  # fmt: skip
     return engine
 
@@ -92,7 +95,8 @@ def measured(config: dict[str, Any], rank: int) -> dict[str, Any]:
     from training.states import gather_adapter
 
     given = batches(rank, MICRO_BATCHES)
-    expected = mean_by_engine(config, given) if config["zero_optimization"]["stage"] == 3 else mean(given)
+    sharded = config["zero_optimization"]["stage"] == 3
+    expected = mean_by_engine(config, given) if sharded else mean(config["saved"], given)
     engine = started(config, MICRO_BATCHES, torch.optim.SGD, lr=1.0)
     before, sent, buckets = gather_adapter(named(engine)).copies(), list[int](), seen_buckets(engine.optimizer)
     for batch in given:
@@ -110,9 +114,9 @@ def measured(config: dict[str, Any], rank: int) -> dict[str, Any]:
     return {"error": error, "sent": sent[-2], "buckets": max(buckets), "gradients": gradients}
 
 
-def mean(given: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def mean(saved: list[str], given: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Of a model without an engine."""
-    model, total = made(), dict[str, torch.Tensor]()
+    model, total = made(saved), dict[str, torch.Tensor]()
     for batch in given:
         model.zero_grad()
         (model(**batch).loss / len(given)).backward()
