@@ -45,7 +45,10 @@ COMMON = Setting(
     gpu=True, masked=False, optimizer="adamw_torch", adapter_precision="bf16", logits_precision=None, update_copies=2,
 )  # fmt: skip
 # ds_config_zero2.json: reduce_bucket_size 2e8, twice with overlap_comm; its AdamW is DeepSpeed's FusedAdam.
-ZERO2: dict[str, Any] = {"strategy": "zero2", "bucket_elements": 200_000_000, "optimizer": "adamw_torch_fused"}
+# Gradients are added up in the run's type, as by default.
+ZERO2: dict[str, Any] = {
+    "strategy": "zero2", "bucket_elements": 200_000_000, "optimizer": "adamw_torch_fused", "fp32_sums": False,
+}  # fmt: skip
 QLORA, SHARDED = "Q-LoRA", "LoRA + ZeRO-3"
 METHODS: dict[str, dict[str, Any]] = {
     # finetune_lora_single_gpu.sh: autocast computes the loss in fp32.
@@ -58,7 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     # times those of one GPU at every length, which neither a micro-batch of 1 nor the network explains.
     "LoRA (multinode)": {**ZERO2, "micro_batch_size": 2},
     # The same with ds_config_zero3.json, whose buckets are "auto" as muster's are: hidden_size^2 elements.
-    SHARDED: {"strategy": "zero3", "optimizer": "adamw_torch_fused"},
+    SHARDED: {"strategy": "zero3", "optimizer": "adamw_torch_fused", "fp32_sums": False},
 }
 # What gptq.py does not explain of a GPU, fitted: one number for all Q-LoRA rows of four models.
 UNEXPLAINED = 300_000_000

@@ -14,7 +14,7 @@ import yaml
 
 from launch.plan import Plan
 from launch.sbatch import shipped as batch_scripts
-from launch.spec import OFFLOADS, ZERO_STAGES, Strategy
+from launch.spec import OFFLOADS, SUMS_FP32, ZERO_STAGES, Strategy
 from launch.spec import Path as KeyPath
 from launch.wording import printable
 
@@ -23,7 +23,7 @@ AUTO = "auto"
 # Sections of a DeepSpeed file that say what the plan decides; all others are free.
 DECIDED = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-    "bf16", "fp16",
+    "bf16", "fp16", "communication_data_type", "data_types",
 )  # fmt: skip
 
 
@@ -56,8 +56,10 @@ def deepspeed_config(strategy: Strategy, plan: Plan | None = None) -> dict[str, 
         "gradient_clipping": plan.spec.training.max_grad_norm if plan else AUTO,
         "bf16": {"enabled": plan.precision == "bf16" if plan else AUTO},
         "fp16": {"enabled": plan.precision == "fp16" if plan else AUTO},
-        "zero_optimization": zero,
     }
+    if strategy in SUMS_FP32 and (plan is None or plan.precision != "fp32"):
+        config |= {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
+    config["zero_optimization"] = zero
     if offload:
         # torch's AdamW steps the offloaded adapter: DeepSpeedCPUAdam must be compiled, and a few million parameters do
         # not need it.
@@ -91,7 +93,16 @@ def complete_deepspeed(given: dict[str, Any], plan: Plan) -> tuple[dict[str, Any
         return value
 
     completed = fill({key: value for key, value in given.items() if key != "comment"}, resolved, ())
-    return {**{key: resolved[key] for key in DECIDED}, **completed}, contradictions
+    return _added(completed, {key: resolved[key] for key in DECIDED if key in resolved}), contradictions
+
+
+def _added(given: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """With what the plan decides where the file says nothing, in its sections as well."""
+    both = {**ours, **given}
+    return {
+        key: {**ours[key], **value} if isinstance(value, dict) and isinstance(ours.get(key), dict) else value
+        for key, value in both.items()
+    }
 
 
 def accelerate_config(

@@ -19,6 +19,9 @@ SHARDS_BASE: tuple[Strategy, ...] = ("zero3", "zero3_offload", "fsdp2")
 # What DeepSpeed divides: 1 the optimizer's states, 2 gradients too, 3 weights too (arXiv 1910.02054).
 ZERO_STAGES: dict[Strategy, int] = {"zero1": 1, "zero2": 2, "zero2_offload": 2, "zero3": 3, "zero3_offload": 3}
 OFFLOADS: tuple[Strategy, ...] = ("zero2_offload", "zero3_offload")
+# Where DeepSpeed is told to send gradients and to add them up in fp32, as DDP does. Its own way is the run's type: bf16
+# is off by 0.8 % after 64 micro-batches (docs/strategies.md). At stage 1 it would be another optimizer of DeepSpeed's.
+SUMS_FP32: tuple[Strategy, ...] = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 # No run planned under 80 % of a GPU's memory ever failed
 # (Fujii et al. 2024, "Accelerating LLM training with memory estimation").
 SAFE_SHARE = 0.8

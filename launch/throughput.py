@@ -93,54 +93,56 @@ def traffic(architecture: Architecture, setting: Setting, accumulation: int) -> 
     world = setting.world_size
     part = (world - 1) / world
     adapter = _adapter(setting)
-    gradients = part * (
-        _fsdp2_adapter(architecture, setting, accumulation)
-        if setting.strategy == "fsdp2"
-        else _adapter_exchanges(architecture, setting, accumulation) * adapter
-    )
+    reduced, gathered = _adapter_exchanges(architecture, setting, accumulation)
+    summed = _summed(setting)
+    gradients = part * (reduced * summed + gathered * adapter)
     base, host = 0.0, 0.0
     if setting.strategy in SHARDS_BASE:
         base = accumulation * part * _gathered_base(architecture, setting)
     if setting.strategy in OFFLOADS:
-        # Gradients to the host, updated weights back.
-        host = (accumulation + 1) * adapter / world
+        # Gradients to the host, updated weights back. ZeRO-2 moves gradients once where it adds them up in fp32.
+        once = setting.strategy == "zero2_offload" and setting.sums_fp32
+        host = ((1 if once else accumulation) * summed + adapter) / world
     if setting.strategy == "zero3_offload":
         host += accumulation * _gathered_base(architecture, setting) / world
     return Traffic(gradients=int(gradients), base=int(base), host=int(host))
 
 
 def _adapter(setting: Setting) -> int:
-    """Bytes of what is trained, as it travels."""
-    pairs = setting.adapter.pairs + setting.adapter.magnitudes
-    return setting.adapter_element * pairs + setting.element * setting.adapter.whole
+    """Bytes of what is trained, as its weights travel: FSDP2 casts them to the run's type before it gathers them."""
+    element = setting.element if setting.strategy == "fsdp2" else setting.adapter_element
+    return element * (setting.adapter.pairs + setting.adapter.magnitudes) + setting.element * setting.adapter.whole
 
 
-def _fsdp2_adapter(architecture: Architecture, setting: Setting, accumulation: int) -> float:
-    """Bytes that are scattered and gathered in a step. Gradients are scattered in its last micro-batch (no_sync, as in
-    transformers' loop), in fp32 as they are summed (training/trainer.py); weights are cast to the run's type, and
-    gathered whenever the base is."""
-    trained = setting.adapter.pairs + setting.adapter.magnitudes + setting.adapter.whole
-    return trained * (ELEMENT["fp32"] + setting.element * accumulation * base_gathers(architecture, setting))
+def _summed(setting: Setting) -> int:
+    """Bytes of all gradients, as they travel."""
+    adapter = setting.adapter
+    trained = adapter.pairs + adapter.magnitudes + adapter.whole
+    if setting.sums_fp32 or setting.strategy == "fsdp2":  # training/trainer.py, sum_in_fp32
+        return ELEMENT["fp32"] * trained
+    return _adapter(setting)
 
 
-def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulation: int) -> float:
-    """How often an adapter's bytes are reduced or gathered in a step; an all-reduce is both.
+def _adapter_exchanges(architecture: Architecture, setting: Setting, accumulation: int) -> tuple[float, float]:
+    """How often an adapter's gradients are reduced in a step, and its weights gathered; an all-reduce counts twice.
 
     DDP all-reduces gradients once a step. ZeRO-1 does as well, and gathers the updated weights. ZeRO-2 all-reduces in
     every micro-batch: a bucket that belongs to several ranks is reduced on all, and each keeps its part
     (stage_1_and_2.py with use_multi_rank_bucket_allreduce, its default), twice the reduce-scatter of arXiv 1910.02054,
-    section 7. ZeRO-3 reduce-scatters in every micro-batch, and gathers an adapter's weights whenever it gathers the
-    base; what it keeps of them, those of up to ten times the hidden size, is counted as the rest.
+    section 7. ZeRO-3 reduce-scatters in every micro-batch, FSDP2 in a step's last one (no_sync, as in transformers'
+    loop). Both gather an adapter's weights whenever they gather the base; what ZeRO-3 keeps of them, those of up to ten
+    times the hidden size, is counted as the rest.
     """
     match setting.strategy:
         case "ddp" | "single":
-            return 2
+            return 2, 0
         case "zero1":
-            return 3
+            return 2, 1
         case "zero2" | "zero2_offload":
-            return 2 * accumulation + 1
+            return 2 * accumulation, 1
         case _:
-            return accumulation * (1 + base_gathers(architecture, setting))
+            scattered = 1 if setting.strategy == "fsdp2" else accumulation
+            return scattered, accumulation * base_gathers(architecture, setting)
 
 
 def base_gathers(architecture: Architecture, setting: Setting) -> float:

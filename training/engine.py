@@ -172,6 +172,7 @@ def observe(trainer: Any) -> dict[str, Any]:
     from training.attention import flash_kernels
     from training.loss import is_chunked
     from training.recompute import checkpointed_blocks
+    from training.states import gradient_types
 
     wrapped, args = trainer.model_wrapped, trainer.args
     adapter = trainer.accelerator.unwrap_model(trainer.model)
@@ -191,6 +192,7 @@ def observe(trainer: Any) -> dict[str, Any]:
         micro, accumulation = trainer.batches.micro_batch_size, args.gradient_accumulation_steps
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     return {
+        **({"gradients": gradient_types(wrapped)} if deepspeed else {}),
         "world_size": world_size,
         "engine": engine,
         "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
@@ -210,7 +212,9 @@ def observe(trainer: Any) -> dict[str, Any]:
 
 
 def promised(plan: Plan) -> dict[str, Any]:
+    summed = "fp32" if plan.setting.sums_fp32 else plan.precision
     return {
+        **({"gradients": f"sent in {summed}, added up in {summed}"} if plan.zero_stage else {}),
         "world_size": plan.world_size,
         "engine": plan.strategy,
         "device": plan.topology.device,

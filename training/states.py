@@ -242,6 +242,13 @@ def innermost(optimizer: Any) -> Any:
     return optimizer
 
 
+def gradient_types(engine: Any) -> str:
+    """What DeepSpeed sends gradients in, and adds up those of a step's micro-batches."""
+    names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+    _, summed = engine.get_data_types()
+    return f"sent in {names[engine.communication_data_type]}, added up in {names[summed]}"
+
+
 def zero_optimizer(optimizer: Any) -> Any:
     found = None
     while hasattr(optimizer, "optimizer"):

@@ -138,11 +138,15 @@ def _blocks(given: Given) -> Iterator[Problem]:
 
 def _types_of_gradients(given: Given, plan: Plan) -> Iterator[Problem]:
     """Settings that add gradients up in another type, or scaled otherwise, than the plan's engine does."""
-    names = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
     for path in (("communication_data_type",), ("data_types", "grad_accum_dtype")):
         value = given.get(*path)
-        if value is not None and value not in (names[plan.precision], "fp32"):
+        if value is None or plan.setting.sums_fp32:  # which is fp32 alone, and told with all that the plan decides
+            continue
+        if value not in (plan.precision, "fp32"):
             told = f"the file says {value}, the plan computes in {plan.precision}; remove it, or use fp32"
+            yield given.says(path, "contradiction", told)
+        elif path[-1] == "grad_accum_dtype" and value != plan.precision and plan.strategy == "zero1":
+            told = "DeepSpeed takes another optimizer of its own for it at stage 1; remove it, or use zero2"
             yield given.says(path, "contradiction", told)
     if given.get("prescale_gradients") is True and given.get("gradient_predivide_factor", default=1.0) != 1.0:
         told = "gradients would be divided twice over; the spec's learning rate is for their mean"

@@ -6,7 +6,7 @@ from typing import Literal
 from launch.adapter import adapted
 from launch.architecture import Architecture
 from launch.memory.gathering import Window
-from launch.spec import SHARDS_BASE, LoraSpec, Optimizer, Precision, Quantization, Strategy
+from launch.spec import SHARDS_BASE, SUMS_FP32, LoraSpec, Optimizer, Precision, Quantization, Strategy
 
 # Tokens whose logits are there at once where the loss is computed in chunks.
 LOSS_CHUNK = 512
@@ -100,6 +100,8 @@ class Setting:
     """What the loss is computed in: transformers casts (from 4.45 on); None where they stay as the model made them."""
     bucket_elements: int | None = None
     """DeepSpeed's reduce_bucket_size; None for the one that muster renders."""
+    fp32_sums: bool = True
+    """Whether DeepSpeed adds gradients up in fp32 where muster's files say so (spec.SUMS_FP32)."""
     answer_tokens: int | None = None
     """Of the longest question with its answer, where a run answers some at each evaluation; else None."""
     window: Window | None = None
@@ -138,6 +140,11 @@ class Setting:
     def zero(self) -> bool:
         """Whether DeepSpeed runs it."""
         return self.strategy.startswith("zero")
+
+    @property
+    def sums_fp32(self) -> bool:
+        """Whether gradients are sent and added up in fp32 while the model computes in less."""
+        return self.fp32_sums and self.strategy in SUMS_FP32 and self.precision != "fp32"
 
     @property
     def adapter_type(self) -> Precision:

@@ -69,10 +69,12 @@ def adapters(setting: Setting) -> int:
 
 
 def gradients(setting: Setting) -> int:
-    """Of the type of their weights, once a step's last micro-batch has been exchanged. ZeRO-2 and 3 keep a share of
-    them, ZeRO-1 all and a share of their sum. DDP's are views of its buckets (gradient_as_bucket_view), and counted
-    there."""
-    if _offloaded(setting) or setting.strategy == "ddp":
+    """Once a step's last micro-batch has been exchanged. ZeRO-2 and 3 keep a share of their sum, in fp32, which with
+    offloaded moments alone stays on the GPU until the step (stage_1_and_2.py, _build_compact_grad_partition_buffer);
+    ZeRO-1 all and a share of their sum, of the type of their weights. DDP's are views of its buckets
+    (gradient_as_bucket_view), and counted there."""
+    summed_here = setting.strategy == "zero2_offload" and setting.sums_fp32
+    if setting.strategy == "ddp" or (_offloaded(setting) and not summed_here):
         return 0
     held = _gradients(setting)
     return (held if setting.strategy == "zero1" else 0) + _share(held, setting)
@@ -99,13 +101,14 @@ def optimizer(setting: Setting) -> int:
 def updating(setting: Setting) -> int:
     """What the optimizer's step makes for an instant: torch's AdamW on a GPU temporaries of a moment's size (its
     foreach implementation; one tensor at a time on a CPU, none in bitsandbytes' and fused kernels), ZeRO's an fp32
-    gradient for a rank's share of the weights (stage_1_and_2.py and stage3.py, step).
+    gradient for a rank's share of the weights (stage_1_and_2.py and stage3.py, step). ZeRO-2's sum is that, in fp32.
     """
     if _offloaded(setting):
         return 0
     foreach = setting.optimizer == "adamw_torch" and setting.gpu
     copies = setting.update_copies * _moment(setting) if foreach else 0
-    return copies + (_share(FP32 * sum(_trained(setting)), setting) if setting.zero else 0)
+    made = setting.zero and not (setting.strategy in ("zero2", "zero2_offload") and setting.sums_fp32)
+    return copies + (_share(FP32 * sum(_trained(setting)), setting) if made else 0)
 
 
 def scattered(setting: Setting) -> int:
@@ -118,6 +121,8 @@ def scattered(setting: Setting) -> int:
 def _gradients(setting: Setting) -> int:
     """Of all that is trained, once."""
     pairs, whole = _trained(setting)
+    if setting.sums_fp32:
+        return FP32 * (pairs + whole)
     return pairs * setting.adapter_element + whole * setting.element
 
 
@@ -142,8 +147,10 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
 
     DDP's buckets hold every gradient, between two steps as well. ZeRO's bucket is hidden_size^2 elements, two with
     overlap_comm, which is off at stage 1 (render.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which holds what
-    it gathers as well (gathering.py); FSDP2 gathers a block and the next one, and its outermost module, embeddings and
-    head, stays whole from the first forward pass on.
+    it gathers as well (gathering.py). Gradients that are sent in fp32 are copied from ZeRO-2's buckets for that
+    (allreduce_bucket in stage_1_and_2.py, a rank's part of a tensor at most), and ZeRO-3's is of that type, but a head
+    that does not fit it is copied whole (__avg_scatter_grads in stage3.py). FSDP2 gathers a block and the next one, and
+    its outermost module, embeddings and head, stays whole from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
     block = architecture.linear_parameters // architecture.layers
@@ -155,10 +162,16 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     if setting.strategy == "fsdp2":
         whole = embeddings * (1 if architecture.tied_embeddings else 2)
         return element * (2 * _packed(block, setting) + whole)
-    bucket = (setting.bucket_elements or hidden**2) * setting.adapter_element
+    elements = setting.bucket_elements or hidden**2
+    bucket = elements * setting.adapter_element
+    whole = embeddings if setting.adapter.whole and setting.sums_fp32 else 0
     if setting.strategy in SHARDS_BASE:
-        return bucket + gathers(architecture, setting).allocated
-    return bucket if setting.strategy == "zero1" else 2 * bucket
+        sent = FP32 if setting.sums_fp32 else setting.adapter_element
+        copied = FP32 * whole if whole > elements else 0
+        return elements * sent + copied + gathers(architecture, setting).allocated
+    trained = sum(_trained(setting))
+    copied = FP32 * min(trained, max(elements, whole // setting.world_size)) if setting.sums_fp32 else 0
+    return bucket if setting.strategy == "zero1" else 2 * bucket + copied
 
 
 def gathers(architecture: Architecture, setting: Setting) -> Window:

@@ -90,6 +90,7 @@ ZERO2: dict[str, Any] = json.loads(SHIPPED["ds_configs/zero2.json"])
 
 DS, FS, Z = "deepspeed_config", "fsdp_config", "zero_optimization"
 MICRO, STEPS, BUCKET = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "reduce_bucket_size"
+SUMS = "data_types.grad_accum_dtype"
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 # The fault, and the kind and a part of what is told of that key.
@@ -194,8 +195,9 @@ IN_JSON: list[tuple[dict[str, Any], dict[str, Any], str, str, str]] = [
     (ENGINE, {f"{Z}.{BUCKET}": 1000.5}, f"{Z}.{BUCKET}", "wrong", "1000.5 is no whole number; write 1000"),
     (ENGINE, {"gradient_clipping": float("nan")}, "gradient_clipping", "wrong", "nan: DeepSpeed takes numbers"),
     (ENGINE, {"train_batch_size": float("inf")}, "train_batch_size", "wrong", "inf: DeepSpeed takes numbers"),
-    (ENGINE, {"communication_data_type": "fp16"}, "communication_data_type", "contradiction", "computes in bf16"),
-    (ENGINE, {"data_types.grad_accum_dtype": "fp16"}, "data_types.grad_accum_dtype", "contradiction", "bf16"),
+    (ENGINE, {"communication_data_type": "fp16"}, "communication_data_type", "contradiction", 'the plan says "fp32"'),
+    (ENGINE, {SUMS: "bf16"}, SUMS, "contradiction", 'the file says "bf16", the plan says "fp32"'),
+    (ZERO2, {SUMS: "bf16"}, SUMS, "contradiction", 'the file says "bf16", the plan says "fp32"'),
     (ZERO2, {f"{Z}.offload_param.device": "cpu"}, f"{Z}.offload_param", "dead", "only stage 3"),
     (ZERO2, {f"{Z}.cpu_offload": True}, f"{Z}.stage", "contradiction", "this is zero2_offload, the plan is zero2"),
     (ZERO2, {f"{Z}.prefetch_bucket_size": 1000}, f"{Z}.prefetch_bucket_size", "dead", "only stage 3"),
@@ -253,6 +255,14 @@ def test_what_is_not_there_is_told_at_its_section(
     problem = next((p for p in found if p.key == key and part in p.problem), None)
     assert problem, found
     assert problem.line == line_of(tmp_path / "accelerate.yaml", key.split(".")[0])
+
+
+def test_at_stage_1_gradients_are_added_up_in_the_run_s_type(tmp_path: Path) -> None:
+    engine: dict[str, Any] = json.loads(SHIPPED["ds_configs/zero1.json"])
+    for value, part in (("fp32", "another optimizer"), ("fp16", "the plan computes in bf16")):
+        (problem,) = check(files(tmp_path, None, changed(engine, {SUMS: value})), plan_with("zero1"))
+        assert (problem.key, problem.kind) == (SUMS, "contradiction")
+        assert part in problem.problem
 
 
 def test_an_offload_needs_its_switch(tmp_path: Path) -> None:
@@ -502,7 +512,7 @@ def test_a_waste_is_a_warning(folder: Path, capsys: pytest.CaptureFixture[str]) 
     (folder / JSON).write_text(SHIPPED[JSON].replace('"reduce_bucket_size": "auto"', '"reduce_bucket_size": 500000000'))
     done = call(capsys, "plan", "spec.yaml", *GPUS, "--check", "zero3.yaml")
     assert done.code == 0
-    assert done.err.startswith("warning: ds_configs/zero3.json:17:5: zero_optimization.reduce_bucket_size: costs ")
+    assert done.err.startswith("warning: ds_configs/zero3.json:21:5: zero_optimization.reduce_bucket_size: costs ")
 
 
 def test_a_deepspeed_file_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,13 +61,13 @@ def test_nothing_in_a_plan_but_its_spec_says_auto() -> None:
         (
             "8xA100-80GB",
             {"data": SMALL},
-            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 172.3 MiB, zero2 516.8 MiB, zero3"
-            " 193.3 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
+            "ddp: the fastest that fits; each device sends 229.7 MiB a step (zero1 172.3 MiB, zero2 976.2 MiB, zero3"
+            " 193.5 GiB); 62.7 GiB of 79.2 GiB (79 %) on each GPU",
         ),
         (
             "8xA100-80GB",
             {"cluster": {"strategy": "zero2"}, "data": SMALL},
-            "zero2: as the spec asks; 62.2 GiB of 79.2 GiB (79 %) on each GPU",
+            "zero2: as the spec asks; 62.3 GiB of 79.2 GiB (79 %) on each GPU",
         ),
     ],
 )
@@ -77,9 +77,9 @@ def test_the_reason_is_told(gpus: str, sections: dict[str, Any], reason: str) ->
 
 def test_the_reason_names_the_simpler_strategies_alone() -> None:
     assert plan_of().reason == (
-        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 283.7 GiB a step (ddp 229.7 MiB,"
-        " zero1 172.3 MiB, zero2 516.8 MiB); 45 of 48 blocks checkpointed, fewer would not fit;"
-        " 60.0 GiB of 79.2 GiB (76 %) on each GPU"
+        "zero3: the fastest that fits (ddp, zero1, zero2 would not); each device sends 284.0 GiB a step (ddp 229.7 MiB,"
+        " zero1 172.3 MiB, zero2 976.2 MiB); 45 of 48 blocks checkpointed, fewer would not fit;"
+        " 60.1 GiB of 79.2 GiB (76 %) on each GPU"
     )
     shared = plan_of(spec=spec_of(training={"global_batch_size": 64, "micro_batch_size": "auto"})).reason
     assert shared.startswith("zero3: the fastest that fits (ddp, zero1, zero2 slower); ")
@@ -91,7 +91,7 @@ def test_nothing_fits() -> None:
     assert str(caught.value) == (
         "no plan fits 1 x 1 RTX4090-24GB with 23.6 GiB each: the smallest, zero3_offload, needs 42.3 GiB and muster"
         " plans for at most 80 %. What would make it fit: training.micro_batch_size: 1, gradient_accumulation_steps: 16"
-        " (zero3_offload, 17.9 GiB); data.max_length: 1024 (zero3_offload, 17.8 GiB); A100-80GB GPUs (zero3_offload,"
+        " (zero3_offload, 18.0 GiB); data.max_length: 1024 (zero3_offload, 17.9 GiB); A100-80GB GPUs (zero3_offload,"
         " 61.1 GiB)"
     )
     assert caught.value.remedies[1] == {

@@ -95,8 +95,10 @@ def test_a_rendered_deepspeed_file_holds_numbers_and_no_auto(strategy: Strategy)
     plan = plan_with(strategy)
     config = json.loads(rendered(plan, RUN / "ds.json")["deepspeed.json"])
     texts = {path: value for path, value in leaves(config) if isinstance(value, str)}
-    assert set(texts.values()) <= {"cpu"}
-    assert all(path.endswith(".device") for path in texts)
+    types = ("communication_data_type", "data_types.grad_accum_dtype")
+    assert {path: value for path, value in texts.items() if not path.endswith(".device")} == (
+        {} if strategy == "zero1" else dict.fromkeys(types, "fp32")
+    )
     assert config["train_batch_size"] == 4 * 4 * 8 == plan.global_batch_size
     assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (4, 4)
     assert (config["gradient_clipping"], config["bf16"], config["fp16"]) == (0.3, {"enabled": True}, {"enabled": False})
@@ -225,9 +227,29 @@ def test_what_the_plan_decides_is_added_and_what_it_does_not_stays() -> None:
         "gradient_clipping": 0.3,
         "bf16": {"enabled": True},
         "fp16": {"enabled": False},
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "wall_clock_breakdown": True,
     }
+
+
+@pytest.mark.parametrize("value", ["bf16", None])
+def test_gradients_are_added_up_in_fp32_whatever_a_file_leaves_out(value: str | None) -> None:
+    config, contradictions = completed({"data_types": {}, "bf16": {}})
+    assert contradictions == []
+    assert (config["data_types"], config["bf16"]) == ({"grad_accum_dtype": "fp32"}, {"enabled": True})
+    _, contradictions = completed({"data_types": {"grad_accum_dtype": value}})
+    assert contradictions == [f'data_types.grad_accum_dtype: the file says {json.dumps(value)}, the plan says "fp32"']
+
+
+def test_a_run_in_fp32_needs_no_types_and_takes_the_shipped_files() -> None:
+    plan = plan_with("zero2").model_copy(update={"precision": "fp32"})
+    config = deepspeed_config("zero2", plan)
+    assert not {"communication_data_type", "data_types"} & set(config)
+    shipped = json.loads(SHIPPED["ds_configs/zero2.json"])
+    types = {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
+    assert complete_deepspeed(shipped, plan) == ({**config, **types}, [])
 
 
 def test_numbers_that_contradict_the_plan() -> None:
