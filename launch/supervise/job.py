@@ -24,7 +24,7 @@ from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
 from launch.supervise.gang import CANNOT, Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
 from launch.supervise.pairs import Rates, culprits, measured
-from launch.supervise.requeue import requeue
+from launch.supervise.requeue import preempted, requeue
 from launch.supervise.srun import start_step, step_argv
 from launch.wording import plural
 
@@ -43,7 +43,7 @@ class InJob:
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
         self.before = len(list(rows(run.events)))
-        self.again = allocation.again
+        self.again, self.successor = allocation.again, allocation.killed is not None
         self.nodes: list[str] = []
         self.port = 0
         self.started = False
@@ -124,6 +124,8 @@ class InJob:
     def _on_fewer(self, plan: Plan, out: dict[str, str]) -> Plan | Requeue:
         wanted, fit = plan.topology.nodes, len(self.nodes)
         why = told(out) or f"the job has {plural(len(self.allocation.nodes), 'node')}"
+        if not fit and self.preempted():
+            return Requeue(f"preempted before training began: {why}")
         if not (self.started or (fit and self._begun_before())):
             fix = "; leave them out with slurm.exclude, or ask for more nodes with slurm.spares" if fit and out else ""
             raise PreflightError(f"{plural(wanted, 'node')} needed, {fit} fit: {why}{fix}")
@@ -166,6 +168,9 @@ class InJob:
         what = ("muster-sentry", "launch.supervise.sentry", self.run.root, attempt.number)
         argv = step_argv(self.allocation, NODE, self.nodes, *what)
         return start_step(argv, NODE, subprocess.DEVNULL, subprocess.DEVNULL, os.environ)
+
+    def preempted(self) -> bool:
+        return preempted(self.allocation.job)
 
     def requeue(self, wish: Requeue) -> None:
         """Raises Stopped when Slurm will not start the job again."""

@@ -17,6 +17,7 @@ from tests.faults import before_steps
 from tests.slurm.chaos import NOTICED_SOON, stop_supervisor, supervisor
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
+from tests.slurm.settings import PARTITIONS
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
@@ -134,6 +135,49 @@ def test_a_stop_that_was_asked_of_a_supervisor_is_done_by_the_one_after_it(
     again = SlurmRun(cluster, workspace, "asked").submit()
     assert again.ends() == "COMPLETED", cluster.output(again.job)
     each_sample_once_an_epoch(again, STEPS)
+
+
+def test_a_warning_in_the_first_second_of_a_job_gives_it_back(cluster: Cluster, workspace: Workspace) -> None:
+    """Slurm may send it a minute early, which can be at once."""
+    run = SlurmRun(cluster, workspace, "early").submit()
+    cluster.wait(run.job, "RUNNING")
+    node = cluster.job(run.job)["BatchHost"]
+    run.until(lambda: any("--in-job" in words for words in cluster.processes(node).values()), "begun")
+    cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    (requeued,) = run.events("requeued")
+    assert requeued["reason"].startswith("stopped as asked before training began")
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_supervisor_that_was_warned_and_killed_is_followed_by_one_that_gives_the_job_back(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    run = SlurmRun(cluster, workspace, "warned", fault="if step == 7 and attempt == 1: time.sleep(10000)").submit()
+    run.at_step(6)
+    cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    run.until((run.root / "stop").exists, "warned")
+    os.kill(supervisor(run), signal.SIGKILL)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    assert [row["attempt"] for row in run.events("supervisor_killed")] == [1]
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_site_that_preempts_without_the_signal_that_the_job_asks_for(real_slurm: None, workspace: Workspace) -> None:
+    """Slurm's default, without preempt_send_user_signal: the steps get SIGTERM. The run saves within the partition's
+    GraceTime, and a job that has ended by then is not queued again by Slurm."""
+    patient = PARTITIONS["main"].replace("GraceTime=10", "GraceTime=60")
+    options = {"SlurmctldParameters": "enable_configless"}
+    with Cluster(nodes=2, partitions={"main": patient}, options=options) as cluster:
+        run = SlurmRun(cluster, workspace, "untold").submit().at_step(6)
+        urgent = cluster.submit("#!/bin/sh\nsleep 3\n", "--nodes=2", "--partition=urgent", "--exclusive")
+        assert run.ends() == "COMPLETED", cluster.output(run.job)
+        assert cluster.state(urgent) == "COMPLETED"
+        assert run.outcomes() == ["stopped", "done"]
+        assert len(run.events("requeued")) == 1
+        each_sample_once_an_epoch(run, STEPS)
 
 
 def test_a_batch_script_that_is_killed_itself_is_told_as_it_was(cluster: Cluster, workspace: Workspace) -> None:
