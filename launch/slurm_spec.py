@@ -23,6 +23,8 @@ Option = Annotated[str, _text(rf"^--?[A-Za-z][^{_CONTROL}]*$", "an option of sba
 # `:` parts a mount, `,` several of them, for both runtimes.
 _FOLDER = rf"/[^:,{_CONTROL}]*"
 Mount = Annotated[str, _text(rf"^{_FOLDER}(:{_FOLDER}(:(ro|rw))?)?$", "/PATH, /PATH:/INSIDE or /PATH:/INSIDE:ro")]
+_TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
+TimeLimit = Annotated[str, _text(_TIME, 'text such as "90", "12:00:00", "1-12"')]
 VariableName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name")]
 # No program can be given a variable with a byte 0 in it.
 VariableValue = Annotated[str, _text(r"^[^\x00]*$", "text")] | int
@@ -51,7 +53,7 @@ class SlurmSpec(Section):
     """Slurm partition."""
     account: Word | None = None
     """Slurm account."""
-    time: Annotated[str, Field(pattern=r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$")] = "12:00:00"
+    time: TimeLimit = "12:00:00"
     """Time limit of the job: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
     spares: Annotated[int, Field(ge=0)] = 0
     """Nodes asked for beyond cluster.nodes, so that a bad one can be left out."""
