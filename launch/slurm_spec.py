@@ -1,6 +1,7 @@
 """SlurmSpec: what a batch job asks of Slurm. A site's file may give defaults for it (site.py)."""
 
 import re
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -153,12 +154,26 @@ def conflicts(slurm: SlurmSpec) -> list[tuple[tuple[str, ...], str]]:
         )
         found.append((("slurm", "container", "image"), message))
     for index, option in enumerate(slurm.extra):
-        name = _option(option)
-        if name in TAKEN:
+        for name in _taken(option):
             place = TAKEN[name]
             told = f"say it with {place}" if place else "muster says it"
             found.append((("slurm", "extra", str(index)), f"--{name} is not for extra: {told}; remove it"))
     return found
+
+
+def _taken(line: str) -> list[str]:
+    """Names in TAKEN of the options on an #SBATCH line, which may hold several, each cut short as getopt_long lets one
+    (`_get_argument` in src/sbatch/opt.c)."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quote that nothing closes: sbatch says so (slurm-accepts)
+        words = line.split()
+    names = [_option(word) for word in words if re.match("--?[A-Za-z]", word)]
+    return [name if name in TAKEN else short[0] for name in names if (short := _whole(name))]
+
+
+def _whole(name: str) -> list[str]:
+    return [taken for taken in TAKEN if taken.startswith(name)]
 
 
 def _option(option: str) -> str:
