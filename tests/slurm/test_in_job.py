@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -121,6 +121,29 @@ def test_a_supervisor_that_is_killed_again_without_a_further_step_ends_the_run(
     assert "the supervisor was killed (SIGKILL)" in muster("diagnose", run.root, cwd=workspace.root, **here).out
     cluster.wait_until(lambda: not any("training" in words for name in cluster.names
                                        for words in cluster.processes(name).values()), "nothing left")  # fmt: skip
+
+
+def test_supervisors_that_are_killed_one_after_another_before_they_train(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    """In an attempt, at once, and while it asks the nodes; then one that may do its work."""
+    run = SlurmRun(cluster, workspace, "often").submit().at_step(6)
+    killed: list[int] = []
+
+    def another() -> bool:
+        with suppress(ValueError):  # none just now
+            return supervisor(run) not in killed
+        return False
+
+    for asked in (0, 0, 1):
+        run.until(another, "followed by another")
+        run.until(lambda asked=asked: len(run.events("job_started")) > asked, "asking the nodes")
+        killed.append(supervisor(run))
+        os.kill(killed[-1], signal.SIGKILL)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert len(run.events("supervisor_killed")) >= 2, "one that was killed at once could not say what it followed"
+    assert run.outcomes()[-1] == "done"
+    each_sample_once_an_epoch(run, STEPS)
 
 
 def test_a_stop_that_was_asked_of_a_supervisor_is_done_by_the_one_after_it(
