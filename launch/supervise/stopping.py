@@ -6,7 +6,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from launch.rundir import BY_A_PERSON, RunDir
+from launch.rundir import BY_A_PERSON, BY_A_WARNING, RunDir
 from launch.supervise.decisions import Asked
 
 # The last comes when an ssh session ends.
@@ -41,8 +41,10 @@ class Stopper:
         with contextlib.suppress(OSError):
             asked = self.run.stop.read_text(encoding="utf-8")
             self.by_name = self.by_name or asked == BY_A_PERSON
-            if self.asked == "nobody" or self.by_name:
+            if self.by_name:
                 self.asked = "person"
+            elif self.asked == "nobody":
+                self.asked = "scheduler" if self.in_job and asked == BY_A_WARNING else "person"
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked != "nobody":

@@ -174,6 +174,17 @@ def test_a_warning_in_the_first_second_of_a_job_gives_it_back(cluster: Cluster, 
     each_sample_once_an_epoch(run, STEPS)
 
 
+def test_a_warning_to_the_steps_alone_gives_the_job_back(cluster: Cluster, workspace: Workspace) -> None:
+    """As by a script of somebody's own that asks for it without `B:`. All processes of the steps get it, launchers and
+    the writers of logs as well."""
+    run = SlurmRun(cluster, workspace, "steps").submit().at_step(6)
+    cluster.slurm("scancel", "--signal=USR1", run.job)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    assert run.outcomes() == ["stopped", "done"]
+    each_sample_once_an_epoch(run, STEPS)
+
+
 def test_a_supervisor_that_was_warned_and_killed_is_followed_by_one_that_gives_the_job_back(
     cluster: Cluster, workspace: Workspace
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launch.rundir import BY_A_PERSON, RunDir
+from launch.rundir import BY_A_PERSON, BY_A_WARNING, RunDir
 from launch.supervise.stopping import Stopper
 
 
@@ -56,6 +56,17 @@ def test_a_stop_through_the_directory(tmp_path: Path) -> None:
     RunDir(tmp_path).stop.touch()
     asked.look()
     assert asked.asked == "person"
+
+
+def test_a_warning_that_a_node_has_heard(tmp_path: Path) -> None:
+    for in_job, expected in ((True, "scheduler"), (False, "person")):
+        asked = stopper(tmp_path, in_job)
+        RunDir(tmp_path).stop.write_text(BY_A_WARNING)
+        asked.look()
+        assert asked.asked == expected
+        RunDir(tmp_path).stop.write_text(BY_A_PERSON)
+        asked.look()
+        assert asked.asked == "person"
 
 
 def test_a_person_outranks_the_scheduler(tmp_path: Path) -> None:
