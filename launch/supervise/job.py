@@ -53,6 +53,8 @@ class InJob:
         """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun."""
         limits = plan.spec.preflight
         gathered = self._gathered(plan)
+        if not gathered.probes and self.preempted():  # which has ended what asked them: the nodes may be fit
+            return Requeue("preempted while the nodes were asked")
         out = unfit(gathered, limits, self.accepted)
         out |= self._traced(plan, past, [node for node in gathered.probes if node not in out])
         self._name(out)
@@ -124,8 +126,6 @@ class InJob:
     def _on_fewer(self, plan: Plan, out: dict[str, str]) -> Plan | Requeue:
         wanted, fit = plan.topology.nodes, len(self.nodes)
         why = told(out) or f"the job has {plural(len(self.allocation.nodes), 'node')}"
-        if not fit and self.preempted():
-            return Requeue(f"preempted before training began: {why}")
         if not (self.started or (fit and self._begun_before())):
             fix = "; leave them out with slurm.exclude, or ask for more nodes with slurm.spares" if fit and out else ""
             raise PreflightError(f"{plural(wanted, 'node')} needed, {fit} fit: {why}{fix}")

@@ -199,19 +199,37 @@ def test_a_supervisor_that_was_warned_and_killed_is_followed_by_one_that_gives_t
     each_sample_once_an_epoch(run, STEPS)
 
 
-def test_a_site_that_preempts_without_the_signal_that_the_job_asks_for(real_slurm: None, workspace: Workspace) -> None:
-    """Slurm's default, without preempt_send_user_signal: the steps get SIGTERM. The run saves within the partition's
-    GraceTime, and a job that has ended by then is not queued again by Slurm."""
+@pytest.fixture
+def untold(real_slurm: None) -> Iterator[Cluster]:
+    """A site that preempts as Slurm does by default, without preempt_send_user_signal: the steps get SIGTERM. A job
+    that ends by itself within the partition's GraceTime is not queued again by Slurm."""
     patient = PARTITIONS["main"].replace("GraceTime=10", "GraceTime=60")
     options = {"SlurmctldParameters": "enable_configless"}
-    with Cluster(nodes=2, partitions={"main": patient}, options=options) as cluster:
-        run = SlurmRun(cluster, workspace, "untold").submit().at_step(6)
-        urgent = cluster.submit("#!/bin/sh\nsleep 3\n", "--nodes=2", "--partition=urgent", "--exclusive")
-        assert run.ends() == "COMPLETED", cluster.output(run.job)
-        assert cluster.state(urgent) == "COMPLETED"
-        assert run.outcomes() == ["stopped", "done"]
-        assert len(run.events("requeued")) == 1
-        each_sample_once_an_epoch(run, STEPS)
+    with Cluster(nodes=2, partitions={"main": patient}, options=options) as started:
+        yield started
+
+
+def preempted_once(run: SlurmRun) -> None:
+    urgent = run.cluster.submit("#!/bin/sh\nsleep 3\n", "--nodes=2", "--partition=urgent", "--exclusive")
+    assert run.ends() == "COMPLETED", run.cluster.output(run.job)
+    assert run.cluster.state(urgent) == "COMPLETED"
+    assert run.cluster.job(run.job)["Restarts"] == "1"
+    assert len(run.events("requeued")) == 1
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_preemption_without_the_signal_that_the_job_asks_for(untold: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(untold, workspace, "untold").submit().at_step(6)
+    preempted_once(run)
+    assert run.outcomes() == ["stopped", "done"]
+
+
+def test_a_preemption_while_the_nodes_are_asked_is_no_fault_of_theirs(untold: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(untold, workspace, "asking").submit()
+    run.until(lambda: bool(run.events("job_started")), "asking its nodes")
+    preempted_once(run)
+    assert run.outcomes()[-1] == "done"
+    assert not run.events("node_excluded")
 
 
 def test_a_batch_script_that_is_killed_itself_is_told_as_it_was(cluster: Cluster, workspace: Workspace) -> None:
