@@ -43,7 +43,7 @@ class NodeWorkers:
         # A session of its own: Ctrl-C reaches this process alone.
         self.launcher = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=self.writer.stdin, stderr=self.writer.stdin,
-            env=variables, start_new_session=True, preexec_fn=die_with_parent,
+            env=variables, start_new_session=True, preexec_fn=_begin,
         )  # fmt: skip
         assert self.writer.stdin is not None
         self.writer.stdin.close()
@@ -87,6 +87,12 @@ class NodeWorkers:
 
     def _processes(self) -> list[int]:
         return [pulse.pid for pulse in read_pulses(self.attempt) if pulse.rank in self.ranks]
+
+
+def _begin() -> None:
+    """In the launcher, which would die of the scheduler's warning. Its workers listen to it (training/control.py)."""
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _alive(pid: int) -> bool:

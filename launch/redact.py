@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -36,6 +37,9 @@ def redact(text: str, values: list[str] | None = None) -> str:
 
 
 def main() -> None:
+    # Slurm sends them to every process of a step; this one ends with its input.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     values = secret_values(os.environ)
     for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace"):
         # On a full disk lines are lost, but the pipe is still drained: a closed one would end the worker.

@@ -11,8 +11,10 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 # What a rank is doing. `starting` takes as long as reading data and a model takes; the others go on from mark to mark.
 Phase = Literal["starting", "meeting", "rehearsing", "training", "evaluating", "saving"]
-# What `muster stop` writes into the stop file: a person's wish outranks a scheduler's, which touches it alone.
+# What `muster stop` writes into the stop file: a person's wish outranks a scheduler's.
 BY_A_PERSON = "muster stop\n"
+# What a node writes there that has heard a scheduler's warning which was not meant for it (--signal without B:).
+BY_A_WARNING = "a scheduler's warning\n"
 # A rank, and whoever supervises it, shows so often that it lives.
 BEAT_SECONDS = 1.0
 # An adapter in PEFT's own format.

@@ -71,7 +71,7 @@ def options(job: BatchJob) -> list[str]:
         f"--time={slurm.time}",
         f"# {slurm.grace_seconds} s before the time limit the run saves and"
         f" {'goes back into the queue' if slurm.requeue else 'ends'}.",
-        "# B: the batch shell alone is told, and that is the supervisor; launchers would die of it.",
+        "# B: the batch shell alone is told, and that is the supervisor, which asks the ranks.",
         f"--signal=B:USR1@{slurm.grace_seconds}",
         f"--{'requeue' if slurm.requeue else 'no-requeue'}",
         "# A node that fails does not end the job: the run goes on from its checkpoint without it.",

@@ -43,7 +43,7 @@ def read_site(file: Path) -> Located:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read as UTF-8 text: {error}") from None
-    site = locate(text, str(file), [])
+    site = locate(text if _says_something(text) else "{}", str(file), [])
     for key in [key for key in site.values if key != "slurm"]:
         site.mistakes.append(Mistake(*site.at((key,), key=True), f"{key}: unknown key of a site file. Allowed: slurm"))
         del site.values[key]
@@ -61,6 +61,11 @@ def read_site(file: Path) -> Located:
     if isinstance(container, dict) and isinstance(image, str) and is_file(image):
         container["image"] = absolute(image, file.resolve().parent)
     return site
+
+
+def _says_something(text: str) -> bool:
+    """Not where all of it is comments, as in a file that is kept for another day."""
+    return any(line.partition("#")[0].strip() for line in text.splitlines())
 
 
 def absolute(value: str, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """SlurmSpec: what a batch job asks of Slurm. A site's file may give defaults for it (site.py)."""
 
 import re
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -23,6 +24,8 @@ Option = Annotated[str, _text(rf"^--?[A-Za-z][^{_CONTROL}]*$", "an option of sba
 # `:` parts a mount, `,` several of them, for both runtimes.
 _FOLDER = rf"/[^:,{_CONTROL}]*"
 Mount = Annotated[str, _text(rf"^{_FOLDER}(:{_FOLDER}(:(ro|rw))?)?$", "/PATH, /PATH:/INSIDE or /PATH:/INSIDE:ro")]
+_TIME = r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$"
+TimeLimit = Annotated[str, _text(_TIME, 'text such as "90", "12:00:00", "1-12"')]
 VariableName = Annotated[str, _text(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name")]
 # No program can be given a variable with a byte 0 in it.
 VariableValue = Annotated[str, _text(r"^[^\x00]*$", "text")] | int
@@ -51,7 +54,7 @@ class SlurmSpec(Section):
     """Slurm partition."""
     account: Word | None = None
     """Slurm account."""
-    time: Annotated[str, Field(pattern=r"^(\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+)$")] = "12:00:00"
+    time: TimeLimit = "12:00:00"
     """Time limit of the job: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
     spares: Annotated[int, Field(ge=0)] = 0
     """Nodes asked for beyond cluster.nodes, so that a bad one can be left out."""
@@ -151,12 +154,26 @@ def conflicts(slurm: SlurmSpec) -> list[tuple[tuple[str, ...], str]]:
         )
         found.append((("slurm", "container", "image"), message))
     for index, option in enumerate(slurm.extra):
-        name = _option(option)
-        if name in TAKEN:
+        for name in _taken(option):
             place = TAKEN[name]
             told = f"say it with {place}" if place else "muster says it"
             found.append((("slurm", "extra", str(index)), f"--{name} is not for extra: {told}; remove it"))
     return found
+
+
+def _taken(line: str) -> list[str]:
+    """Names in TAKEN of the options on an #SBATCH line, which may hold several, each cut short as getopt_long lets one
+    (`_get_argument` in src/sbatch/opt.c)."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quote that nothing closes: sbatch says so (slurm-accepts)
+        words = line.split()
+    names = [_option(word) for word in words if re.match("--?[A-Za-z]", word)]
+    return [name if name in TAKEN else short[0] for name in names if (short := _whole(name))]
+
+
+def _whole(name: str) -> list[str]:
+    return [taken for taken in TAKEN if taken.startswith(name)]
 
 
 def _option(option: str) -> str:

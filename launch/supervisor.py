@@ -16,8 +16,12 @@ from types import FrameType
 
 from launch.processes import die_with_parent
 
-# By which Slurm asks to stop. Ctrl-C is not among them: a terminal sends it to both of us.
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# Slurm's warning that it wants the nodes back (#SBATCH --signal). It comes once, at any moment.
+WARNING = signal.SIGUSR1
+# By which it asks to stop. Ctrl-C is not among them: a terminal sends it to both of us.
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP, WARNING)
+# Who was told to end by one of these is not started again; who was warned has to give the job back.
+ENDS = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
 # At a job's end Slurm kills all processes of a batch script, one after another: ours within this time.
 OWN_END_SECONDS = 1.0
 # One that ends sooner may not have come as far as an attempt. Attempts are counted by the next one (recovery.restarts).
@@ -31,7 +35,7 @@ class Parent:
         """`command` is that of `muster run` without its arguments."""
         self.command = command
         self.child: subprocess.Popen[bytes] | None = None
-        self.asked = False
+        self.heard: set[int] = set()
 
     def keep(self, arguments: Sequence[str]) -> int:
         """The supervisor's exit code; 128 more than a signal's number where one ended it and none follows."""
@@ -46,7 +50,7 @@ class Parent:
                 return code
             soon = soon + 1 if time.monotonic() - began < SOON_SECONDS else 0
             time.sleep(OWN_END_SECONDS)
-            if self.asked or -code in (*PASSED_ON, signal.SIGINT):
+            if ENDS & {*self.heard, -code}:
                 return 128 - code
             told = f"the supervisor was killed ({signal.Signals(-code).name})"
             if soon > MOST_SOON:
@@ -56,13 +60,24 @@ class Parent:
             killed = ["--killed", str(-code)]
 
     def _run(self, argv: Sequence[str]) -> int:
-        with subprocess.Popen(argv, preexec_fn=die_with_parent) as self.child:
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a child to pass them on to
+        with subprocess.Popen(argv, preexec_fn=_begin) as self.child:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+            if WARNING in self.heard:  # before there was a child, or by one that was killed since
+                self.child.send_signal(WARNING)
             return self.child.wait()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.heard.add(number)
         if self.child is not None and number in PASSED_ON:
             self.child.send_signal(number)
+
+
+def _begin() -> None:
+    """In the child. It starts with the warning held back, which would end it before it can hear: the supervisor lets it
+    come once it can (supervise/stopping.py)."""
+    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_SETMASK, {WARNING})
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ from launch.supervise.decisions import Past
 
 
 class Here:
-    in_job = again = False
+    in_job = again = successor = False
 
     def __init__(self, run: RunDir):
         self.run = run
 
     def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan:
         return plan
+
+    def preempted(self) -> bool:
+        return False
 
     def start(self, plan: Plan, attempt: Attempt, resume: str) -> NodeWorkers:
         argv = launch_argv(plan, self.run.root, self.run.accelerate, attempt.number, free_port(), resume)

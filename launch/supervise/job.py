@@ -24,7 +24,7 @@ from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
 from launch.supervise.gang import CANNOT, Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
 from launch.supervise.pairs import Rates, culprits, measured
-from launch.supervise.requeue import requeue
+from launch.supervise.requeue import preempted, requeue
 from launch.supervise.srun import start_step, step_argv
 from launch.wording import plural
 
@@ -43,7 +43,7 @@ class InJob:
     def __init__(self, run: RunDir, allocation: Allocation, accepted: Sequence[str], console: Console):
         self.run, self.allocation, self.accepted, self.console = run, allocation, accepted, console
         self.before = len(list(rows(run.events)))
-        self.again = allocation.again
+        self.again, self.successor = allocation.again, allocation.killed is not None
         self.nodes: list[str] = []
         self.port = 0
         self.started = False
@@ -53,6 +53,8 @@ class InJob:
         """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun."""
         limits = plan.spec.preflight
         gathered = self._gathered(plan)
+        if not gathered.probes and self.preempted():  # which has ended what asked them: the nodes may be fit
+            return Requeue("preempted while the nodes were asked")
         out = unfit(gathered, limits, self.accepted)
         out |= self._traced(plan, past, [node for node in gathered.probes if node not in out])
         self._name(out)
@@ -166,6 +168,9 @@ class InJob:
         what = ("muster-sentry", "launch.supervise.sentry", self.run.root, attempt.number)
         argv = step_argv(self.allocation, NODE, self.nodes, *what)
         return start_step(argv, NODE, subprocess.DEVNULL, subprocess.DEVNULL, os.environ)
+
+    def preempted(self) -> bool:
+        return preempted(self.allocation.job)
 
     def requeue(self, wish: Requeue) -> None:
         """Raises Stopped when Slurm will not start the job again."""

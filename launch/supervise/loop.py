@@ -19,6 +19,7 @@ from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
 from launch.supervise.attempt import Workers, run_attempt
 from launch.supervise.decisions import (
+    Asked,
     Decision,
     Finish,
     Past,
@@ -41,11 +42,17 @@ class Place(Protocol):
     again: bool
     """Whether this job was started before, or its supervisor: earlier attempts are then this run's own."""
 
+    successor: bool
+    """Whether the one before this one was killed: what was asked of that is asked of us."""
+
     def prepared(self, plan: Plan, past: Sequence[Past]) -> Plan | Requeue:
         """The plan for what is healthy now, before each attempt.
 
         Raises PreflightError where nothing can run here.
         """
+
+    def preempted(self) -> bool:
+        """Whether the scheduler takes this place away for somebody else."""
 
     def start(self, plan: Plan, attempt: Attempt, resume: str) -> Workers: ...
 
@@ -55,7 +62,7 @@ def supervise(
 ) -> Finish | Requeue:
     """Trains until there is nothing left to do. `resume` is for the attempts until one of them has saved."""
     unfinished = place.again and cut_short(run)
-    if not unfinished:  # else what was asked of the attempt is asked of us
+    if not place.successor:
         _forget_stop(run)
     plan = _remembered(plan, run)
     past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
@@ -65,15 +72,14 @@ def supervise(
             return _with_remedies(decision, plan)
         while True:
             ready = place.prepared(plan, past)
-            stopper.look()
-            if stopper.asked != "nobody":
-                return _stopped(stopper)
+            if (asked := _asked(stopper, place)) != "nobody":
+                return _stopped(plan, asked)
             if isinstance(ready, Requeue):
                 return ready
             plan = _written(plan, ready, run)
             ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console, verbose)
             past.append(Past(ended, plan))
-            decision = decide(plan, past, stopper.asked)
+            decision = decide(plan, past, _asked(stopper, place))
             if not isinstance(decision, Restart):
                 return _with_remedies(decision, plan)
             resume = "auto" if _saved(run, before) else resume
@@ -92,9 +98,17 @@ def _forget_stop(run: RunDir) -> None:
             run.stop.unlink()
 
 
-def _stopped(stopper: Stopper) -> Finish | Requeue:
+def _asked(stopper: Stopper, place: Place) -> Asked:
+    """Up to now. A preempted job's steps may get SIGTERM as if a person had sent it."""
+    stopper.look()
+    unnamed = stopper.asked == "person" and not stopper.by_name
+    return "scheduler" if unnamed and place.preempted() else stopper.asked
+
+
+def _stopped(plan: Plan, asked: Asked) -> Finish | Requeue:
     reason = f"stopped as asked before training began{GO_ON}"
-    return Requeue(reason) if stopper.asked == "scheduler" else Finish(ExitCode.STOPPED, reason)
+    again = asked == "scheduler" and plan.spec.slurm.requeue
+    return Requeue(reason) if again else Finish(ExitCode.STOPPED, reason)
 
 
 def _restarted(plan: Plan, decision: Restart, run: RunDir, console: Console) -> Plan:

@@ -12,9 +12,10 @@ from types import FrameType
 
 from launch.allocation import node_name, step
 from launch.errors import ExitCode, UsageError
+from launch.journal import write_text
 from launch.local import NodeWorkers
 from launch.render import node_argv
-from launch.rundir import Attempt, RunDir
+from launch.rundir import BY_A_WARNING, Attempt, RunDir
 from launch.supervise.history import read_plan
 from launch.supervise.sentry import LOOK_SECONDS, Supervisor
 
@@ -29,8 +30,10 @@ def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
         raise UsageError(f"the ranks meet at {host}, and srun made {place.node} node {place.node_rank}")
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        if run.last_attempt() == number and not attempt.over.exists():  # else somebody else trains here by now
-            run.stop.touch()  # a step that is told to end has KillWait seconds to save
+        ours = run.last_attempt() == number and not attempt.over.exists()  # else somebody else trains here by now
+        if ours and not run.stop.exists():  # a step that is told to end has KillWait seconds to save
+            with contextlib.suppress(OSError):  # a full disk: the workers have heard it themselves
+                write_text(run.stop, BY_A_WARNING if signal_number == signal.SIGUSR1 else "")
 
     for told in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(told, stop)

@@ -3,7 +3,9 @@
 import re
 import signal
 
+from launch.cluster.answers import pairs
 from launch.cluster.commands import SlurmError, slurm
+from launch.cluster.queue import moment
 from launch.errors import Stopped
 from launch.journal import event
 from launch.rundir import RunDir
@@ -30,6 +32,14 @@ def requeue(run: RunDir, job: str, wish: Requeue) -> None:
             f"job {job} is queued again, but may get {', '.join(wish.exclude)} again: {said}; keep it off them with"
             f" scontrol update JobId={job} ExcNodeList={','.join(excluded)}"
         )
+
+
+def preempted(job: str) -> bool:
+    """Whether Slurm takes the nodes of this start of the job away for another job. It tells so by a signal where the
+    site has preempt_send_user_signal; elsewhere the job's steps get SIGTERM, as from anybody (slurm.conf)."""
+    told = pairs(_scontrol("--oneliner", "show", "job", job)[0])
+    taken, began = moment(told.get("PreemptTime", "")), moment(told.get("StartTime", ""))
+    return taken is not None and (began is None or taken >= began)
 
 
 def _excluded(job: str) -> list[str]:

@@ -6,7 +6,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from launch.rundir import BY_A_PERSON, RunDir
+from launch.rundir import BY_A_PERSON, BY_A_WARNING, RunDir
 from launch.supervise.decisions import Asked
 
 # The last comes when an ssh session ends.
@@ -23,10 +23,13 @@ class Stopper:
     def __init__(self, run: RunDir, console: Console, in_job: bool = False):
         self.run, self.console, self.in_job = run, console, in_job
         self.asked: Asked = "nobody"
+        self.by_name = False
+        """Whether it was `muster stop`."""
         self.kill = False
 
     def __enter__(self) -> "Stopper":
         self.before = {number: signal.signal(number, self._signalled) for number in _SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # a warning that came before we could hear (supervisor.py)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -37,8 +40,11 @@ class Stopper:
         """Somebody may have asked through the run directory itself (`muster stop`)."""
         with contextlib.suppress(OSError):
             asked = self.run.stop.read_text(encoding="utf-8")
-            if self.asked == "nobody" or asked == BY_A_PERSON:
+            self.by_name = self.by_name or asked == BY_A_PERSON
+            if self.by_name:
                 self.asked = "person"
+            elif self.asked == "nobody":
+                self.asked = "scheduler" if self.in_job and asked == BY_A_WARNING else "person"
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked != "nobody":

@@ -3,6 +3,7 @@
 import signal
 import time
 
+from launch.claim import finished
 from launch.errors import GO_ON, ExitCode
 from launch.journal import event, rows
 from launch.rundir import Attempt, RunDir
@@ -13,7 +14,10 @@ from launch.supervise.history import last_step
 
 def take_over(run: RunDir, job: str, number: int) -> None:
     """After signal `number` has ended the supervisor before this one. Its attempt, if it was in one, becomes one that
-    failed: its nodes end what they still run of it, and it counts as a restart."""
+    failed: its nodes end what they still run of it, and it counts as a restart. Unless the adapter was there already.
+
+    Raises HostError for an adapter that was changed since.
+    """
     started = [row for row in rows(run.events) if row["event"] == "job_started"]
     if not started or started[-1].get("job") != job:
         return  # it had not come as far as to have the run directory: what runs there is somebody else's
@@ -24,7 +28,8 @@ def take_over(run: RunDir, job: str, number: int) -> None:
     event(run.events, "supervisor_killed", job=job, signal=name, attempt=attempt.number if cut else None, reason=reason)
     if cut:
         attempt.over.touch()
-        ended = Ended(ExitCode.WORKER, f"{reason}{GO_ON}", last_step(run))
+        failed = Ended(ExitCode.WORKER, f"{reason}{GO_ON}", last_step(run))
+        ended = Ended(ExitCode.DONE, "done", last_step(run)) if finished(run) else failed
         tell(run, attempt, ended, -number, True, _seconds(attempt))
 
 

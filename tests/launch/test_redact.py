@@ -1,5 +1,6 @@
 """No secret in anything that is written."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,24 @@ def test_the_command_writes_each_line_as_it_comes(tmp_path: Path) -> None:
             assert process.poll() is None
         process.stdin.close()
         assert process.wait(timeout=30) == 0
+
+
+def test_the_command_outlives_what_is_sent_to_all_processes_of_a_step(tmp_path: Path) -> None:
+    """At a preemption, or by scancel --signal: the workers save, and tell of it."""
+    log = tmp_path / "rank-0.log"
+    argv = [sys.executable, "-m", "launch.redact", str(log)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=ROOT, env=environment()) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"training\n")
+        process.stdin.flush()
+        while not log.exists():
+            assert process.poll() is None
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+            process.send_signal(number)
+        process.stdin.write(b"saved\n")
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+    assert log.read_text() == "training\nsaved\n"
 
 
 def test_output_that_is_not_utf8_does_not_end_the_log(tmp_path: Path) -> None:

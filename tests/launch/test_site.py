@@ -44,6 +44,11 @@ def test_a_run_s_own_spec_holds_what_the_site_said(read) -> None:
     assert given["slurm"] == {"partition": "a100"}
 
 
+@pytest.mark.parametrize("site", ["", "\n", "# slurm:\n#   partition: a100\n", "slurm: {}\n"])
+def test_a_file_that_says_nothing_changes_nothing(read, site: str) -> None:
+    assert read(site).slurm.partition == "gpu"
+
+
 def test_a_path_starts_at_the_folder_of_the_file_that_says_it(read, tmp_path: Path) -> None:
     slurm = read("slurm: {venv: env}", "slurm: {output: logs/%j}").slurm
     assert (slurm.venv, slurm.output) == (str(tmp_path / "site/env"), str(tmp_path / "logs/%j"))

@@ -1,5 +1,7 @@
 """What a spec's slurm section takes: values that stay on their line, and nothing that has another place."""
 
+import json
+
 import pytest
 
 from launch.errors import SpecError
@@ -51,7 +53,8 @@ def test_an_option_has_no_second_line() -> None:
     assert "each an option of sbatch such as --mail-type=END" in mistake(
         '{extra: ["--mail-type=END\\n#SBATCH --uid=0"]}'
     )
-    assert parse("{extra: ['--mail-type=END', '--comment=\"a b\"']}").extra == ["--mail-type=END", '--comment="a b"']
+    fine = ["--mail-type=END", '--comment="a --nodes=3 b"', "--mem-per-gpu=4G", "--exclusive --nice -5", "--comment='"]
+    assert parse(f"{{extra: {json.dumps(fine)}}}").extra == fine
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,11 @@ def test_an_option_has_no_second_line() -> None:
         ("-N 3", "--nodes is not for extra: say it with cluster.nodes and slurm.spares; remove it"),
         ("-t10", "--time is not for extra: say it with slurm.time; remove it"),
         ("--signal=B:TERM@5", "--signal is not for extra: say it with slurm.grace_seconds; remove it"),
+        (
+            "--mail-type=END --nodes=3",
+            "--nodes is not for extra: say it with cluster.nodes and slurm.spares; remove it",
+        ),
+        ("--sig=B:TERM@5", "--signal is not for extra: say it with slurm.grace_seconds; remove it"),
         ("--open-mode truncate", "--open-mode is not for extra: muster says it; remove it"),
     ],
 )

@@ -588,6 +588,9 @@ def test_slurm_s_ways_to_write_a_time(time: str) -> None:
 
 def test_what_is_no_time_to_slurm() -> None:
     assert mistake("slurm: {time: banana}").startswith("spec.yaml:6:15: slurm.time: 'banana' is not allowed")
+    assert mistake("slurm: {time: 90}").startswith(
+        'spec.yaml:6:15: slurm.time: 90 is not allowed; allowed: text such as "90", "12:00:00", "1-12" (Time limit'
+    )
 
 
 @pytest.mark.parametrize("name", ["disable_tqdm", "ddp_find_unused_parameters"])

@@ -18,7 +18,9 @@ killed = "--killed" in sys.argv
 def heard(number, frame):
     print("heard", signal.Signals(number).name, flush=True)
     sys.exit(75)
-signal.signal(signal.SIGUSR1, heard)
+def listen():
+    signal.signal(signal.SIGUSR1, heard)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 print(*sys.argv[1:], flush=True)
 {does}
 """
@@ -59,11 +61,34 @@ def test_one_that_is_killed_again_and_again_is_given_up() -> None:
 
 
 def test_a_signal_that_asks_to_stop_reaches_it_once() -> None:
-    process = started("time.sleep(60)")
+    process = started("listen(); time.sleep(60)")
     assert process.stdout is not None
     assert process.stdout.readline() == "\n"
     process.send_signal(signal.SIGUSR1)
     assert ended(process) == (75, ["heard SIGUSR1"], [])
+
+
+def test_a_warning_waits_until_it_can_be_heard() -> None:
+    """It is sent once, and by default it kills: a supervisor that still looks at its data would be gone."""
+    process = started("time.sleep(0.5); print('looked', flush=True); listen(); time.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\n"
+    process.send_signal(signal.SIGUSR1)
+    assert ended(process) == (75, ["looked", "heard SIGUSR1"], [])
+
+
+def test_one_that_was_warned_and_killed_is_followed_by_one_that_is_warned() -> None:
+    """Else nobody would give the job back."""
+    does = "if not killed: os.kill(os.getppid(), signal.SIGUSR1); os.kill(os.getpid(), 9)\nlisten(); time.sleep(60)"
+    code, out, _ = ended(started(does, "a.yaml"))
+    assert (code, out) == (75, ["a.yaml", "--killed 9 a.yaml", "heard SIGUSR1"])
+
+
+def test_a_warning_in_its_last_moment_does_not_end_the_job() -> None:
+    """Python itself has let go of its handlers by then."""
+    dies = "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1]); os.kill(os.getpid(), signal.SIGUSR1)"
+    code, out, _ = ended(started(f"if not killed: {dies}", "a.yaml"))
+    assert (code, out) == (0, ["a.yaml", f"--killed {int(signal.SIGUSR1)} a.yaml"])
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tests.faults import before_steps
 from tests.slurm.chaos import NOTICED_SOON, stop_supervisor, supervisor
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
+from tests.slurm.settings import PARTITIONS
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
@@ -122,6 +123,29 @@ def test_a_supervisor_that_is_killed_again_without_a_further_step_ends_the_run(
                                        for words in cluster.processes(name).values()), "nothing left")  # fmt: skip
 
 
+def test_supervisors_that_are_killed_one_after_another_before_they_train(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    """In an attempt, at once, and while it asks the nodes; then one that may do its work."""
+    run = SlurmRun(cluster, workspace, "often").submit().at_step(6)
+    killed: list[int] = []
+
+    def another() -> bool:
+        with suppress(ValueError):  # none just now
+            return supervisor(run) not in killed
+        return False
+
+    for asked in (0, 0, 1):
+        run.until(another, "followed by another")
+        run.until(lambda asked=asked: len(run.events("job_started")) > asked, "asking the nodes")
+        killed.append(supervisor(run))
+        os.kill(killed[-1], signal.SIGKILL)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert len(run.events("supervisor_killed")) >= 2, "one that was killed at once could not say what it followed"
+    assert run.outcomes()[-1] == "done"
+    each_sample_once_an_epoch(run, STEPS)
+
+
 def test_a_stop_that_was_asked_of_a_supervisor_is_done_by_the_one_after_it(
     cluster: Cluster, workspace: Workspace
 ) -> None:
@@ -134,6 +158,78 @@ def test_a_stop_that_was_asked_of_a_supervisor_is_done_by_the_one_after_it(
     again = SlurmRun(cluster, workspace, "asked").submit()
     assert again.ends() == "COMPLETED", cluster.output(again.job)
     each_sample_once_an_epoch(again, STEPS)
+
+
+def test_a_warning_in_the_first_second_of_a_job_gives_it_back(cluster: Cluster, workspace: Workspace) -> None:
+    """Slurm may send it a minute early, which can be at once."""
+    run = SlurmRun(cluster, workspace, "early").submit()
+    cluster.wait(run.job, "RUNNING")
+    node = cluster.job(run.job)["BatchHost"]
+    run.until(lambda: any("--in-job" in words for words in cluster.processes(node).values()), "begun")
+    cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    (requeued,) = run.events("requeued")
+    assert requeued["reason"].startswith("stopped as asked before training began")
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_warning_to_the_steps_alone_gives_the_job_back(cluster: Cluster, workspace: Workspace) -> None:
+    """As by a script of somebody's own that asks for it without `B:`. All processes of the steps get it, launchers and
+    the writers of logs as well."""
+    run = SlurmRun(cluster, workspace, "steps").submit().at_step(6)
+    cluster.slurm("scancel", "--signal=USR1", run.job)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    assert run.outcomes() == ["stopped", "done"]
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_supervisor_that_was_warned_and_killed_is_followed_by_one_that_gives_the_job_back(
+    cluster: Cluster, workspace: Workspace
+) -> None:
+    run = SlurmRun(cluster, workspace, "warned", fault="if step == 7 and attempt == 1: time.sleep(10000)").submit()
+    run.at_step(6)
+    cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    run.until((run.root / "stop").exists, "warned")
+    os.kill(supervisor(run), signal.SIGKILL)
+    assert run.ends() == "COMPLETED", cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    assert [row["attempt"] for row in run.events("supervisor_killed")] == [1]
+    each_sample_once_an_epoch(run, STEPS)
+
+
+@pytest.fixture
+def untold(real_slurm: None) -> Iterator[Cluster]:
+    """A site that preempts as Slurm does by default, without preempt_send_user_signal: the steps get SIGTERM. A job
+    that ends by itself within the partition's GraceTime is not queued again by Slurm."""
+    patient = PARTITIONS["main"].replace("GraceTime=10", "GraceTime=60")
+    options = {"SlurmctldParameters": "enable_configless"}
+    with Cluster(nodes=2, partitions={"main": patient}, options=options) as started:
+        yield started
+
+
+def preempted_once(run: SlurmRun) -> None:
+    urgent = run.cluster.submit("#!/bin/sh\nsleep 3\n", "--nodes=2", "--partition=urgent", "--exclusive")
+    assert run.ends() == "COMPLETED", run.cluster.output(run.job)
+    assert run.cluster.state(urgent) == "COMPLETED"
+    assert run.cluster.job(run.job)["Restarts"] == "1"
+    assert len(run.events("requeued")) == 1
+    each_sample_once_an_epoch(run, STEPS)
+
+
+def test_a_preemption_without_the_signal_that_the_job_asks_for(untold: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(untold, workspace, "untold").submit().at_step(6)
+    preempted_once(run)
+    assert run.outcomes() == ["stopped", "done"]
+
+
+def test_a_preemption_while_the_nodes_are_asked_is_no_fault_of_theirs(untold: Cluster, workspace: Workspace) -> None:
+    run = SlurmRun(untold, workspace, "asking").submit()
+    run.until(lambda: bool(run.events("job_started")), "asking its nodes")
+    preempted_once(run)
+    assert run.outcomes()[-1] == "done"
+    assert not run.events("node_excluded")
 
 
 def test_a_batch_script_that_is_killed_itself_is_told_as_it_was(cluster: Cluster, workspace: Workspace) -> None:

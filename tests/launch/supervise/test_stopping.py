@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launch.rundir import BY_A_PERSON, RunDir
+from launch.rundir import BY_A_PERSON, BY_A_WARNING, RunDir
 from launch.supervise.stopping import Stopper
 
 
@@ -41,6 +41,14 @@ def test_usr1_is_the_schedulers_in_a_job_alone(tmp_path: Path) -> None:
             assert RunDir(tmp_path).stop.exists()
 
 
+def test_a_warning_from_before_it_could_be_heard(tmp_path: Path) -> None:
+    """The batch script's own process starts the supervisor with it held back (test_supervisor.py)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    with stopper(tmp_path, True) as asked:
+        assert (asked.asked, asked.by_name) == ("scheduler", False)
+
+
 def test_a_stop_through_the_directory(tmp_path: Path) -> None:
     asked = stopper(tmp_path, True)
     asked.look()
@@ -50,6 +58,17 @@ def test_a_stop_through_the_directory(tmp_path: Path) -> None:
     assert asked.asked == "person"
 
 
+def test_a_warning_that_a_node_has_heard(tmp_path: Path) -> None:
+    for in_job, expected in ((True, "scheduler"), (False, "person")):
+        asked = stopper(tmp_path, in_job)
+        RunDir(tmp_path).stop.write_text(BY_A_WARNING)
+        asked.look()
+        assert asked.asked == expected
+        RunDir(tmp_path).stop.write_text(BY_A_PERSON)
+        asked.look()
+        assert asked.asked == "person"
+
+
 def test_a_person_outranks_the_scheduler(tmp_path: Path) -> None:
     with stopper(tmp_path, True) as asked:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -57,4 +76,4 @@ def test_a_person_outranks_the_scheduler(tmp_path: Path) -> None:
         assert asked.asked == "scheduler"
         RunDir(tmp_path).stop.write_text(BY_A_PERSON)
         asked.look()
-        assert asked.asked == "person"
+        assert (asked.asked, asked.by_name) == ("person", True)

@@ -7,7 +7,7 @@ import pytest
 
 from launch.errors import ExitCode
 from launch.journal import append, event, rows
-from launch.rundir import RunDir
+from launch.rundir import MANIFEST, RunDir
 from launch.supervise.history import history
 from launch.supervise.successor import cut_short, take_over
 
@@ -58,6 +58,16 @@ def test_an_attempt_that_had_ended_keeps_its_outcome(run: RunDir) -> None:
     take_over(run, "7", 9)
     assert told(run) == [("7", "SIGKILL", None)]
     assert [past.ended.reason for past in history(run)] == ["a hang"]
+
+
+def test_an_attempt_that_had_done_all_but_say_so_is_done(run: RunDir) -> None:
+    run.attempt(2).root.mkdir()
+    run.adapter.mkdir()
+    (run.adapter / MANIFEST).write_text('{"files": {}}')
+    take_over(run, "7", 9)
+    assert told(run) == [("7", "SIGKILL", 2)]
+    (past,) = history(run)
+    assert (past.ended.code, past.ended.reason) == (ExitCode.DONE, "done")
 
 
 def test_what_runs_in_a_directory_that_it_never_had_is_let_be(run: RunDir) -> None:
