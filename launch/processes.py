@@ -23,6 +23,14 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def signal_name(number: int) -> str:
+    """SIGKILL of 9; those for real time have no names of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def log_writer(log: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """A process that appends its standard input to a log, without secrets.
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from launch.processes import die_with_parent
+from launch.processes import die_with_parent, signal_name
 
 # Slurm's warning that it wants the nodes back (#SBATCH --signal). It comes once, at any moment.
 WARNING = signal.SIGUSR1
@@ -24,12 +24,13 @@ PASSED_ON = (signal.SIGTERM, signal.SIGHUP, WARNING)
 ENDS = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
 # At a job's end Slurm kills all processes of a batch script, one after another: ours within this time.
 OWN_END_SECONDS = 1.0
-# One that ends sooner may not have come as far as an attempt. Attempts are counted by the next one (recovery.restarts).
+# Restarts of attempts are counted by the supervisors (recovery.restarts). One that is killed sooner than this may not
+# have come as far as an attempt: so many in a row, and no other is started.
 SOON_SECONDS, MOST_SOON = 60.0, 3
 
 
 class Parent:
-    """Of a supervisor, and of the next one where somebody, or the kernel for want of memory, has killed it."""
+    """Keeps a supervisor, and the next one where somebody, or the kernel for want of memory, has killed it."""
 
     def __init__(self, command: Sequence[str]):
         """`command` is that of `muster run` without its arguments."""
@@ -41,23 +42,26 @@ class Parent:
         """The supervisor's exit code; 128 more than a signal's number where one ended it and none follows."""
         for number in (*PASSED_ON, signal.SIGINT):  # which the supervisor does not inherit, as it would SIG_IGN
             signal.signal(number, self._hear)
-        killed: list[str] = []
-        soon = 0
+        of_the_last: list[str] = []  # what the next one is told
+        killed_soon = 0
         while True:
             began = time.monotonic()
-            code = self._run([*self.command, *killed, *arguments])
+            code = self._run([*self.command, *of_the_last, *arguments])
             if code >= 0:
                 return code
-            soon = soon + 1 if time.monotonic() - began < SOON_SECONDS else 0
+            killed_soon = killed_soon + 1 if time.monotonic() - began < SOON_SECONDS else 0
             time.sleep(OWN_END_SECONDS)
             if ENDS & {*self.heard, -code}:
                 return 128 - code
-            told = f"the supervisor was killed ({signal.Signals(-code).name})"
-            if soon > MOST_SOON:
-                print(f"error: {told} {soon} times in a row before it could train", file=sys.stderr, flush=True)
+            told = f"the supervisor was killed ({signal_name(-code)})"
+            if killed_soon > MOST_SOON:
+                print(
+                    f"error: {told} {killed_soon} times in a row, each within {SOON_SECONDS:g} s of its start",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
                 return 128 - code
             print(f"{told}: another one goes on", file=sys.stderr, flush=True)
-            killed = ["--killed", str(-code)]
+            of_the_last = ["--killed", str(-code)]
 
     def _run(self, argv: Sequence[str]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a child to pass them on to

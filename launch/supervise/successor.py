@@ -1,11 +1,11 @@
 """A supervisor whose predecessor was killed in the same job: it ends what that one has left, and says what it was."""
 
-import signal
 import time
 
 from launch.claim import finished
 from launch.errors import GO_ON, ExitCode
 from launch.journal import event, rows
+from launch.processes import signal_name
 from launch.rundir import Attempt, RunDir
 from launch.supervise.attempt import tell
 from launch.supervise.decisions import Ended
@@ -22,15 +22,15 @@ def take_over(run: RunDir, job: str, number: int) -> None:
     if not started or started[-1].get("job") != job:
         return  # it had not come as far as to have the run directory: what runs there is somebody else's
     attempt = run.attempt(run.last_attempt())
-    cut = attempt.root.is_dir() and attempt.number > started[-1]["attempts"] and not attempt.outcome.exists()
-    name = signal.Signals(number).name
+    cut = attempt.root.is_dir() and attempt.number > started[-1].get("attempts", 0) and not attempt.outcome.exists()
+    name = signal_name(number)
     reason = f"the supervisor was killed ({name}): by somebody, or by the kernel for want of memory (see dmesg)"
     event(run.events, "supervisor_killed", job=job, signal=name, attempt=attempt.number if cut else None, reason=reason)
     if cut:
         attempt.over.touch()
         failed = Ended(ExitCode.WORKER, f"{reason}{GO_ON}", last_step(run))
         ended = Ended(ExitCode.DONE, "done", last_step(run)) if finished(run) else failed
-        tell(run, attempt, ended, -number, True, _seconds(attempt))
+        tell(run, attempt, ended, -number, told=True, seconds=_seconds(attempt))
 
 
 def _seconds(attempt: Attempt) -> float:
