@@ -51,6 +51,10 @@ cat > "$folder/deepspeed.json" <<'MUSTER'
   "fp16": {
     "enabled": false
   },
+  "communication_data_type": "fp32",
+  "data_types": {
+    "grad_accum_dtype": "fp32"
+  },
   "zero_optimization": {
     "stage": 3,
     "overlap_comm": true,
