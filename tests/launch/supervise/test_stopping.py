@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 from rich.console import Console
@@ -44,7 +45,7 @@ def test_usr1_is_the_schedulers_in_a_job_alone(tmp_path: Path) -> None:
 def test_a_warning_from_before_it_could_be_heard(tmp_path: Path) -> None:
     """The batch script's own process starts the supervisor with it held back (test_supervisor.py)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # of all threads this one: others have not blocked it
     with stopper(tmp_path, True) as asked:
         assert (asked.asked, asked.by_name) == ("scheduler", False)
 
