@@ -132,7 +132,7 @@ def script(job: BatchJob, text: Script) -> str:
         *text.before,
         *_outside(slurm),
         "# exec: the signal at the time limit reaches the supervisor itself.",
-        f"exec python -m launch.supervisor {text.arguments}",
+        f'exec "$venv/bin/python" -m launch.supervisor {text.arguments}',
     ]
     return "\n".join(["#!/bin/bash", *head, *options(job), "", *body]) + "\n"
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.cluster.job import batch_job
@@ -72,7 +72,7 @@ def test_a_shipped_script_has_the_lines_of_a_rendered_one() -> None:
     ours = [line for line in scripts()["one-gpu"].splitlines() if not line.startswith("#")]
     assert [a for a, b in zip(shell, ours, strict=True) if a != b] == [
         'venv=$(realpath -ms -- "${MUSTER_VENV:-.venv}")',
-        'exec python -m launch.supervisor "$@"',
+        'exec "$venv/bin/python" -m launch.supervisor "$@"',
     ]
 
 
@@ -123,6 +123,7 @@ env -0 > "$RECORD/environment"
     environment=st.dictionaries(st.from_regex(r"\AX[A-Z_]{1,8}\Z"), ANY, max_size=3), account=WORD, constraint=WORD,
     extra=st.lists(LINE.map(lambda text: f"--comment={text}"), max_size=2),
 )  # fmt: skip
+@example(folder="a:b", words=[], environment={}, account="a", constraint="b", extra=[])  # no folder of PATH
 def test_every_text_of_a_spec_is_inert(
     tmp_path_factory: pytest.TempPathFactory, folder: str, words: list[str], environment: dict[str, str], account: str,
     constraint: str, extra: list[str],
