@@ -50,10 +50,20 @@ def beat(path: Path, row: dict[str, Any]) -> None:
 
     Closed at once, for NFS to send it. A disk that takes nothing is the run's to report, not a beat's.
     """
+    text = json.dumps(row).ljust(BEAT_BYTES - 1) + "\n"
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            os.pwrite(descriptor, json.dumps(row).ljust(BEAT_BYTES - 1).encode() + b"\n", 0)
+            descriptor = os.open(path, os.O_WRONLY)
+        except FileNotFoundError:  # the first one: the file has its name with the row in it
+            first = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            try:
+                first.write_text(text)
+                first.replace(path)
+            finally:
+                first.unlink(missing_ok=True)
+            return
+        try:
+            os.pwrite(descriptor, text.encode(), 0)
         finally:
             os.close(descriptor)
 

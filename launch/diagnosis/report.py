@@ -168,6 +168,8 @@ def _explained(
     cause = told.cause
     if status == "stopped" and cause is not None and cause.exit_code != ExitCode.STOPPED:
         cause = None  # it stopped as it was asked to; what its logs hold beside that ended nothing
+    if status == "broken off" and cause is not None and cause.name == "terminated":
+        cause = None  # whoever supervised it had ended, and Slurm or the machine then ended what it had started
     if cause is None and status == "failed":
         cause = _as_told(run, attempt, one)
     return cause, unread + told.unread

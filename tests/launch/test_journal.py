@@ -13,8 +13,9 @@ import pytest
 
 from launch.errors import HostError
 from launch.following import last_rows
-from launch.journal import append, document, event, keep_rows, new_directory, rows, write_json, write_text
+from launch.journal import append, beat, document, event, keep_rows, new_directory, rows, write_json, write_text
 from launch.tail import Tail
+from tests.conftest import command
 
 TOKEN = "hf_abcdefghijklmnopqrst"
 
@@ -275,3 +276,17 @@ def test_a_document_that_is_missing_or_a_pipe_is_empty(tmp_path: Path) -> None:
 def test_a_document_is_what_was_written(tmp_path: Path) -> None:
     write_json(tmp_path / "outcome.json", {"exit_code": 7, "nodes": ["n1"]})
     assert document(tmp_path / "outcome.json") == {"exit_code": 7, "nodes": ["n1"]}
+
+
+def test_a_beat_is_whole_from_the_first_one_on(tmp_path: Path) -> None:
+    """On a disk that takes nothing there is no file of that name, rather than an empty one."""
+    full = (
+        "import resource, sys; from pathlib import Path; from launch.journal import beat;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); beat(Path(sys.argv[1]), {'rank': 7})"
+    )
+    done = command("-c", full, tmp_path / "pulse.json")
+    assert (done.code, done.err, list(tmp_path.iterdir())) == (0, "", [])
+    for rank in (7, 8):
+        beat(tmp_path / "pulse.json", {"rank": rank})
+        assert document(tmp_path / "pulse.json") == {"rank": rank}
+    assert [path.name for path in tmp_path.iterdir()] == ["pulse.json"]

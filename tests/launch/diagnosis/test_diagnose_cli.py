@@ -153,6 +153,16 @@ def test_a_run_that_broke_off_without_an_outcome(tmp_path: Path) -> None:
     assert found["why"] == "it left no outcome: who supervised it was killed, or its node was lost"
 
 
+def test_what_ended_with_its_supervisor_is_no_cause(tmp_path: Path) -> None:
+    """Slurm ends the steps of a job whose batch script was killed, and their launchers say that they were told to."""
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, None, rank_1="step 1")
+    attempt.launcher_log.write_text("W0714 api.py:753] Received 15 death signal, shutting down workers\n")
+    found = document(run)
+    assert (found["status"], found["cause"]) == ("broken off", None)
+    assert found["why"] == "it left no outcome: who supervised it was killed, or its node was lost"
+
+
 def test_a_run_that_was_stopped_by_the_scheduler(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     attempt_of(run, 75, "stopped as asked; continue with --resume auto", rank_1="step 1")
