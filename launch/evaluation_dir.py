@@ -1,14 +1,12 @@
 """The name of every file that one `muster evaluate` leaves behind, as rundir.py has those of a run."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
+from launch.rundir import RankFiles
 
-@dataclass(frozen=True)
-class Evaluation:
-    root: Path
 
+class Evaluation(RankFiles):
     @property
     def job(self) -> Path:
         """What was asked for, as the processes read it."""
@@ -36,15 +34,6 @@ class Evaluation:
     def found(self, rank: int) -> Path:
         """What one process has found so far."""
         return self.root / f"rank-{rank}.jsonl"
-
-    def log(self, rank: int) -> Path:
-        return self.root / f"rank-{rank}.log"
-
-    def failure(self, rank: int) -> Path:
-        return self.root / f"failure-rank-{rank}.json"
-
-    def failures(self) -> list[Path]:
-        return sorted(self.root.glob("failure-rank-*.json"))
 
     def unfinished(self) -> bool:
         """Whether nothing is there but what an evaluation that failed has left."""

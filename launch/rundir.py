@@ -175,9 +175,22 @@ class RunDir:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class RankFiles:
+    """What each process leaves behind, of an attempt and of an evaluation alike."""
+
     root: Path
 
+    def log(self, rank: int) -> Path:
+        return self.root / f"rank-{rank}.log"
+
+    def failure(self, rank: int) -> Path:
+        return self.root / f"failure-rank-{rank}.json"
+
+    def failures(self) -> list[Path]:
+        return sorted(self.root.glob("failure-rank-*.json"))
+
+
+class Attempt(RankFiles):
     @property
     def number(self) -> int:
         return int(self.root.name)
@@ -194,15 +207,6 @@ class Attempt:
     @property
     def launcher_log(self) -> Path:
         return self.root / "launcher.log"
-
-    def log(self, rank: int) -> Path:
-        return self.root / f"rank-{rank}.log"
-
-    def failure(self, rank: int) -> Path:
-        return self.root / f"failure-rank-{rank}.json"
-
-    def failures(self) -> list[Path]:
-        return sorted(self.root.glob("failure-rank-*.json"))
 
     def launcher_log_of(self, node: str) -> Path:
         """Where several nodes have a launcher each."""

@@ -5,14 +5,13 @@ from typing import Any
 
 from launch.diagnosis.cause import Cause
 from launch.errors import GO_ON, ExitCode
-from launch.evaluation_dir import Evaluation
 from launch.journal import document
-from launch.rundir import Attempt
+from launch.rundir import RankFiles
 
 
-def read_failures(attempt: Attempt | Evaluation) -> list[dict[str, Any]]:
+def read_failures(place: RankFiles) -> list[dict[str, Any]]:
     found = []
-    for path in attempt.failures():
+    for path in place.failures():
         told = document(path)
         try:
             if type(told["rank"]) is int and isinstance(told["time"], int | float) and ExitCode(told["exit_code"]):

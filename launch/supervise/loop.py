@@ -68,8 +68,10 @@ def supervise(
     past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
     before = len(list(rows(run.events)))
     with Stopper(run, console, place.in_job) as stopper:
-        if unfinished and not isinstance(decision := decide(plan, past, "nobody"), Restart):
-            return _with_remedies(decision, plan)
+        if unfinished:
+            decision = decide(plan, past, "nobody")
+            if not isinstance(decision, Restart):
+                return _with_remedies(decision, plan)
         while True:
             ready = place.prepared(plan, past)
             if (asked := _asked(stopper, place)) != "nobody":
