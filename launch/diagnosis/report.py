@@ -1,5 +1,6 @@
 """A run, as `muster diagnose` tells of it: how it stands, the first cause, what was tried."""
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,9 +136,14 @@ def _standing(run: RunDir, one: Tried, is_last: bool) -> tuple[Status, str]:
 def _supervised(run: RunDir, attempt: Attempt) -> str | None:
     """Who supervises it, on another node perhaps, where no lock is seen from here."""
     beat, told = _changed(attempt.supervisor), document(attempt.supervisor)
-    if beat is None or time.time() - beat > SILENT_SECONDS or _job_is_over(run):
+    if beat is None or time.time() - beat > SILENT_SECONDS or _gone_here(told) or _job_is_over(run):
         return None
     return f"process {told.get('pid')} on {told.get('node')}"
+
+
+def _gone_here(told: dict[str, Any]) -> bool:
+    """Whether it was a process of this machine, and is none any more: its last beat may be a second old."""
+    return told.get("node") == os.uname().nodename and not Path("/proc", str(told.get("pid"))).exists()
 
 
 def _job_is_over(run: RunDir) -> bool:

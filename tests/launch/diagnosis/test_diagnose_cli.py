@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ def test_a_run_that_a_job_on_another_node_supervises(tmp_path: Path) -> None:
     assert document(run)["why"] == "process 12 on n7 is training in it now: nothing has failed yet"
     os.utime(attempt.supervisor, (1.0, time.time() - 600))
     assert document(run)["status"] == "broken off"
+
+
+def test_a_supervisor_of_this_machine_that_was_killed_just_now(tmp_path: Path) -> None:
+    """`muster status` says at once that nobody is left."""
+    run = run_in(tmp_path)
+    attempt = attempt_of(run, None, rank_1="step 1")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid, status in ((os.getpid(), "running"), (ended.pid, "broken off")):
+        attempt.supervisor.write_text(json.dumps({"node": os.uname().nodename, "pid": pid, "time": time.time()}))
+        assert document(run)["status"] == status
 
 
 @pytest.mark.parametrize(("state", "status"), [("FAILED", "broken off"), ("RUNNING", "running")])
