@@ -9,7 +9,7 @@ from launch.cluster.commands import SlurmError
 from launch.cluster.queue import State, state_of
 from launch.diagnosis.hits import Hit
 from launch.diagnosis.known import recognised
-from launch.preflight.kernel import LOG, read_log
+from launch.preflight.kernel import LOG, log_time, read_log
 
 # The kernel notes a kill when it decides it; a process with much memory takes a while to be gone.
 MARGIN_SECONDS = 60.0
@@ -24,7 +24,7 @@ def kernel_hits(began: float, ended: float, pids: Mapping[int, int], node: str |
     `pids` are the ranks by process number. Another user's process that was killed says nothing of ours. Raises OSError
     where the log may not be read.
     """
-    return in_records(read_log(path), time.time() - time.clock_gettime(time.CLOCK_MONOTONIC), began, ended, pids, node)
+    return in_records(read_log(path), time.time() - log_time(), began, ended, pids, node)
 
 
 def in_records(

@@ -86,6 +86,11 @@ def read_log(path: Path = LOG) -> str:
     return "".join(records)
 
 
+def log_time() -> float:
+    """Now, in seconds on the clock of the kernel's records."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 def fatal_errors(context: Context) -> Finding:
     try:
         records = read_log()
@@ -94,7 +99,7 @@ def fatal_errors(context: Context) -> Finding:
         return unknown(f"the kernel's log cannot be read: {error.strerror}", fix)
     if not records:
         return unknown("the kernel's log is empty", "ask an administrator for dmesg | grep Xid")
-    found = xids(records, time.clock_gettime(time.CLOCK_MONOTONIC))
+    found = xids(records, log_time())
     if not found:
         return passed("no fatal Xid error in the kernel's log")
     recent = [xid for xid in found if xid.age < 3600 * context.plan.spec.preflight.xid_hours]
