@@ -6,6 +6,7 @@ own (torch.nn.attention.varlen, FlashAttention-2), on a CPU a causal SDPA for ea
 collator's boundaries, a question that is answered or a model that is checked, goes the way of SDPA.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -105,9 +106,11 @@ def _on_gpu(
         # As autocast does for SDPA: queries and keys are fp32 behind norms and embeddings that are held so.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    # torch 2.11's takes grouped keys unasked, and does not know the word.
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
     found = varlen_attn(
         query, key, value, bounds, bounds, longest, longest, scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0), enable_gqa=True,
+        window_size=(-1 if window is None else window - 1, 0), **grouped,
     )  # fmt: skip
     assert isinstance(found, Tensor)
     return found

@@ -1,10 +1,15 @@
 """Attention by documents: packed rows give each document's own logits and the losses and gradients of SDPA's mask."""
 
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -204,20 +209,32 @@ def test_what_it_keeps_for_the_backward_pass(kind: str, precision: str) -> None:
     assert activations.saved(architecture, here) == pytest.approx(kept, rel=0.03)
 
 
-def test_the_kernel_of_a_gpu_is_asked_for_causal_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is passed to torch's kernel, by a stand-in for it that computes the same on a CPU."""
-    import torch.nn.attention.varlen as kernel
+def torch_2_11(
+    query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, *,
+    return_aux: Any = None, scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+) -> None:  # fmt: skip
+    """What varlen_attn took when muster's oldest torch was current: grouped keys, without being told."""
 
+
+@pytest.mark.parametrize("kernel", [varlen.varlen_attn, torch_2_11], ids=["installed", "2.11"])
+def test_the_kernel_of_a_gpu_is_asked_for_causal_documents(
+    kernel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is passed to torch's kernel, by a stand-in for it that computes the same on a CPU."""
     import training.attention as ours
 
-    def stand_in(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, most_q: int, most_k: int, **options: Any) -> Any:
-        assert cu_q is cu_k
-        assert most_q == most_k == 9
-        assert options == {"scale": 0.25, "window_size": (-1, 0), "enable_gqa": True}
+    @wraps(kernel)
+    def stand_in(*positional: Any, **named: Any) -> Any:
+        given = signature(kernel).bind(*positional, **named).arguments
+        q, k, v, bounds = (given[name] for name in ("query", "key", "value", "cu_seq_q"))
+        assert given["cu_seq_k"] is bounds
+        assert given["max_q"] == given["max_k"] == 9
+        assert given["window_size"] == (-1, 0)
+        assert given.get("enable_gqa", False) == ("enable_gqa" in signature(kernel).parameters)
         assert (q.shape, k.shape, v.shape) == ((14, 4, 16), (14, 2, 16), (14, 2, 16))
-        return ours._one_by_one(q, k, v, cu_q, options["scale"], None)
+        return ours._one_by_one(q, k, v, bounds, given["scale"], None)
 
-    monkeypatch.setattr(kernel, "varlen_attn", stand_in)
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
     q, k = torch.randn(1, 4, 14, 16), torch.randn(1, 2, 14, 16)
     bounds = torch.tensor([0, 5, 14], dtype=torch.int32)
     expected = varlen_forward(None, q, k, k, None, cu_seq_lens_q=bounds, max_length_q=9, scaling=0.25)[0]
@@ -226,11 +243,20 @@ def test_the_kernel_of_a_gpu_is_asked_for_causal_documents(monkeypatch: pytest.M
     assert torch.equal(found.view_as(expected), expected)
 
 
+def test_the_installed_kernel_takes_what_it_is_given() -> None:
+    """torch's own operation, in shapes and types alone: tensors of a GPU that is not there."""
+    import training.attention as ours
+
+    with FakeTensorMode():
+        made = {"device": "cuda", "dtype": torch.bfloat16}
+        q, k = torch.empty(14, 4, 16, **made), torch.empty(14, 2, 16, **made)
+        found = ours._on_gpu(q, k, k, torch.empty(3, dtype=torch.int32, device="cuda"), 9, 0.25, window=4)
+    assert (found.shape, found.dtype, found.device.type) == ((14, 4, 16), torch.bfloat16, "cuda")
+
+
 @pytest.mark.parametrize("kind", TAKE_MASKS_BY_NAME)
 def test_the_kernel_of_a_gpu_is_given_no_fp32(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes none. Norms and embeddings in fp32 (model.upcast_unquantized) make queries and keys that are."""
-    import torch.nn.attention.varlen as kernel
-
     import training.attention as ours
 
     given: list[set[torch.dtype]] = []
@@ -240,7 +266,7 @@ def test_the_kernel_of_a_gpu_is_given_no_fp32(kind: str, monkeypatch: pytest.Mon
         return by_document(q, k, v, cu_q, scale, None)
 
     by_document = ours._one_by_one
-    monkeypatch.setattr(kernel, "varlen_attn", stand_in)
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
     monkeypatch.setattr(ours, "_one_by_one", lambda q, k, v, cu, *rest: ours._on_gpu(q, k, v, cu, 9, *rest))
     trained = model(kind, NAME).to(torch.bfloat16).train()
     for name, parameter in trained.named_parameters():
