@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.spec import OFFLOADS, SHARDS_BASE, RunSpec, Strategy
+from launch.spec import OFFLOADS, SHARDS_BASE, ZERO_STAGES, RunSpec, Strategy
 from launch.versions import Versions, older
 
 
@@ -20,9 +20,13 @@ class Refusal(BaseModel):
 # From which versions on a packed base was seen to train as it does unsharded (benchmarks/cells.py).
 # Before, packed weights were replicated or cast by value (accelerate#3987, DeepSpeed#5637).
 QUANTISED_SHARDED: dict[str, Versions] = {
-    "zero3": {"transformers": "5.17", "deepspeed": "0.19.8", "bitsandbytes": "0.50"},
+    "zero3": {"transformers": "5.17", "bitsandbytes": "0.50"},
     "fsdp2": {"torch": "2.13", "accelerate": "1.15", "bitsandbytes": "0.50"},
 }
+
+# Up to DeepSpeed 0.19.7 ZeRO-2, and up to 0.19.5 ZeRO-1, keep of a step's bf16 gradients those of one micro-batch
+# alone, without a word (tests/training/test_sums.py, run with each).
+ZERO: Versions = {"deepspeed": "0.19.8"}
 
 
 def refusals(spec: RunSpec, strategy: Strategy, world_size: int, versions: Versions) -> list[Refusal]:
@@ -32,6 +36,7 @@ def refusals(spec: RunSpec, strategy: Strategy, world_size: int, versions: Versi
     """
     return [
         *_devices(strategy, world_size),
+        *_engine(strategy, versions),
         *_quantised(spec, strategy, versions),
         *_optimizer(spec, strategy),
         *_adapter(spec, strategy),
@@ -46,6 +51,20 @@ def _devices(strategy: Strategy, world_size: int) -> list[Refusal]:
     if strategy in ("ddp", "fsdp2") and world_size == 1:
         return [_refusal(f"{strategy} on one device", "there is nothing to share", "use single")]
     return []
+
+
+def _engine(strategy: Strategy, versions: Versions) -> list[Refusal]:
+    below = older(versions, ZERO) if strategy in ZERO_STAGES else []
+    if not below:
+        return []
+    reason = "a step may train on one of its micro-batches alone"
+    return [
+        _refusal(
+            f"{strategy} with {', '.join(below)}",
+            reason,
+            f"pip install -U 'deepspeed>={ZERO['deepspeed']}', or use a strategy without ZeRO",
+        )
+    ]
 
 
 def _quantised(spec: RunSpec, strategy: Strategy, versions: Versions) -> list[Refusal]:

@@ -21,7 +21,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def older(versions: Versions, floors: Versions) -> list[str]:
-    """`deepspeed 0.19.5 (needs 0.19.8)` for each installed package below its floor; one that is missing is none."""
+    """`deepspeed 0.19.7 (needs 0.19.8)` for each installed package below its floor; one that is missing is none."""
     return [
         f"{name} {versions[name]} (needs {floor})"
         for name, floor in floors.items()

@@ -1,5 +1,7 @@
 """Combinations that are refused, with the whole sentence."""
 
+from typing import get_args
+
 import pytest
 
 from launch.compatibility import refusals
@@ -67,17 +69,29 @@ def test_a_packed_base_is_not_moved_to_the_host(quantization: str) -> None:
 
 
 def test_a_packed_base_is_sharded_only_with_versions_that_keep_it() -> None:
-    versions = {"transformers": "5.17.0", "deepspeed": "0.19.5", "bitsandbytes": "0.50.2", "torch": "2.13.0+cpu"}
+    versions = {"transformers": "5.17.0", "deepspeed": "0.19.8", "bitsandbytes": "0.49.2", "torch": "2.13.0+cpu"}
     spec = spec_of(model={"quantization": "nf4"})
     assert told(spec, "zero3", versions=versions) == [
-        "nf4 with zero3: packed weights were not seen to survive sharding with deepspeed 0.19.5 (needs 0.19.8);"
+        "nf4 with zero3: packed weights were not seen to survive sharding with bitsandbytes 0.49.2 (needs 0.50);"
         " upgrade, or use ddp or zero2"
     ]
-    assert told(spec, "zero3", versions={**versions, "deepspeed": "0.20.0"}) == []
+    versions["bitsandbytes"] = "0.50.2"
+    assert told(spec, "zero3", versions=versions) == []
     assert told(spec, "fsdp2", versions={**versions, "torch": "2.12.1"})[0].startswith(
         "nf4 with fsdp2: packed weights were not seen to survive sharding with torch 2.12.1 (needs 2.13)"
     )
     assert told(spec, "ddp", versions=versions) == []
+
+
+def test_zero_needs_a_deepspeed_that_adds_gradients_up() -> None:
+    for strategy in get_args(Strategy):
+        found = told(spec_of(), strategy, 1 if strategy == "single" else 2, versions={"deepspeed": "0.19.7"})
+        told_of_zero = [
+            f"{strategy} with deepspeed 0.19.7 (needs 0.19.8): a step may train on one of its micro-batches alone;"
+            " pip install -U 'deepspeed>=0.19.8', or use a strategy without ZeRO"
+        ]
+        assert found == (told_of_zero if strategy.startswith("zero") else [])
+        assert not told(spec_of(), strategy, 1 if strategy == "single" else 2, versions={"deepspeed": "0.19.8"})
 
 
 @pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero2_offload", "fsdp2"])
