@@ -1,13 +1,14 @@
 # make demo   trains a small security assistant from nothing and shows what it learnt
 # make test   runs the whole suite
 # make chaos  breaks a real Slurm: nodes, links, daemons; as root, some minutes (`sh .ci/slurm` installs what it needs)
+# make oldest tries the oldest libraries that pyproject.toml allows, in an environment of their own: build/oldest
 # make lint   style, types and layers alone
 # Each makes its environment first, in .venv. PYTHON=python3.12 chooses the interpreter.
 
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test chaos lint clean
+.PHONY: demo test chaos oldest lint clean
 
 demo: $(READY)
 	@$(VENV)/bin/python examples/demo.py
@@ -17,6 +18,14 @@ test: $(READY)
 
 chaos: $(READY)
 	MUSTER_REQUIRE_SLURM=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/slurm -m chaos
+
+# What depends on other libraries' words, types and sums; `build/oldest/bin/python -m pytest` runs the rest.
+oldest:
+	sh .ci/oldest build/oldest
+	build/oldest/bin/python -m pytest -n 2 --dist loadfile tests/fake_nvml tests/launch/test_cli.py \
+		tests/launch/test_progress.py tests/launch/test_specfile.py tests/launch/test_render.py \
+		tests/launch/test_consistency.py tests/training/test_sums.py tests/training/test_loss.py \
+		tests/runs/test_run_directory.py
 
 lint: $(READY)
 	$(VENV)/bin/python -m pytest tests/test_gates.py
