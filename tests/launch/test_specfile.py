@@ -466,8 +466,12 @@ def test_a_training_argument_that_the_spec_decides(name: str, value: str, owner:
     )
 
 
-def test_the_decided_arguments_are_fields_of_the_installed_class_or_its_predecessors() -> None:
-    assert set(DECIDED_ELSEWHERE) - set(training_arguments()) <= {"warmup_ratio", "group_by_length"}
+def test_the_decided_arguments_are_fields_of_the_installed_class_or_of_another_version() -> None:
+    earlier, later = (
+        {"warmup_ratio", "group_by_length"},
+        {"activation_checkpointing", "activation_checkpointing_kwargs"},
+    )
+    assert set(DECIDED_ELSEWHERE) - set(training_arguments()) <= earlier | later
 
 
 def test_every_field_of_the_installed_training_arguments_is_refused_or_known_to_be_read() -> None:
