@@ -55,16 +55,9 @@ def _devices(strategy: Strategy, world_size: int) -> list[Refusal]:
 
 def _engine(strategy: Strategy, versions: Versions) -> list[Refusal]:
     below = older(versions, ZERO) if strategy in ZERO_STAGES else []
-    if not below:
-        return []
     reason = "a step may train on one of its micro-batches alone"
-    return [
-        _refusal(
-            f"{strategy} with {', '.join(below)}",
-            reason,
-            f"pip install -U 'deepspeed>={ZERO['deepspeed']}', or use a strategy without ZeRO",
-        )
-    ]
+    fix = f"pip install -U 'deepspeed>={ZERO['deepspeed']}', or use a strategy without ZeRO"
+    return [_refusal(f"{strategy} with {told}", reason, fix) for told in below]
 
 
 def _quantised(spec: RunSpec, strategy: Strategy, versions: Versions) -> list[Refusal]:
