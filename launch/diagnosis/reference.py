@@ -32,7 +32,8 @@ earlier attempt. The exit code is 0 whenever a page was made, and 2 for a place 
 
 ## What it reads
 
-- every log of the attempt, from front to back, whatever its size: 300 MB take two to four seconds and 40 MB of memory.
+- every log of the attempt, from front to back, whatever its size: 300 MB take a second, or
+  six where no line is like another, and 40 MB of memory.
   Only lines with certain words in them are held against the table below;
 - failure files and pulses of the ranks (`failure-rank-R.json`, `pulse-rank-R.json`): class, time, step, phase, node;
 - logs of batch jobs that lie in the run directory (`*.log`, `slurm-*.out`);
