@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -180,6 +181,14 @@ def accelerate_launch(config: str, processes: int, *argv: object, **variables: s
     return command(
         *launcher, "--num_processes", processes, "--main_process_port", 0, "-m", "training", *argv, **variables
     )
+
+
+def variables_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; none of one that has ended since it was listed."""
+    try:
+        return psutil.Process(pid).environ()
+    except psutil.NoSuchProcess:
+        return {}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -83,7 +83,9 @@ def _accounted(job: str) -> list[State]:
             return []
         raise
     rows = [line.split("|") for line in printed.splitlines()]
-    return [from_sacct(row) for row in rows if row[0] == job or row[0].startswith(f"{job}_")]
+    found = [from_sacct(row) for row in rows if row[0] == job or row[0].startswith(f"{job}_")]
+    # The controller, asked first, knows each job that is not over: slurmdbd has yet to be told how this one ended.
+    return [state for state in found if not state.active]
 
 
 def from_scontrol(line: str) -> State:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import ROOT, Workspace, environment, kill_when, muster, read_rows
+from tests.conftest import ROOT, Workspace, environment, kill_when, muster, read_rows, variables_of
 from tests.faults import before_steps
 
 
@@ -28,11 +28,8 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace)
         if not (samples.exists() and samples.read_text().count("\n") >= 3):
             return False
         workers = subprocess.run(["pgrep", "-f", f"training {run}"], capture_output=True, text=True).stdout.split()
-        ranks = {}
-        for pid in workers:
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            ranks |= {int(value.split(b"=")[1]): int(pid) for value in variables if value.startswith(b"RANK=")}
-        os.kill(ranks[1], signal.SIGKILL)
+        ranks = {variables_of(int(pid)).get("RANK"): int(pid) for pid in workers}
+        os.kill(ranks["1"], signal.SIGKILL)
         return True
 
     options = ("-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2", "-s", "training.epochs=20.0")

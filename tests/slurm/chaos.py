@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, Workspace, losses
+from tests.conftest import ROOT, Workspace, losses, variables_of
 from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
@@ -127,11 +127,7 @@ def _pid(run: SlurmRun, rank: int) -> int:
 
 
 def _is_rank(pid: int, words: list[str], rank: int) -> bool:
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return "training" in words and "accelerate" not in str(words) and f"RANK={rank}".encode() in variables
+    return "training" in words and "accelerate" not in str(words) and variables_of(pid).get("RANK") == str(rank)
 
 
 def kill_last_node(run: SlurmRun) -> float:

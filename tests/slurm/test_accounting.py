@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from launch.cluster.queue import ACTIVE
 from launch.diagnosis.records import slurm_hits
-from tests.conftest import Finished, Workspace, muster, stand_in_venv
+from tests.conftest import Finished, Workspace, muster, stand_in_venv, variables_of
 from tests.slurm.accounting import AccountedCluster
 from tests.slurm.commands import Commands
 
@@ -70,18 +71,24 @@ def without_slurmdbd(cluster: AccountedCluster) -> Iterator[None]:
 
 
 def forgotten(cluster: Commands, *jobs: str) -> None:
-    """Waits until the controller knows none of these jobs any more."""
+    """Waits until the controller knows none of these jobs any more, and the database how each ended."""
 
-    def known() -> bool:
-        return any("JobState" in cluster.slurm("scontrol", "show", "job", job, check=False) for job in jobs)
+    def known(job: str) -> bool:
+        return "JobState" in cluster.slurm("scontrol", "show", "job", job, check=False)
 
-    cluster.wait_until(lambda: not known(), f"{jobs} forgotten")
+    def ended(job: str) -> bool:
+        states = cluster.slurm("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State")
+        return bool(states) and not ACTIVE & set(states.split())
+
+    for job in jobs:
+        cluster.wait_until(lambda job=job: not known(job), f"{job} forgotten")
+        cluster.wait_until(lambda job=job: ended(job), f"the end of {job} in the database")
 
 
-def running(cluster: AccountedCluster, variable: str) -> int:
+def running(cluster: AccountedCluster, variable: str, value: str) -> int:
     """The stand-in of the job whose environment has this."""
     asleep = [pid for pid, words in cluster.processes("n0").items() if words[0] == "sleep"]
-    (found,) = [pid for pid in asleep if variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    (found,) = [pid for pid in asleep if variables_of(pid).get(variable) == value]
     return found
 
 
@@ -131,8 +138,8 @@ def test_how_a_job_ended_that_could_not_say_it_itself(
     for job in jobs:
         cluster.wait(job, "RUNNING")
     cluster.cancel(cancelled, f"{sweep}_1")
-    for variable in (f"SLURM_JOB_ID={killed}", "SLURM_ARRAY_TASK_ID=0"):
-        os.kill(running(cluster, variable), signal.SIGKILL)
+    for variable, value in (("SLURM_JOB_ID", killed), ("SLURM_ARRAY_TASK_ID", "0")):
+        os.kill(running(cluster, variable, value), signal.SIGKILL)
     forgotten(cluster, *jobs)
 
     found = status(ask, "a")

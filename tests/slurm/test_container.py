@@ -5,11 +5,12 @@ and hides as that does. pyxis is a plugin of Slurm that cannot be built here: of
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Workspace, muster
+from tests.conftest import ROOT, Workspace, muster, variables_of
 from tests.slurm.chaos import NOTICED_SOON, assert_the_same, stop_supervisor
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import STEPS, SlurmRun
@@ -49,7 +50,7 @@ def test_a_run_in_a_container_ends_as_one_on_the_nodes_themselves(
     assert boxed.ends() == "COMPLETED", cluster.output(boxed.job)
     for node, found in seen.items():
         assert found, f"no rank on {node}"
-        assert all(b"IN_THE_IMAGE=yes" in variables and b"PYTHONNOUSERSITE=1" in variables for variables, _ in found)
+        assert all((variables["IN_THE_IMAGE"], variables["PYTHONNOUSERSITE"]) == ("yes", "1") for variables, _ in found)
         assert not any("opt" in folders for _, folders in found), "the node's own file system is seen"
     assert_the_same(boxed, plain, 0.0)
     checks = json.loads((boxed.root / "preflight.json").read_text())["checks"]
@@ -73,13 +74,13 @@ def test_a_supervisor_that_hangs_is_missed_from_outside_of_the_containers(
                                        for words in cluster.processes(name).values()), "no sentry left")  # fmt: skip
 
 
-def ranks_of(cluster: Cluster, node: str) -> list[tuple[list[bytes], list[str]]]:
+def ranks_of(cluster: Cluster, node: str) -> list[tuple[dict[str, str], list[str]]]:
     """Environment and root folder of each worker on a node."""
     found = []
     for pid, words in cluster.processes(node).items():
         if "training" in words and "accelerate" not in str(words):
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            found.append((variables, [path.name for path in Path(f"/proc/{pid}/root").iterdir()]))
+            with suppress(FileNotFoundError):  # it may end while it is looked at
+                found.append((variables_of(pid), [path.name for path in Path(f"/proc/{pid}/root").iterdir()]))
     return found
 
 

@@ -71,6 +71,13 @@ def test_a_job_that_the_controller_has_forgotten(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_a_database_that_has_not_been_told_the_end_yet(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """It was down meanwhile: its last word of a job that the controller has forgotten is that it waits or runs."""
+    answering(monkeypatch, FORGOTTEN[0], f"9|{state}|0:0|n0|1795755195|Unknown|00:10:00|None\n")
+    assert states_of("9") == []
+
+
 def test_a_controller_that_does_not_answer_has_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", NO_DATABASE)
     with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
