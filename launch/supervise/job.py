@@ -53,7 +53,7 @@ class InJob:
         """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun."""
         limits = plan.spec.preflight
         gathered = self._gathered(plan)
-        if not gathered.probes and self.preempted():  # which has ended what asked them: the nodes may be fit
+        if gathered.silent and self.preempted():  # which has ended what asked them: the nodes may be fit
             return Requeue("preempted while the nodes were asked")
         out = unfit(gathered, limits, self.accepted)
         out |= self._traced(plan, past, [node for node in gathered.probes if node not in out])

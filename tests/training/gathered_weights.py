@@ -2,35 +2,24 @@
 
     python -m tests.training.gathered_weights CASES.json FILE
 
-CASES.json is a list of {config, checkpointed, rank, targets, zero}; FILE gets for each {zero3, fsdp2}. `zero3` has the
-last pass's [kind, elements]: F and B where a module begins, forward and backward, f and b where it ends, and what is
-gathered then. `fsdp2` is how many elements it gathered in a pass.
+CASES.json is a list of {config, checkpointed, rank, targets, zero, fsdp2}; FILE gets for each {zero3, fsdp2}. `zero3`
+has the last pass's [kind, elements]: F and B where a module begins, forward and backward, f and b where it ends, and
+what is gathered then. `fsdp2` is how many elements it gathered in a pass, null where that was not asked for.
 """
 
-import json
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.training.two_ranks import answer_all
 
 # DeepSpeed knows the order from the second pass on; the third follows a step of the optimizer.
 PASSES, ACCUMULATION = 4, 2
 
 
-def main(rank: int, port: int, cases: list[dict[str, Any]], file: str) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port), DS_ACCELERATOR="cpu",
-    )  # fmt: skip
-    torch.set_num_threads(1)
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    found = [{"zero3": recorded(case), "fsdp2": gathered_by_fsdp2(case)} for case in cases]
-    if rank == 0:
-        Path(file).write_text(json.dumps(found))
+def answer(case: dict[str, Any], rank: int) -> dict[str, Any]:
+    return {"zero3": recorded(case), "fsdp2": gathered_by_fsdp2(case) if case["fsdp2"] else None}
 
 
 def made(case: dict[str, Any]) -> Any:
@@ -122,7 +111,4 @@ def watch(engine: Any) -> list[tuple[str, int]]:
 
 
 if __name__ == "__main__":
-    from launch.local import free_port
-
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    torch.multiprocessing.spawn(main, args=(free_port(), asked, sys.argv[2]), nprocs=2)
+    answer_all(answer, *sys.argv[1:])

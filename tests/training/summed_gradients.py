@@ -8,10 +8,7 @@ the bytes of a micro-batch's collectives; those of the buckets and of a rank's s
 goes on from gathered states ends with the weights and moments of one that was never interrupted.
 """
 
-import json
-import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 
 from launch.render import DECIDED
 from tests.training.sent_bytes import Sent
+from tests.training.two_ranks import answer_all
 
 SHAPES = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -28,20 +26,8 @@ SHAPES = {
 MICRO_BATCHES = 32
 
 
-def main(rank: int, port: int, cases: list[dict[str, Any]], file: str) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port), DS_ACCELERATOR="cpu",
-    )  # fmt: skip
-    torch.set_num_threads(1)
-    import deepspeed
-    from deepspeed import ops
-
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at first use, for half a minute
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    found = [{**measured(case, rank), "resumed": resumes(case, rank)} for case in cases]
-    if rank == 0:
-        Path(file).write_text(json.dumps(found))
+def answer(case: dict[str, Any], rank: int) -> dict[str, Any]:
+    return {**measured(case, rank), "resumed": resumes(case, rank)}
 
 
 def made(saved: list[str]) -> Any:
@@ -195,7 +181,4 @@ def resumes(config: dict[str, Any], rank: int) -> bool:
 
 
 if __name__ == "__main__":
-    from launch.local import free_port
-
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    torch.multiprocessing.spawn(main, args=(free_port(), asked, sys.argv[2]), nprocs=2)
+    answer_all(answer, *sys.argv[1:])
