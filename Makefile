@@ -25,7 +25,7 @@ oldest:
 	build/oldest/bin/python -m pytest -n 2 --dist loadfile tests/fake_nvml tests/launch/test_cli.py \
 		tests/launch/test_progress.py tests/launch/test_specfile.py tests/launch/test_render.py \
 		tests/launch/test_consistency.py tests/training/test_sums.py tests/training/test_loss.py \
-		tests/runs/test_run_directory.py
+		tests/runs/test_run_directory.py::test_a_complete_run_directory
 
 lint: $(READY)
 	$(VENV)/bin/python -m pytest tests/test_gates.py

@@ -207,7 +207,8 @@ def node_argv(
     (host, port), nodes = meeting, plan.topology.nodes
     several = ["--num_machines", str(nodes), "--machine_rank", str(node_rank), "--main_process_ip", str(host)]
     return [
-        sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(accelerate_file),
+        # What `accelerate launch` runs, without importing its other commands.
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_file),
         "--num_processes", str(plan.world_size), *(several if nodes > 1 else []),
         "--main_process_port", str(port), "-m", *worker,
     ]  # fmt: skip

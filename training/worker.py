@@ -27,6 +27,7 @@ from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
 from launch.spec import RunSpec
 from training.engine import Launched, check_processes, connect, launched, read_deepspeed
+from training.imports import importing
 from training.pulse import Heartbeat
 from training.telling import telling
 
@@ -117,7 +118,8 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     logging.lastResort.setFormatter(logging.Formatter(PYTHON_FORMAT))
     # Says at import, on every run, that a kernel for inference is not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from training.train import load_data, train
+    with importing():
+        from training.train import load_data, train
 
     # `never` is for another run: rank 0 moves the finished one aside, perhaps a moment after we look.
     done = arguments.resume != "never" and finished(run)

@@ -81,7 +81,7 @@ def test_one_process_starts_python_and_several_start_accelerate() -> None:
 
 def test_one_process_with_zero_needs_accelerate_too() -> None:
     plan = plan_of("1xH200-141GB", 1, spec_of(cluster={"strategy": "zero3"}))
-    assert "accelerate.commands.accelerate_cli" in launch_argv(plan, RUN, RUN / "a.yaml", 1, 29500, "auto")
+    assert "accelerate.commands.launch" in launch_argv(plan, RUN, RUN / "a.yaml", 1, 29500, "auto")
 
 
 @pytest.mark.parametrize("strategy", SHARED)
