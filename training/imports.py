@@ -10,7 +10,7 @@ def importing() -> Iterator[None]:
     """Around imports: what is alive after them is never looked at again.
 
     torch, transformers and PEFT make half a million objects that all stay. Collections while they do so take a sixth of
-    a worker's start; later each full one takes a third of a second, on every rank at another step.
+    a worker's start; later each full one takes a quarter of a second, on every rank at another step.
     """
     gc.disable()
     try:
