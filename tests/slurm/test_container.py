@@ -50,7 +50,8 @@ def test_a_run_in_a_container_ends_as_one_on_the_nodes_themselves(
     assert boxed.ends() == "COMPLETED", cluster.output(boxed.job)
     for node, found in seen.items():
         assert found, f"no rank on {node}"
-        assert all({"IN_THE_IMAGE": "yes", "PYTHONNOUSERSITE": "1"}.items() <= variables.items() for variables, _ in found)
+        expected = {"IN_THE_IMAGE": "yes", "PYTHONNOUSERSITE": "1"}
+        assert all(expected.items() <= variables.items() for variables, _ in found)
         assert not any("opt" in folders for _, folders in found), "the node's own file system is seen"
     assert_the_same(boxed, plain, 0.0)
     checks = json.loads((boxed.root / "preflight.json").read_text())["checks"]
