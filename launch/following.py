@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.claim import trained_by
 from launch.cluster.commands import SlurmError
-from launch.cluster.job import recorded
+from launch.cluster.job import recorded, unrecorded
 from launch.cluster.queue import State, remembered, state_of
 from launch.errors import ExitCode, UsageError
 from launch.journal import document, drawable, opened, parse_rows, rows
@@ -109,6 +109,14 @@ class Asker:
             return f"{self.accounting}; runs whose jobs it has forgotten are told from their directories alone"
         return None
 
+    def unrecorded(self, run: RunDir) -> str | None:
+        """The run's job that `muster submit` was killed before it could record."""
+        try:
+            return unrecorded(run, run.job_script) if self.silence is None else None
+        except SlurmError as error:
+            self.silence = error
+            return None
+
     def __call__(self, job: str) -> State | None:
         if self.silence is not None:
             return None
@@ -130,7 +138,7 @@ def status(
 ) -> Status:
     """What the run is doing now. `events`: its rows where they are known already; `held` says who trains."""
     events = list(rows(run.events)) if events is None else events
-    job = job_of(run, events)
+    job = ask.unrecorded(run) or job_of(run, events)
     slurm = ask(job) if job is not None else None
     holder, attempt = held(run), run.last_attempt()
     word, why = _state(run, slurm, holder, attempt)

@@ -174,11 +174,14 @@ def _document(found: "Request", job: str | None) -> dict[str, object]:
 
 def _send(found: "Request", checks: "Checked", resume: str, as_json: bool) -> None:
     from launch.cluster.commands import SlurmError
+    from launch.cluster.job import UnsureError
     from launch.submitting import send, taken_back
     from launch.wording import plural
 
     try:
         job = send(found, checks.results, checks.place, resume)
+    except UnsureError as error:
+        raise PreflightError(f"whether a job was submitted is not known: {error}") from None
     except SlurmError as error:
         raise PreflightError(f"nothing was submitted: {error}") from None
     if found.batch.job.slurm.requeue and taken_back(job):

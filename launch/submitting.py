@@ -12,7 +12,16 @@ from launch.claim import PRIVATE, take
 from launch.cluster.commands import SlurmError
 from launch.cluster.controller import Cluster
 from launch.cluster.gpus import Offer, is_slice, offer
-from launch.cluster.job import batch_job, new_job, python_environment, record, recorded, refuse_second, submit
+from launch.cluster.job import (
+    batch_job,
+    new_job,
+    python_environment,
+    record,
+    recorded,
+    refuse_second,
+    submit,
+    unrecorded,
+)
 from launch.cluster.queue import remembered, state_of
 from launch.discover import topology as this_machine
 from launch.errors import DeviceError, HostError, UsageError
@@ -172,9 +181,11 @@ def request(
 
 def refuse_queued(found: Request) -> None:
     """Raises UsageError for a run whose job waits or runs already; a controller that does not answer is told of
-    elsewhere."""
+    elsewhere. A job that was sent and not recorded, for muster was killed, is recorded now."""
     if found.batch.cluster.silence is not None:
         return
+    if lost := unrecorded(found.runs[0][1], found.file):
+        _record(found, lost)
     jobs = {run: job for _, run in found.runs if (job := recorded(run)) is not None}
     asked = {job.id if found.changes is None else job.array: run for run, job in jobs.items()}
     for job_id, run in asked.items():
@@ -201,16 +212,19 @@ def send(found: Request, results: Sequence[Result], place: str, resume: str) -> 
             _write_sweep(found)
         write_text(found.file, found.batch.script)
         job_id = submit(found.file, found.batch.options)
-        cluster = found.batch.cluster.name
-        for index, (plan, run) in enumerate(found.runs):
-            whole = job_id if found.changes is None else f"{job_id}_{index}"
-            record(run, new_job(whole, plan, found.file, cluster))
+        _record(found, job_id)
         return job_id
     except OSError as error:
         raise HostError(f"{found.folder}: cannot be written: {error.strerror or error}") from None
     finally:
         for lock in held:
             lock.close()
+
+
+def _record(found: Request, job_id: str) -> None:
+    for index, (plan, run) in enumerate(found.runs):
+        whole = job_id if found.changes is None else f"{job_id}_{index}"
+        record(run, new_job(whole, plan, found.file, found.batch.cluster.name))
 
 
 def _write_sweep(found: Request) -> None:

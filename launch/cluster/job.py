@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launch.cluster.answers import Node
 from launch.cluster.commands import SlurmError, slurm
-from launch.cluster.queue import State
+from launch.cluster.queue import State, job_of_script
 from launch.cluster.shares import cpus, mem
 from launch.errors import UsageError
 from launch.journal import event, write_json
@@ -62,13 +62,35 @@ def python_environment(plan: Plan) -> str:
     return plan.spec.slurm.venv or sys.prefix
 
 
+class UnsureError(SlurmError):
+    """Neither sbatch nor squeue told whether there is a job now."""
+
+
 def submit(script: Path, options: Sequence[str]) -> str:
-    """The id of the job that sbatch made. Raises SlurmError with its words."""
-    printed = slurm("sbatch", "--parsable", *options, str(script))
+    """The id of the job that sbatch made. Raises SlurmError with its words, and UnsureError.
+
+    The controller may have made a job and sbatch not have heard of it, on a busy controller above all.
+    """
+    try:
+        printed = slurm("sbatch", "--parsable", *options, str(script))
+    except SlurmError as error:
+        if error.silence not in ("overdue", "controller"):
+            raise
+        if (made := _made(script, error)) is None:
+            raise
+        return made
     match = re.search(r"^(\d+)(?:;\S+)?$", printed, re.MULTILINE)
     if match is None:
         raise SlurmError("refused", f"sbatch printed {printed.strip()!r} and no job id", "see squeue --me")
     return match[1]
+
+
+def _made(script: Path, unheard: SlurmError) -> str | None:
+    try:
+        return job_of_script(script)
+    except SlurmError as error:
+        fix = "submit the run again once the controller answers: a job of it that is there by then is found"
+        raise UnsureError(error.silence, f"{unheard.told}; {error.told}", fix) from None
 
 
 def record(run: RunDir, job: JobRecord) -> None:
@@ -83,6 +105,20 @@ def recorded(run: RunDir) -> JobRecord | None:
         return JobRecord.model_validate_json(run.job.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
+
+
+def unrecorded(run: RunDir, script: Path) -> str | None:
+    """The job of a submission that was broken off between sbatch and job.json, as long as it waits or runs. Raises
+    SlurmError.
+
+    Slurm is asked only where the script is newer than the run's last record of a job.
+    """
+    try:
+        written = script.stat().st_mtime
+        told = run.job.stat().st_mtime if run.job.exists() else None
+    except OSError:
+        return None
+    return job_of_script(script) if told is None or told < written else None
 
 
 def new_job(job_id: str, plan: Plan, script: Path, cluster: str) -> JobRecord:

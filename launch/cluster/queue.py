@@ -66,6 +66,14 @@ def remembered(job: str) -> list[State]:
     return [from_scontrol(line) for line in lines]
 
 
+def job_of_script(script: Path) -> str | None:
+    """The caller's job that waits or runs and whose batch script is that file; of a job array its own id. Raises
+    SlurmError."""
+    lines = slurm("squeue", "--me", "--noheader", "--format=%F|%o").splitlines()
+    rows = [line.rstrip().partition("|") for line in lines]
+    return next((job for job, _, command in rows if command == str(script)), None)
+
+
 def output_of(job: str) -> Path | None:
     """The file that a job's batch script prints into, as long as the controller remembers the job and answers."""
     try:

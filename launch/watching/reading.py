@@ -46,6 +46,7 @@ class Slurm(Asker):
     def __init__(self) -> None:
         super().__init__()
         self.found: State | None = None
+        self.lost: str | None = None
         self.asked: float | None = None
         self.thread: threading.Thread | None = None
 
@@ -57,12 +58,18 @@ class Slurm(Asker):
             self.thread.start()
         return self.found
 
+    def unrecorded(self, run: RunDir) -> str | None:
+        if self.asked is None:
+            self.lost = super().unrecorded(run)
+        return self.lost
+
     def again(self) -> None:
         """The next call asks, and waits for the answer."""
         self.asked = None
 
     def soon(self) -> None:
         """The next call asks, and nobody waits: something has changed."""
+        self.lost = None  # a job that has begun is in the events
         if self.asked is not None:
             self.asked -= SLURM_SECONDS
 

@@ -1,6 +1,9 @@
 """muster submit, status, logs and stop against a real Slurm. Where training would add nothing, a stand-in runs."""
 
 import json
+import os
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -149,6 +152,76 @@ def test_a_run_whose_job_waits_or_runs_is_not_sent_again(
     cluster.wait(first.out.strip(), "FAILED")
     assert cluster.job(first.out.strip())["ExitCode"] == "75:0"
     assert ask("submit", spec).code == 0
+
+
+@pytest.fixture
+def broken_sbatch(tmp_path: Path) -> Callable[[str], str]:
+    """A PATH on which sbatch makes the job and then, in place of printing its id, does this."""
+
+    def path(ending: str) -> str:
+        script = tmp_path / "broken/sbatch"
+        script.parent.mkdir(exist_ok=True)
+        real = shutil.which("sbatch")
+        script.write_text(f'#!/bin/sh\n[ "$1" = --parsable ] || exec {real} "$@"\n{real} "$@" >/dev/null\n{ending}\n')
+        script.chmod(0o755)
+        return os.pathsep.join([str(script.parent), os.environ["PATH"]])
+
+    return path
+
+
+def test_a_job_is_known_although_muster_was_killed_before_it_could_record_it(
+    cluster: Cluster, ask: Callable[..., Finished], broken_sbatch: Callable[[str], str], spec: Path, tmp_path: Path
+) -> None:
+    blocker = cluster.submit(["sleep", "infinity"], "--exclusive", "--nodes=2", "--time=5")
+    cluster.wait(blocker, "RUNNING")
+    run = tmp_path / "runs/run"
+    assert ask("submit", spec, PATH=broken_sbatch("kill -9 $PPID")).code == -signal.SIGKILL
+    (job,) = cluster.slurm("squeue", "-h", "--format=%A", "--name=run").split()
+    assert not (run / "job.json").exists()
+    found = state(ask, run)
+    assert (found["job"], found["state"]) == (job, "waiting")
+    again = ask("submit", spec)
+    assert (again.code, again.out) == (2, "")
+    assert f"error: {run}: job {job} of this run is pending; wait for it" in again.err
+    assert json.loads((run / "job.json").read_text())["id"] == job
+    assert ask("stop", run).code == 0
+    # Also where the run had a job before, and for a sweep.
+    assert ask("submit", spec, PATH=broken_sbatch("kill -9 $PPID")).code == -signal.SIGKILL
+    second = state(ask, run)
+    assert (int(second["job"]) > int(job), second["state"]) == (True, "waiting")
+    sweep = ["submit", spec, "--run-dir", "runs/sweep", "--array", "lora.rank=4,8"]
+    assert ask(*sweep, PATH=broken_sbatch("kill -9 $PPID")).code == -signal.SIGKILL
+    assert "of this run is pending; wait for it" in ask(*sweep).err
+    assert state(ask, tmp_path / "runs/sweep/1")["state"] == "waiting"
+
+
+def test_a_job_is_known_although_sbatch_did_not_hear_of_it(
+    ask: Callable[..., Finished], broken_sbatch: Callable[[str], str], spec: Path, tmp_path: Path
+) -> None:
+    """What sbatch says is Slurm's own word for a controller that is too busy to answer in time."""
+    timed_out = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+    done = ask("submit", spec, PATH=broken_sbatch(timed_out))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "runs/run/job.json").read_text())["id"] == done.out.strip()
+    until(lambda: (tmp_path / "runs/run/argv").exists(), "started")
+
+
+def test_where_nobody_can_tell_whether_there_is_a_job(
+    cluster: Cluster, ask: Callable[..., Finished], broken_sbatch: Callable[[str], str], spec: Path, tmp_path: Path
+) -> None:
+    said = "echo '{}: error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
+    path = broken_sbatch(said.format("sbatch"))
+    squeue = tmp_path / "broken/squeue"
+    squeue.write_text(f"#!/bin/sh\n{said.format('squeue')}\n")
+    squeue.chmod(0o755)
+    done = ask("submit", spec, PATH=path)
+    assert (done.code, done.out) == (3, "")
+    told = done.err.splitlines()[-1]
+    assert told.startswith(
+        "error: whether a job was submitted is not known: sbatch: Unable to contact slurm controller"
+    )
+    assert told.endswith("submit the run again once the controller answers: a job of it that is there by then is found")
+    assert "of this run is" in ask("submit", spec).err
 
 
 def test_variables_of_the_environment_do_not_change_the_job(
