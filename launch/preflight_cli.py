@@ -14,6 +14,8 @@ from launch.terminal import console, print_json
 if TYPE_CHECKING:
     from launch.preflight import Result
 
+SELFTEST_SECONDS = 600.0  # a quarter of a minute on two cores
+
 
 def preflight(
     spec: Annotated[
@@ -86,12 +88,18 @@ def _list_checks(as_json: bool) -> None:
 def _try_checks(as_json: bool) -> None:
     """What the checks find on simulated machines. Raises MusterError where that is not what is wrong with them."""
     from launch.preflight.selftest import selftest
+    from launch.processes import OverdueError, tidy_end, within
     from launch.screen import selftest_view
 
-    with tempfile.TemporaryDirectory() as cache:
-        tried = selftest(Path(cache))
+    with tidy_end(), tempfile.TemporaryDirectory() as cache:
+        try:  # within: whatever ends this process ends all of it
+            tried = within(SELFTEST_SECONDS, lambda: selftest(Path(cache)))
+        except OverdueError:
+            raise WorkerError(
+                f"--selftest: not done after {SELFTEST_SECONDS:g} s: try it on a quieter machine"
+            ) from None
     if as_json:
-        print_json([{"machine": t.scenario, "found": t.found, "expected": dict(t.expected), "not_tried": t.not_tried}
+        print_json([{"machine": t.scenario, "found": t.found, "expected": t.expected, "not_tried": t.not_tried}
                     for t in tried])  # fmt: skip
     else:
         console(stderr=False).print(selftest_view(tried))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,21 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 def die_with_parent() -> None:
     """This process is killed when the one that started it ends, however that happens. Linux alone has this."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def tidy_end() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP end this process as Ctrl-C does, through every `finally`."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def signal_name(number: int) -> str:

@@ -74,7 +74,9 @@ def _compile(sources: Sequence[Path], scratch: Path, missing: Sequence[str]) -> 
     exports = scratch / "exports"
     exports.write_text(f"{{ global: nvml*; fake_nvml_*; local:{hidden} *; }};\n")
     command = [compiler, *FLAGS, f"-Wl,--version-script={exports}", "-o", built / LIBRARY, *sources, "-ldl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A compiler that is killed leaves its own files behind: they go with ours.
+    scratched = {**os.environ, "TMPDIR": str(scratch)}
+    done = subprocess.run(command, env=scratched, capture_output=True, text=True, check=False)
     if done.returncode:
         raise FakeNvmlError(f"the fake NVML cannot be compiled:\n{done.stderr}")
 

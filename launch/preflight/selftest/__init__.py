@@ -32,7 +32,7 @@ class Tried(NamedTuple):
     """What the checks said of one simulated machine, beside what they should."""
 
     scenario: str
-    expected: Mapping[str, Status]
+    expected: dict[str, Status]
     results: Sequence[Result] = ()
     not_permitted: str = ""
     """Why this machine does not let it be simulated."""
@@ -50,7 +50,7 @@ class Tried(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether each fault was found by the checks that should, and by no other."""
-        return self.found == dict(self.expected)
+        return self.found == self.expected
 
 
 def selftest(
@@ -93,7 +93,7 @@ def _libraries() -> str:
 def _try_machine(name: str, driver: Mapping[str, str]) -> Tried:
     machine = MACHINES[name]
     printed = _child("gpus", [name], {**driver, **machine.variables})
-    return Tried(name, machine.found, [Result.model_validate(each) for each in printed])
+    return Tried(name, dict(machine.found), [Result.model_validate(each) for each in printed])
 
 
 def _try_faults(folder: Path, names: Sequence[str], driver: Mapping[str, str]) -> list[Tried]:
@@ -103,7 +103,7 @@ def _try_faults(folder: Path, names: Sequence[str], driver: Mapping[str, str]) -
 
 def _tried(fault: str, told: Sequence[Any] | str) -> Tried:
     """`told`: its results, or why there are none."""
-    found = FAULTS[fault].found
+    found = dict(FAULTS[fault].found)
     if isinstance(told, str):
         return Tried(fault, found, not_permitted=told)
     return Tried(fault, found, [Result.model_validate(each) for each in told])

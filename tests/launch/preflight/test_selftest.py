@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -120,12 +121,26 @@ def test_nothing_goes_on_when_the_selftest_is_killed(tmp_path: Path) -> None:
     assert psutil.wait_procs(started, timeout=5)[1] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_selftest_that_is_told_to_end_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    argv = [sys.executable, "-m", "launch", "preflight", "--selftest"]
+    with psutil.Popen(argv, env=environment(TMPDIR=str(tmp_path)), start_new_session=True) as running:
+        until = time.monotonic() + 60
+        while not (any(tmp_path.iterdir()) and (started := running.children(recursive=True))):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running.send_signal(number)
+        assert running.wait(30) == 128 + number
+    assert psutil.wait_procs(started, timeout=5)[1] == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def some_results() -> list[Tried]:
     failed = Result(name="shm", family="node", status="fail", evidence="64 MiB", fix="more")
     beyond = Result(name="locked-memory", family="node", status="skipped", evidence="ulimit -H", values={NOT_TRIED: 1})
     return [
         Tried("shm-64m", {"shm": "fail"}, [failed]), Tried("locked-memory-64k", {"locked-memory": "fail"}, [beyond]),
-        Tried("h100x8", MACHINES["h100x8"].found, [beyond]),
+        Tried("h100x8", dict(MACHINES["h100x8"].found), [beyond]),
         Tried("disk-full", {"disk-space": "fail"}, (), "no mounts here"),
     ]  # fmt: skip
 
