@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -67,7 +68,7 @@ def _start(place: Evaluation, rank: int, ending: ExitStack) -> "subprocess.Popen
     worker = subprocess.Popen(
         [sys.executable, "-m", "training.evaluation", str(place.root), str(rank)],
         stdin=subprocess.DEVNULL, stdout=writer.stdin, stderr=writer.stdin, env=variables, start_new_session=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )  # fmt: skip
     assert writer.stdin is not None
     writer.stdin.close()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,22 +138,24 @@ def status(
     held: Callable[[RunDir], str | None] = trained_by,
 ) -> Status:
     """What the run is doing now. `events`: its rows where they are known already; `held` says who trains."""
-    events = list(rows(run.events)) if events is None else events
+    known = events
+    events = list(rows(run.events)) if known is None else known
     job = ask.unrecorded(run) or job_of(run, events)
     slurm = ask(job) if job is not None else None
+    if known is None and slurm is not None and slurm.state == "COMPLETING":  # of which it may have told meanwhile
+        events = list(rows(run.events))
     holder, attempt = held(run), run.last_attempt()
     word, why = _state(run, slurm, holder, attempt)
     if word not in ("running", "waiting", "finished") and slurm and slurm.state == "COMPLETING" and _given_back(events):
         word, why = "waiting", "put back into the queue, and its nodes are being freed"
     step, steps, loss, pace = _progress(run, events)
     running = word in ("running", "stopping") and steps is not None and step is not None and pace is not None
-    checkpoints = run.complete_checkpoints()
     silence = ask.silence or (ask.accounting if slurm is None else None)
     limit = slurm.end - time.time() if slurm and slurm.state == "RUNNING" and slurm.end else None
     return Status(
         run=str(run.root), name=_name(run), state=word, why=why, attempt=attempt, step=step, steps=steps, loss=loss,
         eta_seconds=round(max(steps - step, 0) * pace, 1) if running and steps and step and pace else None,
-        checkpoint=_checkpoint(checkpoints[0]) if checkpoints else None, holder=holder, job=job,
+        checkpoint=_newest(run.complete_checkpoints()), holder=holder, job=job,
         slurm=slurm._asdict() if slurm else None, slurm_silence=str(silence) if job and silence else None,
         time_left_seconds=round(max(limit, 0)) if limit is not None else None,
     )  # fmt: skip
@@ -168,7 +171,7 @@ def job_of(run: RunDir, events: Sequence[dict[str, Any]]) -> str | None:
 def _given_back(events: Sequence[dict[str, Any]]) -> bool:
     """Whether the last word of a job is that it is queued again: what Slurm ends of it then is no end of the run."""
     told = [event["event"] for event in events if event.get("job")]
-    return told[-1:] == ["requeued"]
+    return told[-1:] in (["giving_back"], ["requeued"])
 
 
 def _name(run: RunDir) -> str:
@@ -185,9 +188,7 @@ def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -
     if holder is not None:
         return _running(run, None)
     outcome = _outcome(run, attempt)
-    # A job that began after the last attempt had ended did not come as far as an attempt of its own.
-    before = outcome is None or (slurm is not None and slurm.start is not None and slurm.start > outcome[2])
-    if slurm is not None and before and slurm.state not in ("COMPLETED", "COMPLETING"):
+    if slurm is not None and slurm.state not in ("COMPLETED", "COMPLETING") and _says_more(slurm, outcome):
         return _ended_job(slurm)
     if outcome is not None:
         code, reason, _ = outcome
@@ -195,6 +196,17 @@ def _state(run: RunDir, slurm: State | None, holder: str | None, attempt: int) -
     if attempt:
         return "interrupted", "no process of it is left, and it could not say why: muster diagnose"
     return "prepared", ""
+
+
+def _says_more(slurm: State, outcome: tuple[int, str, float] | None) -> bool:
+    """Whether the job's end says more than its last attempt's outcome does."""
+    if outcome is None:
+        return True
+    code, _, ended = outcome
+    if slurm.start is not None and slurm.start > ended:  # it did not come as far as an attempt of its own
+        return True
+    # Somebody ended it, rank by rank: that one rank missed another is not why.
+    return slurm.state.startswith("CANCELLED") and code not in (ExitCode.DONE, ExitCode.STOPPED)
 
 
 def _running(run: RunDir, slurm: State | None) -> tuple[Word, str]:
@@ -214,7 +226,7 @@ def _begun_since(run: RunDir, start: float | None) -> bool:
 def _phase(run: RunDir) -> str:
     """What rank 0 does where that is not training; empty where it has not said."""
     phase = str(document(run.attempt(run.last_attempt()).pulse(0)).get("phase", ""))
-    return "" if phase == "training" else phase
+    return "" if phase in ("training", "ended") else phase
 
 
 def _ended_job(slurm: State) -> tuple[Word, str]:
@@ -261,5 +273,8 @@ def last_rows(path: Path) -> Iterator[dict[str, Any]]:
     yield from parse_rows(block.decode(errors="replace"))
 
 
-def _checkpoint(path: Path) -> Checkpoint:
-    return Checkpoint(step=int(path.name.removeprefix("step-")), time=path.stat().st_mtime)
+def _newest(checkpoints: Sequence[Path]) -> Checkpoint | None:
+    for path in checkpoints:
+        with suppress(FileNotFoundError):  # set aside, or out of date, since they were listed
+            return Checkpoint(step=int(path.name.removeprefix("step-")), time=path.stat().st_mtime)
+    return None

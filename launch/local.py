@@ -7,16 +7,19 @@ import socket
 import subprocess
 import time
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from launch.devices import BY_BUS, ORDER
 from launch.processes import die_with_parent, log_writer
 from launch.rundir import Attempt
-from launch.supervise.pulses import read_pulses
+from launch.supervise.pulses import Pulse, ended_well, read_pulses
 
 # Ranks whose peer is gone wait for it, and torchrun (torch.distributed.elastic) gives them 30 s to end.
 # With one rank gone there is nothing to wait for: after so many seconds all of them are killed.
 BEREAVED_SECONDS = 10.0
+# Until what was printed is in its log. A process that a worker has left behind may hold its output open for ever.
+LOGGED_SECONDS = 10.0
 # faulthandler's signal in a worker (training/pulse.py).
 STACKS_SIGNAL = signal.SIGUSR2
 # Set by a launcher for its workers. Left over from another launch, they would make ours believe that it is part of it.
@@ -43,7 +46,7 @@ class NodeWorkers:
         # A session of its own: Ctrl-C reaches this process alone.
         self.launcher = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=self.writer.stdin, stderr=self.writer.stdin,
-            env=variables, start_new_session=True, preexec_fn=_begin,
+            env=variables, start_new_session=True, preexec_fn=partial(_begin, os.getpid()),
         )  # fmt: skip
         assert self.writer.stdin is not None
         self.writer.stdin.close()
@@ -66,32 +69,37 @@ class NodeWorkers:
         self.kill()
 
     def close(self) -> None:
-        """Waits until what they printed is in their log."""
+        """Waits until what they printed is in their logs, but not for what a worker has started and left behind."""
         self.launcher.wait()
-        self.writer.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.writer.wait(LOGGED_SECONDS)
 
     def _look_after(self, now: float) -> None:
         if self.attempt.over.exists():
             self.kill()
         if not self.asked and self.attempt.stacks_wanted.exists():
             self.asked = True
-            for pid in self._processes():
+            for pulse in self._pulses():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, STACKS_SIGNAL)
-        if all(_alive(pid) for pid in self._processes()):
+                    os.kill(pulse.pid, STACKS_SIGNAL)
+        if all(pulse.phase == "ended" or _alive(pulse.pid) for pulse in self._pulses()):
             self.bereaved = None
         elif self.bereaved is None:
             self.bereaved = now
         elif now - self.bereaved > BEREAVED_SECONDS:
             self.kill()
 
-    def _processes(self) -> list[int]:
-        return [pulse.pid for pulse in read_pulses(self.attempt) if pulse.rank in self.ranks]
+    def ended_well(self) -> bool:
+        """Whether each rank of this node has done what it had to."""
+        return ended_well(self._pulses(), len(self.ranks))
+
+    def _pulses(self) -> list[Pulse]:
+        return [pulse for pulse in read_pulses(self.attempt) if pulse.rank in self.ranks]
 
 
-def _begin() -> None:
+def _begin(parent: int) -> None:
     """In the launcher, which would die of the scheduler's warning. Its workers listen to it (training/control.py)."""
-    die_with_parent()
+    die_with_parent(parent)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 

@@ -18,9 +18,14 @@ T = TypeVar("T")
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def die_with_parent() -> None:
-    """This process is killed when the one that started it ends, however that happens. Linux alone has this."""
+def die_with_parent(parent: int | None = None) -> None:
+    """This process is killed when the one that started it ends, however that happens. Linux alone has this.
+
+    With the number of its `parent` also where that has ended before it could be asked for.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 @contextlib.contextmanager
@@ -46,10 +51,13 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def log_writer(log: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+def log_writer(
+    log: Path, environment: Mapping[str, str] | None = None, kept: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
     """A process that appends its standard input to a log, without secrets.
 
-    It outlives whoever writes to it, so that the last lines of a killed worker still arrive.
+    It outlives whoever writes to it, so that the last lines of a killed worker still arrive. `kept`: descriptors that
+    it holds open meanwhile.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "launch.redact", str(log)],
@@ -57,6 +65,7 @@ def log_writer(log: Path, environment: Mapping[str, str] | None = None) -> "subp
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
+        pass_fds=kept,
         start_new_session=True,
     )
 
@@ -82,13 +91,16 @@ def together(calls: Sequence[tuple[Callable[[], T], float]]) -> list[tuple[T | B
                 selector.register(reader, selectors.EVENT_READ, (number, pid, bytearray()))
             while selector.get_map():
                 first = min(calls[key.data[0]][1] for key in selector.get_map().values())
-                for key, _ in selector.select(max(0.0, began + first - time.monotonic())):
+                ready = selector.select(max(0.0, began + first - time.monotonic()))
+                for key, _ in ready:
                     number, _, held = key.data
                     block = os.read(key.fd, 1 << 16)
                     held += block
                     if not block:
                         answers[number] = (_answer(bytes(held)), time.monotonic() - began)
                         _end(selector, key)
+                if ready:  # whoever has answered is not late because this process has slept
+                    continue
                 for key in list(selector.get_map().values()):
                     if time.monotonic() - began >= calls[key.data[0]][1]:
                         answers[key.data[0]] = (OverdueError(), time.monotonic() - began)
@@ -120,9 +132,7 @@ def _fork(function: Callable[[], Any]) -> tuple[int, int]:
         return reader, pid
     try:
         os.setsid()  # so that it is killed with what it has started
-        die_with_parent()
-        if os.getppid() != parent:  # it ended before that was asked for
-            os._exit(1)
+        die_with_parent(parent)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         try:
@@ -160,7 +170,7 @@ def _end(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _reap(started: Sequence[int], seconds: float = 0.2) -> None:
+def _reap(started: Sequence[int], seconds: float = 2.0) -> None:
     """Takes leave of the processes that have ended; one that cannot be killed stays a child of ours."""
     waiting, until = set(started), time.monotonic() + seconds
     while waiting and time.monotonic() < until:

@@ -10,7 +10,8 @@ MANIFEST = "manifest.json"
 # A checkpoint's step, and what it was trained on.
 PROGRESS = "progress.json"
 # What a rank is doing. `starting` takes as long as reading data and a model takes; the others go on from mark to mark.
-Phase = Literal["starting", "meeting", "rehearsing", "training", "evaluating", "saving"]
+# What a rank does. One that has `ended` did all that it had to: its process may go on for a moment.
+Phase = Literal["starting", "meeting", "rehearsing", "training", "evaluating", "saving", "ended"]
 # What `muster stop` writes into the stop file: a person's wish outranks a scheduler's.
 BY_A_PERSON = "muster stop\n"
 # What a node writes there that has heard a scheduler's warning which was not meant for it (--signal without B:).
@@ -80,7 +81,7 @@ class RunDir:
 
         submitted, started, checkpoint_refused, resumed, verified, rehearsed, forecast_off, saved, best_loaded, skipped,
         rolled_back, learning_rate_lowered, warning, stopped, finished, failed; of whoever supervises the run: oom,
-        job_started, supervisor_killed, restarted, node_excluded, paired, requeued, grace_short.
+        job_started, supervisor_killed, restarted, node_excluded, paired, giving_back, requeued, kept, grace_short.
         """
         return self.root / "events.jsonl"
 
@@ -239,7 +240,7 @@ class Attempt(RankFiles):
         return self.root / "supervisor.json"
 
     def ended_on(self, node: str) -> Path:
-        """Exists once nothing of this attempt runs on one of several nodes any more."""
+        """Exists once nothing of this attempt runs on one of several nodes any more, and not all of it ended well."""
         return self.root / f"ended-{node}"
 
     def ended_somewhere(self) -> bool:

@@ -7,11 +7,13 @@ The job ends for Slurm with its batch script's process, for good. So that proces
 but wait: it starts the supervisor, passes signals on to it, and starts another one when it was killed.
 """
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 
 from launch.processes import die_with_parent, signal_name
@@ -65,9 +67,15 @@ class Parent:
 
     def _run(self, argv: Sequence[str]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a child to pass them on to
-        with subprocess.Popen(argv, preexec_fn=_begin) as self.child:
+        try:
+            if told := ENDS & self.heard:  # since the last one ended
+                return -min(told)
+            warned = WARNING in self.heard  # before there was a child, or by one that was killed since
+            self.child = subprocess.Popen(argv, preexec_fn=partial(_begin, os.getpid()))
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-            if WARNING in self.heard:  # before there was a child, or by one that was killed since
+        with self.child:
+            if warned:
                 self.child.send_signal(WARNING)
             return self.child.wait()
 
@@ -77,10 +85,10 @@ class Parent:
             self.child.send_signal(number)
 
 
-def _begin() -> None:
+def _begin(parent: int) -> None:
     """In the child. It starts with the warning held back, which would end it before it can hear: the supervisor lets it
     come once it can (supervise/stopping.py)."""
-    die_with_parent()
+    die_with_parent(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, {WARNING})
 
 

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from typing import Any
 import psutil
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 # The same examples each time: what a run of the suite finds, the next one finds too. How long one takes is the
 # machine's affair (200 ms by default, and some start processes).
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+# It also tries constants out of whatever modules of ours a process has imported by then, which is never the same.
+if hasattr(providers, "Constants"):
+    providers._get_local_constants = providers.Constants
 
 # The models are tiny: a second thread gains nothing, and spins while another test has the core that it waits for.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
@@ -191,22 +196,55 @@ def variables_of(pid: int) -> dict[str, str]:
         return {}
 
 
+def parent_of(pid: int) -> int | None:
+    """None of a process that has ended since it was listed."""
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def runs(pid: int) -> bool:
+    """Whether a process goes on; a zombie, which nobody here may reap, does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until_ended(*pids: int, seconds: float = 60) -> None:
+    """Waits until none of these processes goes on."""
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if runs(pid)]:
+        assert time.monotonic() < deadline, f"{left} still run after {seconds:g} s"
+        time.sleep(0.02)
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Of the whole lines of a .jsonl file, which somebody may be writing."""
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
 
 def losses(run: Path) -> list[float]:
     return [row["loss"] for row in read_rows(run / "metrics.jsonl") if "loss" in row]
 
 
-def kill_when(argv: list[object], ready: Callable[[], bool], timeout: float = 120, sent: int = signal.SIGKILL) -> int:
-    """Starts `python ARGV`, sends a signal as soon as `ready`, and returns the exit code."""
-    import time
+def kill_when(
+    argv: list[object],
+    ready: Callable[[], bool],
+    timeout: float = 120,
+    sent: int = signal.SIGKILL,
+    variables: Mapping[str, str] | None = None,
+) -> int:
+    """Starts `python ARGV`, sends a signal as soon as `ready`, and returns the exit code.
 
+    A run of the tests is short: one that must not end by itself before is held (`faults.held`).
+    """
     process = subprocess.Popen(
         [sys.executable, *map(str, argv)],
         cwd=ROOT,
-        env=environment(),
+        env=environment(**(variables or {})),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,

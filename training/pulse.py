@@ -29,6 +29,7 @@ class Heartbeat:
         self.phase: Phase = "starting"
         self.step = self.marks = 0
         self._attempt: Attempt | None = None
+        self._writing = threading.Lock()
 
     def mark(self, phase: Phase, step: int | None = None) -> None:
         """Something has begun, or gone on."""
@@ -45,6 +46,12 @@ class Heartbeat:
         self._write()
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
+    def end(self) -> None:
+        """This rank has done what it had to. Those that watch the run do not miss it, however long the others take."""
+        self.mark("ended")
+        if self._attempt is not None:
+            self._write()
+
     def _beat(self) -> None:
         assert self._attempt is not None
         kept = False
@@ -57,8 +64,9 @@ class Heartbeat:
 
     def _write(self) -> None:
         assert self._attempt is not None
-        pulse = Pulse(
-            rank=self.rank, node=node_name(), pid=os.getpid(), phase=self.phase, step=self.step, marks=self.marks,
-            time=round(time.time(), 3),
-        )  # fmt: skip
-        beat(self._attempt.pulse(self.rank), pulse.model_dump())
+        with self._writing:  # the last one stays
+            pulse = Pulse(
+                rank=self.rank, node=node_name(), pid=os.getpid(), phase=self.phase, step=self.step, marks=self.marks,
+                time=round(time.time(), 3),
+            )  # fmt: skip
+            beat(self._attempt.pulse(self.rank), pulse.model_dump())

@@ -21,7 +21,7 @@ from launch.noise import PYTHON_FORMAT
 from launch.plan import Plan, as_launched
 from launch.planning import planned
 from launch.preflight import CHECKS, Context, accept, document, require, run_checks
-from launch.processes import die_with_parent, log_writer
+from launch.processes import log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
@@ -70,9 +70,6 @@ class Worker:
 def main() -> NoReturn:
     arguments = _arguments()
     worker = Worker(int(os.environ.get("RANK", "0")), sys.stderr, int(os.environ.get("LOCAL_RANK", "0")))
-    # Ranks whose launcher is gone would train on, or wait for one another for ever.
-    if "LOCAL_RANK" in os.environ:
-        die_with_parent()
     os.environ.setdefault(ORDER, BY_BUS)  # before CUDA starts: rank 0's GPU is the one that was looked at
     code, reason = ExitCode.DONE, "done"
     try:
@@ -82,6 +79,8 @@ def main() -> NoReturn:
     if worker.rank == 0 and worker.attempt is not None and arguments.attempt is None:
         with contextlib.suppress(OSError):
             write_json(worker.attempt.outcome, {"exit_code": int(code), "class": code.name.lower(), "reason": reason})
+    if code in (ExitCode.DONE, ExitCode.STOPPED):
+        worker.pulse.end()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a communicator that waits for a dead rank would hold the interpreter's shutdown for minutes.
@@ -240,7 +239,8 @@ def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
 def _redirect(log: Path) -> Any:
     """Sends everything this process prints, C libraries included, to its log; returns the terminal."""
     console = os.fdopen(os.dup(2), "w")
-    writer = log_writer(log)
+    # Whoever reads what we print there, as the launcher's log does, knows by its end that this log is complete, too.
+    writer = log_writer(log, kept=[console.fileno()])
     assert writer.stdin is not None
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 from launch.errors import MusterError, UsageError
@@ -61,7 +62,7 @@ def slurm(*argv: str, text: str | None = None, seconds: float = SECONDS) -> str:
         process = subprocess.Popen(
             argv, stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, errors="replace", env=environment(os.environ), start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )  # fmt: skip
     except FileNotFoundError:
         fix = "run muster on a login node of the cluster, or load its module"

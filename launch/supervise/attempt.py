@@ -22,7 +22,7 @@ from launch.rundir import BEAT_SECONDS, Attempt, RunDir
 from launch.supervise.decisions import Ended
 from launch.supervise.grace import Grace
 from launch.supervise.history import last_step
-from launch.supervise.pulses import Hang, Watch, read_pulses
+from launch.supervise.pulses import Hang, Watch, ended_well, read_pulses
 from launch.supervise.stopping import Stopper
 from launch.wording import plural
 
@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.2
 # How long ranks have to write their stacks: faulthandler does it from the signal's own handler, in milliseconds.
 STACKS_SECONDS = 3.0
 # A rank's collectives are kept by the thread of its pulse, at its next beat.
-FLIGHT_SECONDS = 2 * BEAT_SECONDS
+FLIGHT_SECONDS = 5 * BEAT_SECONDS
 # A disk with less is full: neither a log line's block nor a failure file fits any more.
 FULL_BYTES = 1 << 20
 
@@ -123,7 +123,7 @@ def _with_stacks(hang: Hang, watch: Watch, attempt: Attempt, workers: Workers) -
     while (mute := _mute(watch, attempt)) and time.monotonic() < began + STACKS_SECONDS:
         workers.poll()  # which passes the wish on to the ranks of this machine
         time.sleep(LOOK_SECONDS)
-    speaking = [rank for rank in watch.seen if rank not in mute]
+    speaking, began = [rank for rank in watch.seen if rank not in mute], time.monotonic()
     while not all(attempt.flight(rank).exists() for rank in speaking) and time.monotonic() < began + FLIGHT_SECONDS:
         time.sleep(LOOK_SECONDS)
     if hang.ranks or len(mute) == len(watch.seen):
@@ -157,10 +157,12 @@ def _ended(
     if killed:
         reason = f"killed as asked, before it could save{GO_ON}"
         return Ended(ExitCode.WORKER, reason, step)
-    if hang is not None:
+    done, stopped = finished(run), "stopped" in told
+    if done and ended_well(read_pulses(attempt), plan.world_size):
+        returncode, hang = 0, None  # of launchers that have waited for one another too long
+    if hang is not None and not stopped:
         return Ended(ExitCode.COMMUNICATION, _told(hang, attempt), step, nodes=hang.nodes)
     failures = read_failures(attempt)
-    done, stopped = finished(run), "stopped" in told
     fine = (returncode == 0 and done) or stopped
     why = explain(attempt) if not fine and unexplained(failures, plan.world_size) else None
     code, reason = outcome(

@@ -62,7 +62,8 @@ def _follow(run: RunDir, workers: NodeWorkers, attempt: Attempt, supervisor: Sup
             if ended is None:
                 ended = now
                 with contextlib.suppress(OSError):  # a full disk: its ranks will be missed in time
-                    attempt.ended_on(node_name()).touch()
+                    if not workers.ended_well():
+                        attempt.ended_on(node_name()).touch()
             if supervisor.since > ended:
                 return
         time.sleep(LOOK_SECONDS)

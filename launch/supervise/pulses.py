@@ -1,7 +1,7 @@
 """Ranks that stand still. What is seen of them is kept with our own clock: theirs may be off."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -28,6 +28,11 @@ class Pulse(BaseModel):
     step: int
     marks: int
     time: float
+
+
+def ended_well(pulses: Collection[Pulse], ranks: int) -> bool:
+    """Whether so many ranks are there and each has done what it had to."""
+    return len(pulses) == ranks and all(pulse.phase == "ended" for pulse in pulses)
 
 
 def read_pulses(attempt: Attempt) -> list[Pulse]:
@@ -85,13 +90,19 @@ def stalled(seen: Mapping[int, Seen], limits: RecoverySpec, began: float, now: f
     """A rank that shows no life while another does, or no rank that has gone on for too long."""
     if not seen:
         return _overdue(limits, now - began)
+    last = max(one.moved for one in seen.values())
+    seen = {rank: one for rank, one in seen.items() if one.pulse.phase != "ended"}
+    if not seen:
+        limit = limits.hang_seconds
+        why = f"all ranks have ended, and whatever started them has not for {limit:g} s"
+        return Hang((), (), why) if now - last > limit else None
     silence = limits.hang_seconds * SILENT_SHARE
     silent = [rank for rank, one in seen.items() if now - one.lived > silence]
     if silent and len(silent) < len(seen):
         return _hang(seen, silent, f"shows no life for {silence:g} s: stopped, killed, or its node is cut off")
     starting = any(one.pulse.phase == "starting" for one in seen.values())
     limit = limits.start_seconds if starting else limits.hang_seconds
-    if now - max(one.moved for one in seen.values()) <= limit:
+    if now - last <= limit:
         return None
     if silent:
         return _hang(seen, silent, f"shows no life for {limit:g} s: all processes are stopped or cut off")

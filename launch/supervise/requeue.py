@@ -19,8 +19,10 @@ def requeue(run: RunDir, job: str, wish: Requeue) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     excluded = [*_excluded(job), *wish.exclude]
+    event(run.events, "giving_back", job=job)  # from the next line on we may be ended before another word
     _, said = _scontrol("requeue", job)
     if said:
+        event(run.events, "kept", job=job, reason=said)
         raise Stopped(
             f"{wish.reason}\nthe run is saved, and Slurm does not start job {job} again: {said}. Where the site does"
             " not permit requeueing (scontrol show config: JobRequeue): submit it again, it goes on by itself"

@@ -1,7 +1,9 @@
 """Steps of a job: the command line of srun, and its start."""
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -37,5 +39,5 @@ def start_step(
     """srun, which ends with us and hears no Ctrl-C of its own."""
     return subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=place.environment(environment(environ)),
-        start_new_session=True, preexec_fn=die_with_parent,
+        start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
     )  # fmt: skip

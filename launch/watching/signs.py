@@ -78,6 +78,7 @@ def ranks_told(seen: Mapping[int, Seen], world_size: int | None) -> str:
 
 def rank_troubles(seen: Mapping[int, Seen], now: float, clock: float, step_seconds: float | None) -> list[str]:
     """Ranks that show no life, or that nobody goes on. `now` is of the clock of `seen`, `clock` since 1970."""
+    seen = {rank: one for rank, one in seen.items() if one.pulse.phase != "ended"}
     silent = _silent(seen, now, clock)
     if silent:
         longest = max(silent.values())

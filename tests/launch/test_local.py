@@ -1,9 +1,19 @@
 """What a worker is started with. Real runs are in tests/runs."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-from launch.local import environment, free_port
+import pytest
+
+from launch.journal import beat
+from launch.local import NodeWorkers, environment, free_port
+from launch.rundir import Attempt, Phase
+from launch.supervise.pulses import Pulse
 from tests.conftest import ROOT
 
 
@@ -33,6 +43,47 @@ def test_gpus_are_counted_as_preflight_counts_them_unless_somebody_says_otherwis
     """CUDA's own default is the fastest first: of two kinds of GPUs rank 0 would have another than was looked at."""
     assert environment({})["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environment({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def ranks(attempt: Attempt, **phases: Phase) -> None:
+    """Of processes that have ended."""
+    for rank, phase in enumerate(phases.values()):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        pulse = Pulse(rank=rank, node="n0", pid=gone.pid, phase=phase, step=5, marks=9, time=time.time())
+        beat(attempt.pulse(rank), pulse.model_dump())
+
+
+def test_a_rank_that_has_done_what_it_had_to_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long another one, or what started them, takes to end."""
+    monkeypatch.setattr("launch.local.BEREAVED_SECONDS", 0.1)
+    attempt = Attempt(tmp_path)
+    workers = NodeWorkers(["sleep", "300"], attempt, range(2), tmp_path / "launcher.log")
+    try:
+        ranks(attempt, first="ended", second="ended")
+        for _ in range(5):
+            assert workers.poll() is None
+            time.sleep(0.1)
+        assert workers.ended_well()
+        ranks(attempt, first="ended", second="saving")
+        deadline = time.monotonic() + 60
+        while workers.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert (workers.poll(), workers.ended_well()) == (-signal.SIGKILL, False)
+    finally:
+        workers.kill()
+        workers.close()
+
+
+def test_logs_of_what_is_left_behind_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a worker has started and forgotten, with its output still open."""
+    monkeypatch.setattr("launch.local.LOGGED_SECONDS", 1.0)
+    leaves = "import subprocess; print(subprocess.Popen(['sleep', '300'], start_new_session=True).pid, flush=True)"
+    workers = NodeWorkers([sys.executable, "-c", leaves], Attempt(tmp_path), range(1), tmp_path / "launcher.log")
+    workers.close()
+    assert workers.poll() == 0
+    os.kill(int((tmp_path / "launcher.log").read_text()), signal.SIGKILL)
 
 
 def test_a_free_port_can_be_bound() -> None:

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, command, environment, until_ended
 
 # In place of the supervisor: says how it was started, then does what it is told.
 CHILD = """
@@ -101,6 +100,15 @@ def test_who_was_asked_to_end_is_not_started_again(sent: signal.Signals) -> None
     assert ended(process) == (128 + sent, [], [])
 
 
+def test_who_was_told_to_end_before_there_was_anybody_to_tell_starts_nobody(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys; from launch import supervisor; supervisor.OWN_END_SECONDS = 0.1\n"
+        "parent = supervisor.Parent(['touch']); parent.heard = {signal.SIGTERM}; sys.exit(parent.keep(sys.argv[1:]))"
+    )
+    assert command("-c", code, tmp_path / "started").code == 128 + signal.SIGTERM
+    assert not (tmp_path / "started").exists()
+
+
 def test_ctrl_c_in_a_terminal_is_heard_once() -> None:
     """The terminal itself sends it to both."""
     process = started("signal.signal(signal.SIGINT, heard); print('ready', flush=True); time.sleep(60)")
@@ -117,10 +125,7 @@ def test_it_ends_with_its_parent() -> None:
     child = int(process.stdout.readline())
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
-    while (stat := Path(f"/proc/{child}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline, "it lives on"
-        time.sleep(0.05)
+    until_ended(child)
 
 
 def test_it_imports_nothing_large() -> None:

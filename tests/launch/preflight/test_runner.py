@@ -1,7 +1,9 @@
 """Checks run apart from one another: one that hangs, breaks or dies is unknown, and holds up none of the others."""
 
 import contextlib
+import multiprocessing
 import os
+import selectors
 import signal
 import subprocess
 import time
@@ -28,7 +30,7 @@ from launch.preflight.probe import SEEN_SECONDS
 from launch.preflight.result import Finding, failed, passed
 from launch.processes import OverdueError, together, within
 from launch.spec import PreflightSpec
-from tests.conftest import command
+from tests.conftest import command, until_ended
 from tests.launch.preflight.conftest import ON_CPU, ON_GPUS, context
 
 
@@ -73,7 +75,8 @@ def test_results_stand_in_the_checks_order_with_what_they_are_of() -> None:
     assert (slow.name, slow.family, slow.status, slow.evidence, slow.threshold) == (
         "slow", "node", "pass", "in time", "none",
     )  # fmt: skip
-    assert slow.seconds > 0.2 > quick.seconds
+    assert slow.seconds > 0.2
+    assert quick.seconds > 0
 
 
 def test_a_check_that_does_not_concern_the_run_is_skipped_with_the_reason() -> None:
@@ -103,13 +106,11 @@ def test_a_check_whose_process_dies_is_unknown() -> None:
 def test_a_mount_that_hangs_is_unknown_after_its_deadline(tmp_path: Path) -> None:
     """Opening a FIFO that nobody writes to blocks for ever, as a dead NFS server does; the others are done by then."""
     os.mkfifo(tmp_path / "dead")
-    hanging = check("hanging", lambda c: passed((tmp_path / "dead").read_text()), deadline=0.5)
-    began = time.monotonic()
+    hanging = check("hanging", lambda c: passed((tmp_path / "dead").read_text()), deadline=3.0)
     found = run_checks(context(ON_CPU), [hanging, check("fine", lambda c: passed("yes"))])
-    assert time.monotonic() - began < 2
-    assert (found[0].status, found[0].evidence) == ("unknown", "no answer within 0.5 s")
+    assert (found[0].status, found[0].evidence) == ("unknown", "no answer within 3 s")
     assert found[0].fix.startswith("see what hangs there: ")
-    assert (found[1].status, found[1].seconds < 0.5) == ("pass", True)
+    assert (found[1].status, found[1].seconds < found[0].seconds) == ("pass", True)
 
 
 def test_what_an_overdue_check_has_started_ends_with_it(tmp_path: Path) -> None:
@@ -119,27 +120,42 @@ def test_what_an_overdue_check_has_started_ends_with_it(tmp_path: Path) -> None:
         child.wait()
         return passed("")
 
-    run_checks(context(ON_CPU), [check("parent", starts_another, deadline=1.0)])
-    stat = Path("/proc", (tmp_path / "pid").read_text(), "stat")
-    deadline = time.monotonic() + 5
-    while stat.exists() and stat.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    run_checks(context(ON_CPU), [check("parent", starts_another, deadline=5.0)])
+    until_ended(int((tmp_path / "pid").read_text()))
 
 
 def test_functions_run_at_the_same_time_and_leave_no_process_behind() -> None:
-    before_them, began = children(), time.monotonic()
-    answers = together([(lambda: time.sleep(0.3), 5.0)] * 10)
-    assert time.monotonic() - began < 2
-    assert [answer for answer, _ in answers] == [None] * 10
+    before_them, all_ten = children(), multiprocessing.get_context("fork").Barrier(10)
+    answers = together([(lambda: all_ten.wait(100), 100.0)] * 10)
+    assert sorted(answer for answer, _ in answers if isinstance(answer, int)) == list(range(10))
     assert children() == before_them
+
+
+def test_an_answer_is_not_late_because_nobody_has_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where whoever asked was stopped, or had no core."""
+
+    class Sleepy(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            time.sleep(1.0)
+            return super().select(timeout)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Sleepy)
+    ((answer, _), (late, _)) = together([(lambda: "here", 0.5), (lambda: time.sleep(60), 0.5)])
+    assert answer == "here"
+    assert isinstance(late, OverdueError)
+
+
+def test_a_process_whose_parent_has_ended_already_ends() -> None:
+    code = "import os; from launch.processes import die_with_parent as d; d(os.getppid()); d(os.getppid() + 1); print()"
+    done = command("-c", code)
+    assert (done.code, done.out) == (1, "")
 
 
 def test_an_interrupt_leaves_no_process_behind() -> None:
     """Ctrl-C reaches this process alone; here it comes while the functions run, not while they are being started, when
     Python's own hooks around a fork would swallow it."""
     before_them, before = children(), signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 2)
+    signal.setitimer(signal.ITIMER_REAL, 5)
     try:
         with pytest.raises(KeyboardInterrupt):
             together([(lambda: time.sleep(60), 60.0)] * 3)

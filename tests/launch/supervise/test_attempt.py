@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from launch.errors import ExitCode
-from launch.journal import event, rows, write_json
+from launch.journal import beat, event, rows, write_json
 from launch.plan import Plan
-from launch.rundir import Attempt, RunDir
+from launch.rundir import MANIFEST, Attempt, RunDir
 from launch.supervise import attempt as attempts
 from launch.supervise.attempt import run_attempt
 from launch.supervise.pulses import Pulse
@@ -40,7 +40,7 @@ class Ranks:
 
     def _beat(self, rank: int) -> None:
         pulse = Pulse(rank=rank, node=f"n{rank}", pid=1, phase="training", step=5, marks=9, time=time.time())
-        write_json(self.attempt.pulse(rank), pulse.model_dump())
+        beat(self.attempt.pulse(rank), pulse.model_dump())
 
     def _fail(self, told: dict[str, object]) -> None:
         write_json(self.attempt.failure(0), {**told, "time": time.time()})
@@ -82,7 +82,7 @@ def test_who_hangs_is_named_whatever_the_others_say_as_they_are_ended(
     monkeypatch.setattr(attempts, "FLIGHT_SECONDS", 0.2)
     run, console = RunDir(tmp_path / "run"), Console(quiet=True)
     run.root.mkdir()
-    plan: Plan = plan_of(CPU, 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 64}, recovery={"hang_seconds": 5}))
+    plan: Plan = plan_of(CPU, 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 64}, recovery={"hang_seconds": 15}))
 
     def start(plan: Plan, attempt: Attempt) -> Ranks:
         return Ranks(run, attempt, fails_before, fails_after)
@@ -93,4 +93,52 @@ def test_who_hangs_is_named_whatever_the_others_say_as_they_are_ended(
     assert ended.reason.startswith(reason)
     told = [row["message"] for row in rows(run.events) if row["event"] == "failed"]
     assert reason.endswith(told[-1]) or told[-1].startswith(reason)
+    assert run.attempt(1).over.exists()
+
+
+class Closing:
+    """Workers that have done what they had to, and a launcher that waits for others: it ends when it is killed."""
+
+    def __init__(self, attempt: Attempt, ranks: int):
+        for rank in range(ranks):
+            pulse = Pulse(rank=rank, node="n0", pid=1, phase="ended", step=5, marks=9, time=time.time())
+            beat(attempt.pulse(rank), pulse.model_dump())
+        self.killed = False
+
+    def poll(self) -> int | None:
+        return -9 if self.killed else None
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def cut_off(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        self.kill()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ending", [ExitCode.DONE, ExitCode.STOPPED])
+def test_a_launcher_that_does_not_end_spoils_no_run(
+    ending: ExitCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "STACKS_SECONDS", 0.2)
+    monkeypatch.setattr(attempts, "FLIGHT_SECONDS", 0.2)
+    run, console = RunDir(tmp_path / "run"), Console(quiet=True)
+    run.root.mkdir()
+    plan = plan_of(CPU, 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 64}, recovery={"hang_seconds": 5}))
+
+    def start(plan: Plan, attempt: Attempt) -> Closing:
+        if ending is ExitCode.DONE:
+            run.adapter.mkdir()
+            write_json(run.adapter / MANIFEST, {"files": {}})
+        else:
+            event(run.events, "stopped", step=5)
+        return Closing(attempt, plan.world_size)
+
+    with Stopper(run, console) as stopper:
+        assert run_attempt(plan, run, start, stopper, console).code is ending
     assert run.attempt(1).over.exists()

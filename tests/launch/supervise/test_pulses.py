@@ -47,6 +47,20 @@ def test_a_rank_whose_beats_end_is_named_sooner() -> None:
     assert hang.why == "shows no life for 20 s: stopped, killed, or its node is cut off"
 
 
+def test_a_rank_that_has_ended_is_not_missed_and_not_waited_for() -> None:
+    ended = pulse(1, 3, phase="ended", marks=10)
+    assert watched(*[(now, [pulse(0, now, marks=now), ended]) for now in range(300)]) is None
+    hang = watched(*[(now, [pulse(0, now), ended]) for now in range(62)])
+    assert hang == Hang((), (), "no rank has gone on for 60 s; all are training after step 5: see their stacks")
+
+
+def test_ranks_that_have_ended_and_a_launcher_that_has_not() -> None:
+    ended = [pulse(0, 5, phase="ended"), pulse(1, 3, phase="ended")]
+    assert watched(*[(now, ended) for now in range(60)]) is None
+    hang = watched(*[(now, ended) for now in range(62)])
+    assert hang == Hang((), (), "all ranks have ended, and whatever started them has not for 60 s")
+
+
 def test_loading_may_take_longer() -> None:
     def loading(now: float) -> list[Pulse]:
         return [pulse(0, now, phase="starting"), pulse(1, now, phase="starting")]
