@@ -24,6 +24,8 @@ from launch.spec import training_identity
 
 # A second `muster run` that looks whether the lock is free holds it for an instant itself.
 LOCK_SECONDS = 1.0
+# On a busy machine the instant may be long; one that was stopped in it must not hold up a run for ever.
+LOOKED_AT_SECONDS = 60.0
 # A supervisor that was cut off gives up after 300 s and the time of one round of questions (supervise/job.py).
 GIVE_UP_SECONDS = 600.0
 # Of a new run directory: its owner writes, the group reads. One that is there keeps what it has.
@@ -114,12 +116,11 @@ def trained_by(run: RunDir) -> str | None:
     """Who holds one of the run directory's locks, to prepare it or to train; None when nobody does."""
     for path in (run.claimed, run.lock):
         try:
-            with open(path, encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _holder(path)
+            free = _looked_at(path)
         except OSError:  # no lock file yet, or storage without locks: `hold` will say
-            pass
+            continue
+        if not free:
+            return _holder(path)
     return None
 
 
@@ -140,13 +141,14 @@ def hold(run: RunDir, path: Path) -> IO[str]:
     Raises UsageError when somebody else has it.
     """
     lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open on purpose
-    deadline = time.monotonic() + LOCK_SECONDS
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > (LOOKED_AT_SECONDS if _looked_at(path) else LOCK_SECONDS):
                 raise _busy(run, _holder(path)) from None
             time.sleep(0.05)
         except OSError as error:
@@ -155,6 +157,14 @@ def hold(run: RunDir, path: Path) -> IO[str]:
     lock.write(held_by(str(os.getpid()), os.uname().nodename))
     lock.flush()
     return lock
+
+
+def _looked_at(path: Path) -> bool:
+    """Whether nobody holds the lock: whoever looks shares it."""
+    with open(path, encoding="utf-8") as lock, suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def held_by(pid: str, node: str) -> str:

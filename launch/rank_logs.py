@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.journal import document
 from launch.noise import Warned, warning
 from launch.rundir import Attempt
 from launch.tail import lines_of
@@ -85,12 +86,12 @@ class _Heard:
 class Warnings:
     """Each warning of an attempt once, when all had the time to say it. Pure: lines in, lines out."""
 
-    def __init__(self) -> None:
+    def __init__(self, world_size: int = 0) -> None:
         self.heard: dict[str, _Heard] = {}
-        self.ranks: set[str] = set()
+        self.world_size = world_size
+        """Of how many ranks; 0 as long as that is not known."""
 
     def hear(self, rank: str, lines: list[str], now: float) -> None:
-        self.ranks.add(rank)
         for line in lines:
             found = warning(line)
             if found is not None:
@@ -108,12 +109,12 @@ class Warnings:
         return f"warning: {one.first.text}" + (f" ({', '.join(places)})" if places else "")
 
     def _who(self, ranks: set[str]) -> str:
-        if len(ranks) == len(self.ranks):
+        if len(ranks) >= self.world_size:
             return ""
         if len(ranks) > 4:
-            return f"{len(ranks)} of {len(self.ranks)} ranks"
+            return f"{len(ranks)} of {self.world_size} ranks"
         numbers = sorted((rank.removeprefix("rank ") for rank in ranks), key=lambda name: (len(name), name))
-        return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} of {len(self.ranks)}"
+        return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} of {self.world_size}"
 
 
 class Heard:
@@ -132,6 +133,7 @@ class Heard:
         self.looked = now
         if self.verbose:
             return self._everything(last)
+        self.warnings.world_size = self.warnings.world_size or document(self.logs.attempt.plan).get("world_size", 0)
         for rank, new in self.logs.look():
             self.warnings.hear(rank, new, now)
         return self.warnings.due(now + (SETTLE_SECONDS if last else 0))

@@ -41,7 +41,8 @@ class Tail:
         try:
             with open(self.path, "rb", opener=opened) as file:
                 found = os.fstat(file.fileno())
-                if found.st_ino != self.inode:  # a resume wrote it anew, without the rows that it will repeat
+                # A resume wrote it anew, without the rows that it will repeat. Twice, and it may have its old number.
+                if found.st_ino != self.inode or found.st_size < self.offset:
                     self.offset, self.inode, self.torn = 0, found.st_ino, False
                 if self.skips and found.st_size - self.offset > MOST_BYTES:
                     self._jump(found.st_size)

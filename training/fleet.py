@@ -22,6 +22,8 @@ from training.control import Control
 from training.engine import Launched
 from training.exchange import all_reduce
 
+CLOCK_READINGS = 3
+
 
 def meet(plan: Plan, run: RunDir, control: Control, place: Launched) -> None:
     """Every rank of a run on several nodes calls this, with the process group made.
@@ -61,8 +63,7 @@ def _reports(run: RunDir, control: Control, place: Launched) -> list[NodeReport]
     first = place.local_rank == 0
     sees = seen(run.root / token) if first else True
     own = fingerprint() if first else {}
-    control.share(None)  # all have looked, and go on at one moment
-    clock = time.time()
+    clock = _clock(control)
     # Several launchers on one machine are several nodes of one name.
     node = f"{os.uname().nodename}" + (f"#{place.rank // place.local_world_size}" if _shares_a_name(control) else "")
     report = NodeReport(node=node, fingerprint=own, clock=clock, sees_directory=sees) if first else None
@@ -70,6 +71,17 @@ def _reports(run: RunDir, control: Control, place: Launched) -> list[NodeReport]
     if control.rank == 0:
         (run.root / token).unlink(missing_ok=True)
     return reports
+
+
+def _clock(control: Control) -> float:
+    """This rank's clock, read by all at one moment: of some moments the one at which they differ least, for a busy
+    machine may keep a rank from reading its own in time."""
+    clocks = []
+    for _ in range(CLOCK_READINGS):
+        control.share(None)
+        clocks.append(time.time())
+    differences = [max(moment) - min(moment) for moment in zip(*control.collect(clocks), strict=True)]
+    return clocks[differences.index(min(differences))]
 
 
 def _shares_a_name(control: Control) -> bool:

@@ -1,11 +1,13 @@
 """Attempt after attempt, until the run is done or nothing can be mended."""
 
+import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
-import psutil
 from rich.console import Console
 
 from launch.claim import replan
@@ -63,7 +65,7 @@ def supervise(
     """Trains until there is nothing left to do. `resume` is for the attempts until one of them has saved."""
     unfinished = place.again and cut_short(run)
     if not place.successor:
-        _forget_stop(run)
+        forget_stop(run)
     plan = _remembered(plan, run)
     past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
     before = len(list(rows(run.events)))
@@ -93,11 +95,17 @@ def _saved(run: RunDir, before: int) -> bool:
     return any(row["event"] == "saved" for row in list(rows(run.events))[before:])
 
 
-def _forget_stop(run: RunDir) -> None:
+def forget_stop(run: RunDir) -> None:
     """A stop that somebody asked of an earlier process; one since we began is meant for us."""
     with suppress(FileNotFoundError):
-        if run.stop.stat().st_mtime < psutil.Process().create_time():
+        if run.stop.stat().st_mtime < began():
             run.stop.unlink()
+
+
+def began() -> float:
+    """When this process was started, to a hundredth of a second; psutil's create_time may be a second too early."""
+    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _asked(stopper: Stopper, place: Place) -> Asked:

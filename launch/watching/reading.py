@@ -108,13 +108,14 @@ class Reader:
         """Raises HostError where the run directory is there no more: nothing will ever be written to it."""
         if not self.run.root.is_dir():
             raise HostError(f"{self.run.root}: the run directory is gone, removed, moved away or no longer mounted")
+        metrics = self.tails["metrics"].rows()  # before the events: of each row, what happened before it is known
         events = self.tails["events"].rows()
         self.events += events
         found = self._status()
         if found.attempt != self.attempt.number:
             self.attempt, self.nodes = _Attempt(self.run, found.attempt), {}
             self.slurm.soon()  # a job that waited has begun
-        rows = self._read()
+        rows = self._read(metrics)
         now, over = time.time(), self._over(found)
         heard = self.attempt.heard.look(last=over)
         self.said += [Happening(line, min(now, self.attempt.last_words()), True) for line in heard]
@@ -142,8 +143,8 @@ class Reader:
             self.state, self.looked = state, time.monotonic()
         return self.state
 
-    def _read(self) -> list[Row]:
-        rows = [sound(row) for row in self.tails["metrics"].rows() if isinstance(row.get("step"), int)]
+    def _read(self, metrics: list[Row]) -> list[Row]:
+        rows = [sound(row) for row in metrics if isinstance(row.get("step"), int)]
         self.logged = grown(self.logged, (row for row in rows if "loss" in row))
         self.evaluations = grown(self.evaluations, (row for row in rows if "eval_loss" in row))
         self.nodes = nodes_of(self.tails["resources"].rows(), self.nodes, self.attempt.gpu_bytes)
@@ -169,9 +170,9 @@ class Reader:
         elif self.ended is None:
             self.ended = time.monotonic()
             self.slurm.again()
-        return self.ended is not None and (
-            found.state == "finished" or self.long_ago or time.monotonic() - self.ended > 2 * STATUS_SECONDS
-        )
+        # The adapter has its name before the run's last words are written.
+        said = found.state == "finished" and any(event.get("event") == "finished" for event in self.events)
+        return self.ended is not None and (said or self.long_ago or time.monotonic() - self.ended > 2 * STATUS_SECONDS)
 
     def _earlier(self, last: int) -> tuple[str, ...]:
         """How each attempt before the last one ended, oldest first."""

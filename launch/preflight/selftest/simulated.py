@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +39,9 @@ from launch.variants import VARIANTS
 
 M = TypeVar("M", bound=BaseModel)
 
-SECONDS = 120.0  # for a fault; the longest deadline of a check is 35 (sbatch --test-only)
+SECONDS = 300.0  # for a fault
+# No fault is one that never answers, and forty checks at once on a busy machine are slow.
+PATIENCE = 6
 GPU, NODES, GPUS_OF_NODE = "H100-80GB", 2, 2
 VARIANT = "qwen2.5-7b-instruct"
 SHEBANG = b"#!"
@@ -169,7 +172,8 @@ def _look_at_all(spec: RunSpec, run: RunDir, change: Change) -> list[Result]:
         plan = _changed(plan, key, value)
     cluster = node.site(change.site)
     batch = Batch(cluster, batch_job(plan, run, cluster.nodes), "#!/bin/sh\n")
-    found = run_checks(Context(plan=plan, run=run, batch=batch), CHECKS)
+    checks = [replace(check, deadline=check.deadline * PATIENCE) for check in CHECKS]
+    found = run_checks(Context(plan=plan, run=run, batch=batch), checks)
     together = fleet_results(node.reports(change.other), spec.preflight)
     if change.silent:
         met = unanswered({"n1": "does not answer"})
