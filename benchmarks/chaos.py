@@ -36,6 +36,7 @@ def measured(scenario: Scenario, cluster: Cluster, place: Workspace, undisturbed
     run = disturbed(scenario, cluster, place)
     with Reader(run) as reader:
         struck = scenario.strike(run)
+        run.go_on()
         state = run.ends()
     assert state == "COMPLETED", cluster.output(run.job)
     assert not reader.wrong, reader.wrong[:3]

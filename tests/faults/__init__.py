@@ -44,3 +44,9 @@ def before_steps(folder: Path, body: str) -> dict[str, str]:
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     (folder / "sitecustomize.py").write_text(_BEFORE_STEP + lines)
     return {"PYTHONPATH": f"{ROOT}:{folder}"}
+
+
+def held(folder: Path, step: int) -> dict[str, str]:
+    """As `before_steps`: workers wait before this step until somebody asks the run to stop, or kills it."""
+    body = f"import time\nwhile step == {step} and not trainer.run_dir.stop.exists():\n    time.sleep(0.02)"
+    return before_steps(folder, body)

@@ -1,12 +1,16 @@
 """Whose run directory this is."""
 
+import fcntl
 import json
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from launch import claim as module
 from launch.claim import claim, different, finished, hold, prepare_run, take
 from launch.errors import HostError, UsageError
 from launch.plan import Plan
@@ -106,6 +110,19 @@ def test_of_two_runs_that_start_together_the_second_finds_the_first_one_s_plan(r
         assert Plan.model_validate_json(run.plan.read_text()) == other
     with take(run, PLAN, "auto"):  # nothing was trained, and the first has ended
         assert Plan.model_validate_json(run.plan.read_text()) == PLAN
+
+
+def test_somebody_who_only_looks_keeps_nobody_out(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks whether a lock is free has it for an instant, which may be long on a busy machine."""
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.1)
+    run.root.mkdir(parents=True)
+    run.claimed.touch()
+    with open(run.claimed) as looks:
+        fcntl.flock(looks, fcntl.LOCK_SH)
+        threading.Timer(1.0, fcntl.flock, (looks, fcntl.LOCK_UN)).start()
+        with hold(run, run.claimed):
+            pass
+        time.sleep(1.0)  # the timer has what it needs
 
 
 def test_a_worker_trains_in_the_directory_that_its_own_launcher_holds(run: RunDir) -> None:

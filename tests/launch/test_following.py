@@ -121,6 +121,16 @@ def test_a_job_that_waits_and_one_that_starts(run: RunDir) -> None:
     assert (starting.state, starting.why) == ("starting", "on n[0-1]")
 
 
+def test_a_job_that_was_cancelled_is_stopped_whatever_its_ranks_missed(run: RunDir) -> None:
+    """Nodes end their ranks one after another: the supervisor may still have written that a rank was gone."""
+    submitted(run)
+    trained(run)
+    outcome(run, 10, "rank 1 ended without a word")
+    found = look(run, state("CANCELLED", start=1.0))
+    assert (found.state, found.why) == ("stopped", "its job was cancelled; resumable")
+    assert look(run, state("FAILED", start=1.0)).state == "failed"
+
+
 def test_a_requeued_job_starts_until_it_has_an_attempt_of_its_own(run: RunDir) -> None:
     submitted(run)
     trained(run)
@@ -134,6 +144,10 @@ def test_a_job_that_was_given_back_after_a_failure_waits_while_its_nodes_are_fre
     submitted(run)
     trained(run)
     outcome(run, 8, "the run hangs")
+    assert look(run, state("COMPLETING")).state == "failed"
+    event(run.events, "giving_back", job="7")
+    assert look(run, state("COMPLETING")).state == "waiting", "it may be ended before it can write another word"
+    event(run.events, "kept", job="7", reason="Requested operation is presently disabled")
     assert look(run, state("COMPLETING")).state == "failed"
     event(run.events, "requeued", job="7", reason="nothing was seen of the run's supervisor")
     assert look(run, state("COMPLETING")).state == "waiting"

@@ -20,6 +20,7 @@ from kubernetes.client import ApiClient as KubernetesClient
 
 from launch.hardware import parse_gpus
 from launch.launchers import LAUNCHERS, dns_name, on_hosts, own_folders, pytorch_job, render_for, sky_task
+from launch.local import free_port
 from launch.plan import Plan
 from launch.specfile import parse_spec
 from tests.conftest import ROOT, SHELLCHECK, Workspace, command, environment, muster, read_rows
@@ -191,14 +192,18 @@ def test_two_hosts_started_by_hand_train_as_one(workspace: Workspace, tmp_path: 
     spec = workspace.spec(cluster={"nodes": 2, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"})
     done = command("-m", "launch", "plan", spec, "-s", "training.epochs=1", "--render", "torchrun")
     assert done.code == 0, done.err
-    (tmp_path / "run.sh").write_text(done.out.replace("--master-port=29500", "--master-port=29517"))
+    (tmp_path / "run.sh").write_text(done.out.replace("--master-port=29500", f"--master-port={free_port()}"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = environment(PATH=path, ACCELERATE_USE_CPU="1")
     hosts = [
         subprocess.Popen(["sh", "run.sh", str(rank), "127.0.0.1"], cwd=tmp_path, env=variables, stderr=subprocess.PIPE)
         for rank in (0, 1)
     ]
-    ended = [(host.communicate(timeout=200)[1].decode(), host.returncode) for host in hosts]
+    try:
+        ended = [(host.communicate(timeout=200)[1].decode(), host.returncode) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
     assert [code for _, code in ended] == [0, 0], ended
     run = tmp_path / "runs/run"
     verified = [row for row in read_rows(run / "events.jsonl") if row["event"] == "verified"]

@@ -22,7 +22,7 @@ def write(attempt: Attempt, rank: int, text: str) -> None:
 
 
 def heard(*ranks: str, of: int) -> list[str]:
-    warnings = Warnings()
+    warnings = Warnings(of)
     for number in range(of):
         name = f"rank {number}"
         warnings.hear(name, [SAID.format(number).strip()] if name in ranks else [], 10.0)
@@ -43,8 +43,14 @@ def test_what_some_say_names_them() -> None:
     assert heard(*many, of=16) == ["warning: bucket 0 is late (root, 7 of 16 ranks)"]
 
 
+def test_a_rank_that_nothing_was_heard_of_has_not_said_it() -> None:
+    warnings = Warnings(2)
+    warnings.hear("rank 1", ["WARNING:root:late"], 0.0)
+    assert warnings.due(SETTLE_SECONDS) == ["warning: late (root, rank 1 of 2)"]
+
+
 def test_a_rank_that_says_it_later_says_nothing_new() -> None:
-    warnings = Warnings()
+    warnings = Warnings(1)
     warnings.hear("rank 0", ["WARNING:root:late"], 0.0)
     assert len(warnings.due(SETTLE_SECONDS)) == 1
     warnings.hear("rank 1", ["WARNING:root:late"], 50.0)

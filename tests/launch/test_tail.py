@@ -114,3 +114,12 @@ def test_a_file_that_is_not_there_yet(file: Path) -> None:
 
 def test_each_state_of_a_progress_bar_is_a_line() -> None:
     assert list(lines_of(b"a\n\n  0%\r 50%\r\nb\xff")) == ["a", "  0%", " 50%", "b\ufffd"]
+
+
+def test_a_file_that_was_written_anew_and_is_shorter_is_read_anew(tmp_path: Path) -> None:
+    """Written anew twice it may have its old number."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"step": {step}}}\n' for step in range(20)))
+    tail = Tail(file)
+    file.write_text('{"step": 3}\n')
+    assert [row["step"] for row in tail.rows()] == [3]

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import ROOT, Workspace, environment, kill_when, muster, read_rows, variables_of
-from tests.faults import before_steps
+from tests.faults import before_steps, held
 
 
 def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace) -> None:
@@ -34,10 +34,8 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end(workspace: Workspace)
 
     options = ("-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2", "-s", "training.epochs=20.0")
     options += ("-s", "recovery.restarts=0")
-    began = time.monotonic()
-    code = kill_when(["-m", "launch", "run", workspace.spec(), "--run-dir", run, *options], kill_rank_one, sent=0)  # type: ignore[arg-type]
-    assert code == 10
-    assert time.monotonic() - began < 100
+    argv: list[object] = ["-m", "launch", "run", workspace.spec(), "--run-dir", run, *options]
+    assert kill_when(argv, kill_rank_one, sent=0) == 10  # within the minute that it waits
     reason = json.loads((run / "attempts/001/outcome.json").read_text())["reason"]
     assert reason.startswith("rank 1 ended without a word and the others lost their connection: killed")
 
@@ -136,9 +134,10 @@ def test_data_without_a_trainable_token_ends_with_5(workspace: Workspace) -> Non
 
 
 def test_a_closed_terminal_is_a_request_to_stop(workspace: Workspace) -> None:
-    run, spec = workspace.root / "hangup", workspace.spec(training={"epochs": 200.0})
+    run, spec = workspace.root / "hangup", workspace.spec()
     argv: list[object] = ["-m", "launch", "run", spec, "--run-dir", run]
-    assert kill_when(argv, lambda: (run / "samples.jsonl").exists(), sent=signal.SIGHUP) == 75
+    hold = held(workspace.root / "held", 3)
+    assert kill_when(argv, lambda: (run / "samples.jsonl").exists(), sent=signal.SIGHUP, variables=hold) == 75
     assert list((run / "checkpoints").glob("step-*"))
 
 

@@ -55,7 +55,7 @@ def test_nodes_that_are_alike_train(workspace: Workspace) -> None:
     fleet = {check["name"]: check for check in document["checks"] if check["name"].startswith("fleet")}
     assert {name: check["status"] for name, check in fleet.items()} == dict.fromkeys(
         ("fleet-answers", "fleet-alike", "fleet-clock", "fleet-directory"), "pass"
-    )
+    ), fleet
     assert fleet["fleet-answers"]["values"]["gbps"] > 0
     assert document["verdict"].startswith("Ready: 2 CPU processes on 2 nodes")
     assert not list(run.glob(".meeting-*"))

@@ -62,20 +62,19 @@ def test_a_killed_rank_costs_a_restart_and_changes_nothing(workspace: Workspace,
     assert last == ("done", "done")
     assert "restarting from the newest checkpoint: rank 1 ended without a word" in done.err
     assert_the_same(run, undisturbed)
-    seconds = json.loads((run / "attempts/001/outcome.json").read_text())["seconds"]
-    killed = max(row["time"] for row in events(run, "saved") if row["step"] == 4)
-    began = events(run, "started")[0]["time"]
-    assert began + seconds - killed < 45, "all ranks end within 30 s of the first"
+    killed = json.loads((run / "attempts/001/pulse-rank-1.json").read_text())["time"]
+    ended = (run / "attempts/001/outcome.json").stat().st_mtime
+    assert ended - killed < 45, "all ranks end within 30 s of the first"
 
 
 def test_a_rank_that_stops_is_named_and_restarted(workspace: Workspace, undisturbed: Path) -> None:
     run = workspace.root / "stopped"
-    done = started(workspace, run, ONCE + "os.kill(os.getpid(), 19)", recovery={"hang_seconds": 15.0})
+    done = started(workspace, run, ONCE + "os.kill(os.getpid(), 19)", recovery={"hang_seconds": 60.0})
     assert done.code == 0, done.err
     (first, reason), last = outcomes(run)
     assert first == "communication"
     assert re.match(
-        r"the run hangs: rank 1 on \S+ shows no life for 5 s: stopped, killed, or its node is cut off", reason
+        r"the run hangs: rank 1 on \S+ shows no life for 20 s: stopped, killed, or its node is cut off", reason
     )
     assert last == ("done", "done")
     assert_the_same(run, undisturbed)
@@ -85,11 +84,11 @@ def test_a_rank_that_stops_is_named_and_restarted(workspace: Workspace, undistur
 
 def test_a_rank_that_waits_for_ever_is_named_with_its_stack(workspace: Workspace, undisturbed: Path) -> None:
     run = workspace.root / "waiting"
-    done = started(workspace, run, ONCE + "import time; time.sleep(10000)", recovery={"hang_seconds": 10.0})
+    done = started(workspace, run, ONCE + "import time; time.sleep(10000)", recovery={"hang_seconds": 30.0})
     assert done.code == 0, done.err
     (first, reason), last = outcomes(run)
     assert first == "communication"
-    assert "no rank has gone on for 10 s" in reason or "rank 1 on " in reason
+    assert "no rank has gone on for 30 s" in reason or "rank 1 on " in reason
     assert last == ("done", "done")
     assert_the_same(run, undisturbed)
     assert 'sitecustomize.py", line' in (run / "attempts/001/stacks-rank-1.txt").read_text()

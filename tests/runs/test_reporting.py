@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT, Workspace, environment, kill_when, muster, read_rows
+from tests.faults import before_steps, held
 
 LONG = {"epochs": 200, "save_steps": 1000}
 
@@ -37,13 +38,13 @@ def get(host: str, port: int) -> str:
         return str(answer.read().decode())
 
 
-def opened(host: str, port: int, seconds: float = 30) -> str:
+def opened(host: str, port: int, seconds: float = 60) -> str:
     """The first answer: the endpoint opens with the first sample, and the sampler comes behind everything else."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return get(host, port)
-        except urllib.error.URLError:
+        except OSError:  # URLError, and a time-out amid the answer
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
@@ -105,8 +106,8 @@ def test_a_training_is_scraped(workspace: Workspace) -> None:
     run, port = workspace.root / "scraped", free_port()
     training = Training(workspace, run, monitoring={"prometheus_port": port, "sample_seconds": 1})
     try:
-        opened("127.0.0.1", port)
         training.until_step(3)
+        opened("127.0.0.1", port)
         before = training.last_step()
         found = samples(get("127.0.0.1", port))
         rows = {row["step"]: row for row in read_rows(run / "metrics.jsonl") if "loss" in row}
@@ -148,7 +149,10 @@ def test_a_port_that_is_taken_ends_nothing(workspace: Workspace) -> None:
     run = workspace.root / "taken"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = muster("run", workspace.spec(monitoring={"prometheus_port": port}), "--run-dir", run)
+        # The sampler comes behind everything else, and this run is short.
+        waits = "import time\nwhile step == 22 and '\"monitoring_port\"' not in trainer.run_dir.events.read_text():\n"
+        slow = before_steps(workspace.root / "slow", waits + "    time.sleep(0.05)")
+        done = muster("run", workspace.spec(monitoring={"prometheus_port": port}), "--run-dir", run, **slow)
     assert done.code == 0, done.err
     assert "monitoring-port" in done.err
     (warned,) = [row for row in read_rows(run / "events.jsonl") if row["event"] == "warning"]
@@ -200,7 +204,7 @@ def test_tensorboard_gets_what_metrics_jsonl_gets_also_after_a_kill(workspace: W
     elsewhere = workspace.root / "cwd"
     elsewhere.mkdir()
     argv = ["-m", "launch", "run", spec, "--run-dir", run]
-    kill_when(argv, lambda: _logged(run) >= 7)
+    kill_when(argv, lambda: _logged(run) >= 7, variables=held(workspace.root / "held", 10))
     done = muster("run", spec, "--run-dir", run, cwd=elsewhere)
     assert done.code == 0, done.err
     rows = read_rows(run / "metrics.jsonl")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import Workspace, kill_when, muster, read_rows
+from tests.faults import held
 
 STEPS, EPOCHS, ROWS = 22, 2, 42
 
@@ -59,7 +60,8 @@ def test_killed_three_times_the_adapter_is_bit_for_bit_the_same(
     run = base_workspace.root / "killed"
     for step in sorted(random.Random(7).sample(range(5, STEPS - 1), 3)):
         argv: list[object] = ["-m", "launch", "run", dropout_spec, "--run-dir", run, "--resume", "auto"]
-        assert kill_when(argv, lambda step=step: reached(run, step)) == -signal.SIGKILL  # type: ignore[misc]
+        hold = held(base_workspace.root / f"held-{step}", step + 3)
+        assert kill_when(argv, lambda step=step: reached(run, step), variables=hold) == -signal.SIGKILL  # type: ignore[misc]
     done = muster("run", dropout_spec, "--run-dir", run, "--resume", "auto")
     assert done.code == 0, done.err
     assert "resumed from step-" in done.err
@@ -73,7 +75,8 @@ def half_way(base_workspace: Workspace) -> Path:
     """A run of one process, without dropout, that was killed after its checkpoint of step 8."""
     run = base_workspace.root / "half-way"
     argv: list[object] = ["-m", "launch", "run", base_workspace.spec("moves"), "--run-dir", run]
-    kill_when(argv, lambda: (run / "checkpoints/step-000008").exists() and reached(run, 9))
+    hold = held(base_workspace.root / "held", 11)
+    kill_when(argv, lambda: (run / "checkpoints/step-000008").exists() and reached(run, 9), variables=hold)
     return run
 
 
@@ -123,7 +126,8 @@ def test_from_zero3_on_two_ranks_to_one_process(straight: Path, base_workspace: 
         "-s",
         "cluster.devices_per_node=2",
     ]
-    kill_when(argv, lambda: (run / "checkpoints/step-000008").exists() and reached(run, 9))
+    hold = held(base_workspace.root / "held-zero3", 11)
+    kill_when(argv, lambda: (run / "checkpoints/step-000008").exists() and reached(run, 9), variables=hold)
     done = muster("run", spec, "--run-dir", run)
     assert done.code == 0, done.err
     assert "resumed from step-" in done.err
@@ -135,7 +139,8 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(
 ) -> None:
     run, spec = base_workspace.root / "damaged", base_workspace.spec("moves")
     argv: list[object] = ["-m", "launch", "run", spec, "--run-dir", run]
-    kill_when(argv, lambda: (run / "checkpoints/step-000012").exists())
+    hold = held(base_workspace.root / "held-damaged", 14)
+    kill_when(argv, lambda: (run / "checkpoints/step-000012").exists(), variables=hold)
     newest = run / "checkpoints/step-000012/optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     done = muster("run", spec, "--run-dir", run)
@@ -163,7 +168,8 @@ def test_a_stop_saves_and_ends_with_75_and_loses_nothing(straight: Path, base_wo
         "-s",
         "cluster.devices_per_node=2",
     ]
-    assert kill_when(argv, lambda: reached(run, 5), sent=signal.SIGTERM) == 75
+    hold = held(base_workspace.root / "held-stopped", 8)
+    assert kill_when(argv, lambda: reached(run, 5), sent=signal.SIGTERM, variables=hold) == 75
     stopped = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "stopped")
     assert (run / f"checkpoints/step-{stopped['step']:06d}").is_dir()
     assert json.loads((run / "attempts/001/outcome.json").read_text())["exit_code"] == 75
@@ -187,7 +193,8 @@ def test_early_stopping_counts_on_after_a_resume(base_workspace: Workspace) -> N
     runs = {name: base_workspace.root / f"patience-{name}" for name in ("straight", "killed")}
     assert muster("run", spec, "--run-dir", runs["straight"]).code == 0
     argv: list[object] = ["-m", "launch", "run", spec, "--run-dir", runs["killed"]]
-    kill_when(argv, lambda: (runs["killed"] / "checkpoints/step-000004").exists())
+    hold = held(base_workspace.root / "held-patience", 6)
+    kill_when(argv, lambda: (runs["killed"] / "checkpoints/step-000004").exists(), variables=hold)
     assert muster("run", spec, "--run-dir", runs["killed"]).code == 0
     steps = {
         name: [row["step"] for row in read_rows(run / "metrics.jsonl") if "eval_loss" in row]

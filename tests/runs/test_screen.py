@@ -16,18 +16,30 @@ STEP = re.compile(r"step \d/4: loss \d\.\d{3}  [\d,]+ tokens/s")
 # What ranks' logs are full of, and what a library says to another one.
 NOISE = ("Loading weights", "it/s]", "FutureWarning", "Setting accelerator", "OMP_NUM_THREADS", "warnings.warn")
 
+# One rank may be seconds behind the other; what both say, they say at one moment.
+MEET = """
+import os, pathlib, time
+def meet():
+    if "RANK" in os.environ:
+        folder = pathlib.Path({folder!r})
+        (folder / os.environ["RANK"]).touch()
+        while len(list(folder.iterdir())) < int(os.environ["WORLD_SIZE"]):
+            time.sleep(0.01)
+"""
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     """A PYTHONPATH with which every rank warns of one thing and rank 1 of another, and a library of its future."""
     change = (
-        "import logging, os, warnings; warnings.warn('the moon is full');"
+        "import logging, os, warnings; meet(); warnings.warn('the moon is full');"
         " logging.getLogger('a.library').warning('step %s of [3]', os.environ.get('RANK'));"
         " os.environ.get('RANK') == '1' and warnings.warn('only here')\n"
     )
     place = tmp_path / "hook"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text(after_import("training.evaluation.while_training", change))
+    (place / "met").mkdir(parents=True)
+    hook = after_import("training.evaluation.while_training", change)
+    (place / "sitecustomize.py").write_text(hook + MEET.format(folder=str(place / "met")))
     return os.pathsep.join([str(place), str(ROOT)])
 
 

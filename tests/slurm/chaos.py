@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, Workspace, losses, variables_of
+from tests.conftest import ROOT, Workspace, losses, parent_of, variables_of
 from tests.faults import before_steps
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import SLOW, STEPS, SlurmRun
@@ -26,7 +26,8 @@ EXACT, OTHER_DEVICES = 0.0, 1e-5
 
 @dataclass(frozen=True)
 class Scenario:
-    """`strike` disturbs a run that has begun and returns when, in seconds since 1970."""
+    """`strike` disturbs a run that has begun and returns when, in seconds since 1970. One that waits for what comes of
+    it lets the run go on before that."""
 
     name: str
     does: str
@@ -48,7 +49,7 @@ def disturbed(scenario: Scenario, cluster: Cluster, workspace: Workspace) -> Slu
     """The run, begun and ready for its fault."""
     run = SlurmRun(
         cluster, workspace, scenario.name, scenario.nodes, scenario.spares, scenario.fault, scenario.sections,
-        scenario.options, scenario.variables(workspace.root),
+        scenario.options, scenario.variables(workspace.root), waits_for_fault=True,
     )  # fmt: skip
     return run.submit()
 
@@ -114,7 +115,9 @@ def kill_supervisor(run: SlurmRun) -> float:
 def supervisor(run: SlurmRun) -> int:
     """On the host."""
     node = run.cluster.job(run.job)["BatchHost"]
-    (pid,) = [pid for pid, words in run.cluster.processes(node).items() if "--in-job" in words]
+    found = [pid for pid, words in run.cluster.processes(node).items() if "--in-job" in words]
+    # A process that it has just forked still has its words.
+    (pid,) = [pid for pid in found if parent_of(pid) not in found]
     return pid
 
 
@@ -159,6 +162,7 @@ def kill_head_node(run: SlurmRun) -> float:
     node = run.cluster.job(run.job)["BatchHost"]
     run.cluster.kill_node(node)
     began = time.time()
+    run.go_on()
     run.until(lambda: run.cluster.state(run.job) != "RUNNING", "put back")
     run.cluster.start_node(node)
     return began
@@ -170,13 +174,14 @@ def cut_head_node(run: SlurmRun) -> float:
     node = run.cluster.job(run.job)["BatchHost"]
     run.cluster.cut(node)
     began = time.time()
+    run.go_on()
     run.until(lambda: run.cluster.state(run.job) != "RUNNING", "requeued", 300)
     return began
 
 
 def reach_time_limit(run: SlurmRun) -> float:
     """Slurm sends its warning by itself: 30 s before the limit, which it looks at every 30 s, up to a minute early."""
-    run.at_step(1)
+    run.at_step(1).go_on()
     run.until(lambda: run.cluster.state(run.job) != "RUNNING", "at its time limit", 300)
     return time.time()
 
@@ -218,6 +223,7 @@ def preempt(run: SlurmRun) -> float:
     urgent = run.cluster.submit(
         "#!/bin/sh\nsleep 3\n", f"--nodes={len(run.cluster.names)}", "--partition=urgent", "--exclusive"
     )
+    run.go_on()
     run.cluster.wait(urgent, "COMPLETED")
     return began
 
@@ -381,6 +387,8 @@ import os, time
 inner = time.time
 time.time = lambda: inner() + float(open(os.environ["CLOCK_IS_OFF_BY"]).read())
 """
+# Before the next checkpoint, of step 12.
+HELD_AT_11 = "if (step, attempt) == (11, 1): time.sleep(10000)"
 # As long as the limit and longer, on the job's first start.
 SLOW_FIRST = """
 if attempt == 1:
@@ -417,7 +425,7 @@ SCENARIOS = [
     Scenario("killed-in-save", "kill -9 of rank 0 while it saves", kill_in_save, fault=SLOW_SAVE,
              outcomes=("worker", "done")),
     Scenario("checkpoint-damaged", "a bit of the newest checkpoint flips, then a rank is killed", corrupt_newest,
-             outcomes=("worker", "done"), check=refused),
+             fault=HELD_AT_11, outcomes=("worker", "done"), check=refused),
     Scenario("two-at-once", "kill -9 of a rank and slurmctld restarted", kill_rank_and_controller,
              outcomes=("worker", "done")),
     Scenario("node-and-rank", "power loss of a node and kill -9 of the other's rank, a spare stands by",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.slurm.machine import run
+from tests.slurm.machine import CommandFailed, run
 
 ENDED = (
     "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"
@@ -148,8 +148,13 @@ class Commands:
         self, done: Callable[[], bool], what: str, seconds: float = PATIENCE, found: Callable[[], str] = str
     ) -> None:
         """Waits for a condition. Raises TimeoutError with `what` was expected, `found` and the logs."""
-        deadline = time.monotonic() + seconds
-        while not done():
+        deadline, unheard = time.monotonic() + seconds, ""
+        while True:
+            try:
+                if done():
+                    return
+            except CommandFailed as error:  # on a busy machine a question may not be answered in MessageTimeout
+                unheard = f"{error}\n"
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not {what} after {seconds:g} s: {found()}\n{self.logs()}")
+                raise TimeoutError(f"not {what} after {seconds:g} s: {unheard}{found()}\n{self.logs()}")
             time.sleep(0.1)

@@ -20,6 +20,9 @@ STEPS = 22
 STATUS_SECONDS = 3.0
 # A step takes so long that a fault can be put between two of them.
 SLOW = "import time; time.sleep(0.25)"
+WAIT = """\
+while (step, attempt) == (14, 1) and not (trainer.run_dir.root / "struck").exists():
+    time.sleep(0.05)"""
 
 
 @dataclass
@@ -37,6 +40,9 @@ class SlurmRun:
     variables: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the job."""
     directory: Path | None = None
+    waits_for_fault: bool = False
+    """Whether the first attempt waits before a late step until `go_on` is called: it must not end before the fault
+    has come, however slow this machine is."""
     job: str = ""
 
     @property
@@ -52,7 +58,8 @@ class SlurmRun:
         }  # fmt: skip
         sections["training"] = {"save_steps": 4, **self.sections.get("training", {})}
         spec = self.workspace.spec(self.name, **sections)
-        variables = before_steps(self.workspace.root / f"{self.name}-fault", f"{SLOW}\n{self.fault}")
+        wait = f"{WAIT}\n" if self.waits_for_fault else ""
+        variables = before_steps(self.workspace.root / f"{self.name}-fault", f"{SLOW}\n{wait}{self.fault}")
         command = shlex.join(
             [sys.executable, "-m", "launch.supervisor", str(spec), "--run-dir", str(self.root), *arguments]
         )
@@ -101,6 +108,10 @@ class SlurmRun:
         """Waits until so many steps are trained."""
         self.until(lambda: self.step() >= step, f"at step {step}", seconds)
         return self
+
+    def go_on(self) -> None:
+        """The fault is there."""
+        (self.root / "struck").touch()
 
     def ends(self, *states: str, seconds: float = 400) -> str:
         return self.cluster.wait(self.job, *states, seconds=seconds)

@@ -13,6 +13,7 @@ import pytest
 from launch.cluster.queue import ACTIVE
 from launch.diagnosis.records import slurm_hits
 from tests.conftest import Finished, Workspace, muster, stand_in_venv, variables_of
+from tests.faults import before_steps
 from tests.slurm.accounting import AccountedCluster
 from tests.slurm.commands import Commands
 
@@ -49,8 +50,8 @@ def spec(workspace: Workspace, tmp_path: Path) -> Path:
 def ask(cluster: AccountedCluster, tmp_path: Path) -> Ask:
     """`muster ARGV` on the login node."""
 
-    def asked(*argv: object) -> Finished:
-        return muster(*argv, cwd=tmp_path, SLURM_CONF=f"{cluster.directory}/slurm.conf")
+    def asked(*argv: object, **variables: str) -> Finished:
+        return muster(*argv, cwd=tmp_path, **{"SLURM_CONF": f"{cluster.directory}/slurm.conf", **variables})
 
     return asked
 
@@ -86,10 +87,14 @@ def forgotten(cluster: Commands, *jobs: str) -> None:
 
 
 def running(cluster: AccountedCluster, variable: str, value: str) -> int:
-    """The stand-in of the job whose environment has this."""
-    asleep = [pid for pid, words in cluster.processes("n0").items() if words[0] == "sleep"]
-    (found,) = [pid for pid in asleep if variables_of(pid).get(variable) == value]
-    return found
+    """The stand-in of the job whose environment has this, once its script has come that far."""
+
+    def found() -> list[int]:
+        asleep = [pid for pid, words in cluster.processes("n0").items() if words[0] == "sleep"]
+        return [pid for pid in asleep if variables_of(pid).get(variable) == value]
+
+    cluster.wait_until(lambda: len(found()) == 1, f"the stand-in with {variable}={value}")
+    return found()[0]
 
 
 @pytest.mark.timeout(600)
@@ -97,9 +102,12 @@ def test_a_training_run_from_the_queue_until_the_database_alone_remembers_it(
     cluster: AccountedCluster, ask: Ask, workspace: Workspace
 ) -> None:
     spec = workspace.spec("long", slurm=SLURM, **ON_CPU)
+    seen = workspace.root / "seen"
+    waits = f"import time\nwhile step == 3 and not os.path.exists({str(seen)!r}):\n    time.sleep(0.05)"
+    held = before_steps(workspace.root / "held", waits)
     blocker = cluster.submit(["sleep", "infinity"], "--exclusive", "--account=lab")
     cluster.wait(blocker, "RUNNING")
-    job = ask("submit", spec).out.strip()
+    job = ask("submit", spec, **held).out.strip()
     found = status(ask, "long")
     assert (found["state"], found["job"], found["slurm"]["source"]) == ("waiting", job, "scontrol")
     cluster.cancel(blocker)
@@ -107,6 +115,7 @@ def test_a_training_run_from_the_queue_until_the_database_alone_remembers_it(
     cluster.wait_until(begun.exists, "begun")
     found = status(ask, "long")
     assert (found["state"], found["attempt"], found["slurm"]["state"]) == ("running", 1, "RUNNING")
+    seen.touch()
     cluster.wait_until(lambda: not cluster.slurm("squeue", "-h"), "ended", 300)
     forgotten(cluster, job)
 
@@ -200,7 +209,7 @@ def test_slurmdbd_dies_while_a_job_runs_and_comes_back(cluster: AccountedCluster
         told = "slurm-account sacctmgr: Sending PersistInit msg: Connection refused. slurmdbd is down"
         assert told in one_line(sent.err)
         cluster.cancel(job, sent.out.strip())
-        cluster.wait_until(lambda: status(ask, "run")["state"] == "stopped", "stopped")
+        cluster.wait_until(lambda: not cluster.slurm("squeue", "-h"), "ended")
     forgotten(cluster, job)
     found = status(ask, "run")
     assert (found["state"], found["slurm"]["state"], found["slurm"]["source"]) == ("stopped", "CANCELLED", "sacct")

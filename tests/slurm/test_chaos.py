@@ -45,6 +45,7 @@ def test_a_fault(scenario: Scenario, cluster: Cluster, undisturbed: SlurmRun, wo
     run = disturbed(scenario, cluster, workspace)
     with Reader(run) as reader:
         struck = scenario.strike(run)
+        run.go_on()
         assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert_the_same(run, undisturbed, scenario.tolerance)
     scenario.check(run)

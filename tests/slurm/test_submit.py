@@ -22,8 +22,9 @@ from tests.slurm.commands import PATIENCE
 STAND_IN = """#!/bin/bash
 run="${@: -1}"
 for word; do [ "$previous" = --run-dir ] && run=$word; previous=$word; done
-printf '%s\\n' "$@" > "$run/argv"
+printf '%s\\n' "$@" > "$run/argv.partial"
 echo "hello from $(hostname)"
+mv "$run/argv.partial" "$run/argv"
 while [ ! -e "$run/stop" ]; do sleep 0.1; done
 exit 75
 """
@@ -32,7 +33,8 @@ exit 75
 @pytest.fixture(scope="module")
 def cluster(real_slurm: None) -> Iterator[Cluster]:
     """One for all of these tests, which leave it as it was."""
-    with Cluster(nodes=2, gpus_per_node=2) as started:
+    # A run that is stopped at once writes how it ended, however busy this machine is.
+    with Cluster(nodes=2, gpus_per_node=2, options={"KillWait": 60}) as started:
         yield started
 
 

@@ -16,7 +16,7 @@ from tests.slurm.cluster import Cluster
 def test_a_run_is_watched_from_the_queue_to_its_end(cluster: Cluster, workspace: Workspace, tmp_path: Path) -> None:
     """On a terminal and in a pipe at once."""
     spec = workspace.spec(
-        "queued", slurm={"partition": "main", "time": "5"}, preflight={"accept": ["slurm-shared"]},
+        "queued", slurm={"partition": "main", "time": "20"}, preflight={"accept": ["slurm-shared"]},
         cluster={"nodes": 2, "devices_per_node": 1, "device": "cpu", "strategy": "ddp"},
     )  # fmt: skip
     blocker = cluster.submit("#!/bin/sh\nsleep infinity\n", "--exclusive", "--nodes=3", "--time=5")

@@ -421,9 +421,9 @@ def test_tokens_of_other_providers(service: str) -> None:
 
 
 def test_a_long_run_of_what_begins_a_token_takes_no_long_time() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     list(check(sample("eyJ" * 100_000)))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("text", ["GroÃŸe StraÃŸe", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "ðŸ˜€ it is"])
@@ -510,10 +510,10 @@ SLOW = [
 
 @pytest.mark.parametrize("number", range(len(SLOW)))
 def test_no_text_takes_time_that_grows_with_the_square_of_its_length(number: int) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     list(check(Sample("id", "f", 1, messages=(), text=SLOW[number])))
     cited(SLOW[number], {"a", "b-c"})
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,9 @@ class Case:
         return trace(self.architecture, self.setting(), self.architecture.layers)
 
 
+# The pair's own limit is 400.
+pytestmark = pytest.mark.timeout(500)
+
 # A block has 43,840 elements, embeddings 19,200.
 CASES = {
     "all is kept": Case(),

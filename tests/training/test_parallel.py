@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from launch.errors import HostError
+from tests.conftest import until_ended
 from tests.training.chat_templates import tokenizer_of
 from training.data import parallel
 from training.data.examine import Chunk, Examined, Examiner, Settings
@@ -104,10 +105,11 @@ def test_a_process_that_is_killed_is_told() -> None:
 
 PARENT = """
 import multiprocessing, sys, time
-from tests.training.test_parallel import TOKENS, chunk
 from training.data import parallel
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the processes, which import this file, need none of it
+    from tests.training.test_parallel import TOKENS, chunk
+
     parallel.WORTH_PROCESSES = 12
     found = parallel.examine((chunk(number) for number in range(100_000)), TOKENS, 2)
     for _ in range(int(sys.argv[1])):
@@ -129,15 +131,4 @@ def test_a_killed_parent_takes_its_processes_with_it(taken: int, tmp_path: Path)
     assert len(children) == 2
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    deadline = time.monotonic() + 30
-    while any(_runs(pid) for pid in children):
-        assert time.monotonic() < deadline, "a process outlives its parent"
-        time.sleep(0.05)
-
-
-def _runs(pid: int) -> bool:
-    """A zombie, which nobody here may reap, does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    until_ended(*children)

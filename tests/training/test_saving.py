@@ -18,7 +18,7 @@ class Half:
             self.go.set()
 
     def __call__(self, *state: object) -> None:
-        assert self.go.wait(10)
+        assert self.go.wait(200)
         if self.error:
             raise self.error
         self.done = True

@@ -130,6 +130,6 @@ SIGNS = "//a/:_authToken= eyJ T3BlbkFJ :// = pypi- xox k_live_ secret@"
 @pytest.mark.parametrize("signs", ["", SIGNS])
 def test_half_a_megabyte_of_what_begins_a_secret_takes_no_long_time(repeated: str, signs: str) -> None:
     """The signs let every rule look."""
-    began = time.monotonic()
+    began = time.process_time()
     list(check(Sample("id", "f", 1, text=repeated * (500_000 // len(repeated)) + signs)))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

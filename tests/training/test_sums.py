@@ -19,6 +19,8 @@ from tests.conftest import Workspace, command
 from tests.training.summed_gradients import MICRO_BATCHES, SHAPES
 from tests.training.test_initial import plan_for
 
+pytestmark = pytest.mark.timeout(500)  # the pair's own limit is 400
+
 ARCHITECTURE = from_config({"model_type": "qwen2", **SHAPES}, "config.json")
 ADAPTER = adapter_of(ARCHITECTURE, LoraSpec(rank=8))
 # DeepSpeed's own way, for comparison.

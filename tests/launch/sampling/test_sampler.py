@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from launch.sampling.driver import Driver
+from launch.sampling.driver import STUCK_SECONDS, Driver
 from launch.sampling.sampler import CPU_SHARE, pause
-from tests.conftest import ROOT, command, environment
+from tests.conftest import ROOT, command, environment, until_ended
 from tests.launch.sampling.conftest import Sampling
 
 Start = Callable[..., Sampling]
@@ -35,9 +37,10 @@ def test_every_value_of_eight_gpus(sampling: Start) -> None:
         },
         "--gpus", 8, "--node", "n1", "--seconds", 1,
     )  # fmt: skip
-    found.until(lambda: len(found.rows()) == 8)
-    assert [row["gpu"] for row in found.rows()] == list(range(8))
-    assert all(set(row) == VALUES | HOST for row in found.rows())
+    found.until(lambda: len(found.rows()) >= 8)
+    rows = found.rows()[:8]
+    assert [row["gpu"] for row in rows] == list(range(8))
+    assert all(set(row) == VALUES | HOST for row in rows)
     row = found.of(5)[0]
     assert {key: row[key] for key in VALUES} == {
         "utilization": 97, "memory_used_bytes": 40 * 2**30 + 551 * 2**20, "memory_total_bytes": 81559 * 2**20,
@@ -53,18 +56,28 @@ def test_every_value_of_eight_gpus(sampling: Start) -> None:
     assert found.of(0)[0]["throttle_reasons"] == []
 
 
-def test_nvlink_s_counters_become_bytes_a_second_over_all_links(sampling: Start) -> None:
+def test_nvlink_s_counters_become_bytes_a_second_over_all_links() -> None:
     """18 links that count 1000 and 2000 KiB more at each question."""
     # A list of its own for each link: a reading asks every link once.
-    changes = {f"gpu.0.nvlink.{link}.tx": "1000, 2000, 3000" for link in range(18)} | {"gpu.0.nvlink.rx": "7"}
-    found = sampling("h100x8", changes, "--gpus", 1, "--seconds", 1)
-    found.until(lambda: len(found.of(0)) >= 3)
-    rows = found.of(0)[:3]
-    assert rows[0]["nvlink_tx_bytes_per_second"] is None
-    for before, after in pairwise(rows):  # a busy machine may take longer than a second from one to the next
-        sent = after["nvlink_tx_bytes_per_second"] * (after["time"] - before["time"])
-        assert sent == pytest.approx(18 * 1000 * 1024, rel=0.3)
-    assert [row["nvlink_rx_bytes_per_second"] for row in found.of(0)[:3]] == [None, 0, 0]
+    changes: dict[str, object] = {f"gpu.0.nvlink.{link}.tx": "1000, 2000, 3000" for link in range(18)} | {
+        "gpu.0.nvlink.rx": "7"
+    }
+    code = (
+        "import time\n"
+        "from launch.sampling.driver import Driver\n"
+        "driver = Driver(None, 1)\n"
+        "for _ in range(3):\n"
+        "    began = time.monotonic()\n"
+        "    row = driver.read()[0]\n"
+        "    ended = time.monotonic()\n"
+        "    print([began, ended, row['nvlink_tx_bytes_per_second'], row['nvlink_rx_bytes_per_second']])\n"
+        "    time.sleep(0.5)\n"
+    )
+    readings: Any = told(code, changes)
+    assert [received for *_, received in readings] == [None, 0, 0]
+    assert readings[0][2] is None
+    for (began, ended, *_), (again, last, sent, _) in pairwise(readings):
+        assert 18 * 1000 * 1024 / (last - began) <= sent <= 18 * 1000 * 1024 / (again - ended)
 
 
 def test_values_that_change_from_sample_to_sample(sampling: Start) -> None:
@@ -228,16 +241,16 @@ def test_slow_answers_do_not_pile_up(sampling: Start) -> None:
     found = sampling("l40sx4", {"delay.nvmlDeviceGetPowerUsage": 2000}, "--gpus", 2, "--seconds", 1)
     found.until(lambda: len(found.of(1)) >= 2)
     first, second = (row["time"] for row in found.of(1)[:2])
-    assert 3.9 <= second - first <= 7.9
+    assert second - first >= 3.9
     assert all(row["power_watts"] is not None and "error" not in row for row in found.rows())
-    threads = len(list(Path(f"/proc/{found.process.pid}/task").iterdir()))
-    assert threads <= 3  # the loop, the end of its input, and one that asks the driver
+    # The loop, the end of its input, and one that asks the driver; the one before it may not have ended yet.
+    found.until(lambda: psutil.Process(found.process.pid).num_threads() <= 3)
     assert found.end() == 0
 
 
 def test_a_driver_that_never_answers_about_a_gpu_is_told_and_the_host_is_sampled_on() -> None:
     code = (
-        "import threading\n"
+        "from math import inf\n"
         "from pathlib import Path\n"
         "from launch.rundir import RunDir\n"
         "from launch.sampling.driver import Driver\n"
@@ -247,7 +260,15 @@ def test_a_driver_that_never_answers_about_a_gpu_is_told_and_the_host_is_sampled
         "    seen.append([(row['gpu'], row.get('error'), row['temperature']) for row in rows])\n"
         "    if len(seen) == 3:\n"
         "        sampler.end()\n"
-        "sampler = Sampler(RunDir(Path('/nowhere')), 'n', Driver(None, 3), 0.1, each, stuck_seconds=0.5)\n"
+        "driver = Driver(None, 3)\n"
+        "sampler = Sampler(RunDir(Path('/nowhere')), 'n', driver, 0.1, each, stuck_seconds=inf)\n"
+        "asking = driver._asking\n"
+        # However slow this machine is, it is the GPU that never answers which is found to be late.
+        "def told(index):\n"
+        "    asking(index)\n"
+        "    sampler.stuck_seconds = 0.5 if seen and index == 1 else 300\n"
+        "    sampler.signals.put(None)\n"
+        "driver._asking = told\n"
         "sampler.run()\n"
         "print(*seen, sep='\\n', flush=True)\n"
         "import os; os._exit(0)\n"
@@ -266,7 +287,8 @@ def test_it_ends_at_once_though_the_driver_never_answers(sampling: Start) -> Non
     time.sleep(1.2)
     began = time.monotonic()
     assert found.end() == 0
-    assert time.monotonic() - began < 4  # it comes behind everything else on a busy machine
+    # The driver is given longer than this. It comes behind everything else on a busy machine.
+    assert time.monotonic() - began < STUCK_SECONDS
 
 
 # What it costs
@@ -308,15 +330,26 @@ def test_it_ends_when_its_input_does(sampling: Start) -> None:
     found.until(lambda: bool(found.rows()))
     began = time.monotonic()
     assert found.end() == 0
-    assert time.monotonic() - began < 4  # it comes behind everything else on a busy machine
+    assert time.monotonic() - began < 50  # the interval is 60; it comes behind everything else on a busy machine
     assert len(found.rows()) == 1
     assert found.said() == ""
 
 
-def test_a_training_that_ends_at_once_still_has_a_sample(sampling: Start) -> None:
-    found = sampling("h100x8", None, "--gpus", 8, "--seconds", 60)
-    assert found.end() == 0
-    assert len(found.rows()) == 8
+def test_a_training_that_ends_at_once_still_has_a_sample() -> None:
+    """The driver gets a while for it; here the longest that this machine may need."""
+    code = (
+        "from pathlib import Path\n"
+        "from launch.rundir import RunDir\n"
+        "from launch.sampling import sampler\n"
+        "from launch.sampling.driver import Driver\n"
+        "sampler.LAST_SECONDS = 100\n"
+        "seen = []\n"
+        "one = sampler.Sampler(RunDir(Path('/nowhere')), 'n', Driver(None, 8), 60, seen.append)\n"
+        "one.end()\n"
+        "one.run()\n"
+        "print([len(rows) for rows in seen])\n"
+    )
+    assert told(code, {}) == [[8]]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
@@ -335,22 +368,22 @@ def test_it_dies_with_who_started_it(tmp_path: Path) -> None:
         " str(os.getpid())], stdin=subprocess.PIPE)\n"
         "print(p.pid, flush=True)\n"
         "if os.fork() == 0:\n"
-        "    time.sleep(5)\n"
+        "    time.sleep(300)\n"
         "    os._exit(0)\n"
-        "time.sleep(60)\n"
+        "time.sleep(300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment(), cwd=ROOT)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (tmp_path / "resources.jsonl").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    (holder,) = (child for child in psutil.Process(parent.pid).children() if child.pid != pid)
     parent.kill()
     parent.wait()
-    while _runs(pid):
-        assert time.monotonic() < deadline, "it outlives its parent"
-        time.sleep(0.02)
+    until_ended(pid)
+    holder.kill()
 
 
 def test_one_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
@@ -364,13 +397,6 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path) -> None:
     assert done.code == 0
     assert len(done.err.splitlines()) == 1
     assert done.err.startswith("warning: ")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_driver_that_loads_once_is_asked_by_one_thread_alone() -> None:

@@ -96,17 +96,19 @@ class Terminal:
 
     def __init__(self, argv: list[Any], width: int = 80, height: int = 24, **variables: str):
         self.width, self.height = width, height
-        self.master, self.slave = pty.openpty()
+        self.master, slave = pty.openpty()
+        self.slave: int | None = slave
         self.resize(width, height)
-        self.before = termios.tcgetattr(self.slave)
+        self.before = self.after = termios.tcgetattr(slave)
         variables = {"TERM": "xterm-256color", "PYTHONUTF8": "1", **variables}
         kept = {name: value for name, value in environment(**variables).items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            [str(part) for part in argv], cwd=ROOT, env=kept, stdin=self.slave, stdout=self.slave, stderr=self.slave,
+            [str(part) for part in argv], cwd=ROOT, env=kept, stdin=slave, stdout=slave, stderr=slave,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         self.sent = bytearray()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def __enter__(self) -> "Terminal":
         return self
@@ -114,9 +116,9 @@ class Terminal:
     def __exit__(self, *error: object) -> None:
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(OSError):
-            os.close(self.slave)
-            os.close(self.master)
+        for descriptor in (self.slave, self.master):
+            if descriptor is not None:
+                os.close(descriptor)
 
     def resize(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -133,22 +135,34 @@ class Terminal:
     def wait_for(self, what: str | Callable[[Screen], bool], seconds: float = 30.0) -> Screen:
         deadline = time.monotonic() + seconds
         while True:
+            ended = self.process.poll() is not None  # looked at first: what it showed before that is read below
+            if ended:
+                self._read_out()
             screen = self.screen()
             if what(screen) if callable(what) else any(what in line for line in screen.text()):
                 return screen
             assert time.monotonic() < deadline, "\n".join(screen.text())
-            assert self.process.poll() is None or seconds < 1, f"ended\n{self._whole()}"
+            assert not ended or seconds < 1, f"ended\n{self._whole()}"
             time.sleep(0.05)
 
-    def ends(self, seconds: float = 20.0) -> int:
+    def ends(self, seconds: float = 60.0) -> int:
         code = self.process.wait(timeout=seconds)
-        time.sleep(0.2)  # until the last of it has been read
+        self._read_out()
         return code
+
+    def _read_out(self) -> None:
+        """Reads to the end of what an ended process has sent: there is one once nobody holds the terminal any more."""
+        if self.slave is not None:
+            self.after = termios.tcgetattr(self.slave)
+            os.close(self.slave)
+            self.slave = None
+        self.reader.join(10)
 
     def as_it_was(self) -> bool:
         """Whether the terminal is as a shell expects it."""
         screen = self.screen()
-        return termios.tcgetattr(self.slave) == self.before and screen.cursor and not screen.in_alternate
+        now = self.after if self.slave is None else termios.tcgetattr(self.slave)
+        return now == self.before and screen.cursor and not screen.in_alternate
 
     def _whole(self) -> str:
         """What was sent, without a sequence or a character that is not whole yet."""

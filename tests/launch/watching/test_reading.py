@@ -122,6 +122,8 @@ def test_a_finished_run_is_over_at_once(run: RunDir) -> None:
         assert not reader.look().over
         run.adapter.mkdir()
         reader.looked = -1e9
+        assert not reader.look().over  # its last words are about to come
+        event(run.events, "finished", steps=3, seconds=1.0)
         assert reader.look().over
 
 
