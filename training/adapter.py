@@ -7,6 +7,7 @@ then hold an ordinary adapter of twice the rank for the base on disk, B A - B0 A
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ def trainable_parameters(model: Any) -> Named:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def adapter_files(model: PeftModel, tensors: Tensors) -> tuple[dict[str, Tensors], dict[str, str]]:
-    """PEFT's two files, from whole tensors by parameter name.
+def adapter_files(
+    model: PeftModel, tensors: Tensors, names: Mapping[str, str]
+) -> tuple[dict[str, Tensors], dict[str, str]]:
+    """PEFT's two files, from whole tensors by parameter name. `names`: those of `saved_names`.
 
-    Raises NumericalError rather than save what is not finite.
+    Asks the model for nothing that its engine would notice: a thread may call this while the model computes. Raises
+    NumericalError rather than save what is not finite.
     """
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
@@ -44,7 +48,6 @@ def adapter_files(model: PeftModel, tensors: Tensors) -> tuple[dict[str, Tensors
             " training.learning_rate or look at the rows of the last step in samples.jsonl"
         )
     principal: Tensors = getattr(model, PRINCIPAL, {})
-    names = _saved_names(model, list(tensors))
     state = {names[name]: _with_principal(name, tensor, principal) for name, tensor in tensors.items()}
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
@@ -64,7 +67,7 @@ def read_adapter(directory: Path, model: PeftModel, parameters: Named) -> Tensor
     principal: Tensors = getattr(model, PRINCIPAL, {})
     # A ZeRO-3 parameter is empty between its uses; ds_shape is its own.
     shapes = {name: tuple(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in parameters}
-    names = _saved_names(model, list(shapes))
+    names = saved_names(model, list(shapes))
     found = {name: _without_principal(name, saved[key], principal) for name, key in names.items() if key in saved}
     odd = sorted(set(saved) ^ set(names.values()))
     odd += [names[name] for name, tensor in found.items() if tuple(tensor.shape) != shapes[name]]
@@ -75,7 +78,7 @@ def read_adapter(directory: Path, model: PeftModel, parameters: Named) -> Tensor
 
 def lacking_tensors(directory: Path, model: PeftModel) -> list[str]:
     """What an adapter's file has not, of what the model trains, and pairs in it that the model has no place for."""
-    wanted = set(_saved_names(model, [name for name, _ in trainable_parameters(model)]).values())
+    wanted = set(saved_names(model, [name for name, _ in trainable_parameters(model)]).values())
     with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as opened:
         saved = set(opened.keys())
     return sorted((wanted - saved) | {name for name in saved - wanted if ADAPTER in name})
@@ -84,7 +87,7 @@ def lacking_tensors(directory: Path, model: PeftModel) -> list[str]:
 def read_principal(directory: Path, model: PeftModel) -> Tensors:
     """What PiSSA took out of the base, from an adapter that `adapter_files` wrote with it."""
     saved = load_file(directory / ADAPTER_WEIGHTS)
-    names = _saved_names(model, [name for name, _ in trainable_parameters(model)])
+    names = saved_names(model, [name for name, _ in trainable_parameters(model)])
     halves = {name: saved[key] for name, key in names.items() if _is_pair(name)}
     return {
         name: _second_half(tensor, dim=0) if "lora_A" in name else -_second_half(tensor, dim=1)
@@ -92,8 +95,12 @@ def read_principal(directory: Path, model: PeftModel) -> Tensors:
     }
 
 
-def _saved_names(model: PeftModel, names: list[str]) -> dict[str, str]:
-    """PEFT's name in a file for each parameter: asked from PEFT, with a number in each tensor's place."""
+def saved_names(model: PeftModel, names: list[str]) -> dict[str, str]:
+    """PEFT's name in a file for each parameter: asked from PEFT, with a number in each tensor's place.
+
+    Not while the model computes: PEFT calls state_dict of modules that are saved whole, and FSDP2 then takes their
+    parameters apart, on this rank alone.
+    """
     numbered = {name: torch.tensor(number) for number, name in enumerate(names)}
     saved = get_peft_model_state_dict(model, state_dict=numbered, save_embedding_layers=False)
     return {names[int(number)]: key for key, number in saved.items()}

@@ -43,6 +43,8 @@ class ResumableTrainer(Trainer):
     gate: Gate
     recorder: Recorder
     saver: Saver
+    saved_names: dict[str, str]
+    """What PEFT calls each trainable parameter in its file."""
     beginning: Beginning | None
     """Where training can go back to while no checkpoint is known to be good."""
 
@@ -101,7 +103,7 @@ class ResumableTrainer(Trainer):
         stalled: float, best: Path | None,
     ) -> None:  # fmt: skip
         """The half of a save that a thread does: from tensors in host memory to a directory with its name."""
-        tensors, own = adapter_files(self.peft_model, adapter)
+        tensors, own = adapter_files(self.peft_model, adapter, self.saved_names)
         size = checkpoint.write_directory(self.run_dir.checkpoint(step), tensors | others, own | texts)
         seconds, stalled = round(time.monotonic() - began, 3), round(stalled + self.saver.waited, 4)
         self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=stalled, bytes=size)

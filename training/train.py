@@ -163,6 +163,6 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
                 )
             tokenizer.save_pretrained(directory)
 
-        tensors, texts = adapter_files(trainer.peft_model, live)
+        tensors, texts = adapter_files(trainer.peft_model, live, trainer.saved_names)
         checkpoint.write_directory(trainer.run_dir.adapter, tensors, texts, complete)
     trainer.ranks.share(None)

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from launch.plan import Plan
 from launch.rundir import RunDir
+from training.adapter import saved_names
 from training.arguments import loraplus
 from training.control import Control
 from training.data.collate import collator
@@ -231,7 +232,9 @@ class AdapterTrainer(ResumableTrainer):
         an engine's own format."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self.recorder.event("verified", **verify(self.plan, self))
-        fresh = gather_adapter(self.trainable_parameters()).copies()
+        parameters = self.trainable_parameters()
+        self.saved_names = saved_names(self.peft_model, [name for name, _ in parameters])
+        fresh = gather_adapter(parameters).copies()
         scale = read_loss_scale(self.optimizer, self.accelerator.scaler)
         self.recorder.rehearsed(rehearse(self))
         self.gate.install(self)

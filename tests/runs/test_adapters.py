@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Workspace, muster, read_rows
-from tests.runs.short_runs import assert_same_training, trained
+from tests.faults import before_steps
+from tests.runs.short_runs import STEPS, assert_same_training, trained
 
 # Options that do not meet one another, in as few runs as hold them all.
 ADAPTERS: dict[str, dict[str, dict[str, Any]]] = {
@@ -54,6 +55,28 @@ def test_a_worker_has_the_attention_the_constants_and_the_adapter_that_the_spec_
     assert {(row["quantization"], row["adapter_precision"]) for row in told} == {("nf4", "bf16")}
     for run in runs[1:]:
         assert_same_training(run, runs[0], tolerance=2e-3)  # bf16 keeps three digits
+
+
+OWN_THREAD = """
+import threading, torch
+if not hasattr(torch.nn.Module, "asked"):
+    torch.nn.Module.asked = inner = torch.nn.Module.state_dict
+    def state_dict(self, *given, **named):
+        assert threading.current_thread() is threading.main_thread(), "asked while the model computes"
+        return inner(self, *given, **named)
+    torch.nn.Module.state_dict = state_dict
+"""
+
+
+def test_a_save_that_goes_on_beside_the_training_asks_the_model_for_nothing(wide: Workspace) -> None:
+    """Under FSDP2 state_dict takes parameters apart that the other thread has just put together: from then on this
+    rank exchanges something else than the others, and one of them aborts."""
+    sections = {**STEPS, **ADAPTERS["whole"], "cluster": {"strategy": "single", "devices_per_node": 1, "device": "cpu"}}
+    watched = before_steps(wide.root / "watched", OWN_THREAD)
+    run = wide.root / "beside"
+    done = muster("run", wide.spec("beside", **sections), "--run-dir", run, "-s", "recovery.restarts=0", **watched)
+    assert done.code == 0, done.err
+    assert [row["step"] for row in read_rows(run / "events.jsonl") if row["event"] == "saved"] == [2, 4]
 
 
 @pytest.mark.parametrize(("adapter", "strategy"), [("held", "single"), ("whole", "fsdp2")])

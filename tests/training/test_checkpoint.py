@@ -148,7 +148,7 @@ def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 def test_an_adapter_that_is_not_finite_is_never_saved() -> None:
     with pytest.raises(NumericalError, match=r"1 adapter tensors are not finite, b first; not saved"):
-        adapter_files(None, {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])})  # type: ignore[arg-type]
+        adapter_files(None, {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}, {})  # type: ignore[arg-type]
 
 
 def test_a_manifest_lists_sizes_and_digests(tmp_path: Path) -> None:

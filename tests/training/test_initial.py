@@ -14,7 +14,7 @@ from launch.plan import Plan
 from launch.planning import planned
 from tests.conftest import Workspace
 from training import initial
-from training.adapter import adapter_files, read_adapter, trainable_parameters
+from training.adapter import adapter_files, read_adapter, saved_names, trainable_parameters
 from training.checkpoint import write_directory
 from training.model import load, load_base
 from training.soundness import evaluating
@@ -46,7 +46,7 @@ def disturb(model: Any, size: float = 0.02) -> None:
 
 def saved(model: PeftModel, directory: Path) -> Path:
     live = {name: parameter.detach().clone() for name, parameter in trainable_parameters(model)}
-    write_directory(directory, *adapter_files(model, live))
+    write_directory(directory, *adapter_files(model, live, saved_names(model, list(live))))
     return directory
 
 
