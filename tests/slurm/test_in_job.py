@@ -66,9 +66,10 @@ def test_a_port_that_somebody_still_holds_is_passed_over(cluster: Cluster, works
 def test_nodes_that_cannot_go_on_are_given_back_without_the_one_that_is_lost(
     cluster: Cluster, workspace: Workspace
 ) -> None:
-    run = SlurmRun(cluster, workspace, "given-back", nodes=3, sections=THREE).submit().at_step(6)
+    run = SlurmRun(cluster, workspace, "given-back", nodes=3, sections=THREE, waits_for_fault=True).submit().at_step(6)
     lost = run.ranks()[1]["node"]
     cluster.kill_node(lost)
+    run.go_on()
     assert run.ends() == "COMPLETED", cluster.output(run.job)
     found = cluster.job(run.job)
     assert (found["ExcNodeList"], found["Restarts"]) == (lost, "1")
@@ -83,8 +84,9 @@ def test_a_job_that_starts_again_with_a_node_that_is_not_fit_asks_for_another(
     cluster: Cluster, workspace: Workspace
 ) -> None:
     """Nobody sits beside it by then: what stops a first start with exit code 3 does not stop this one."""
-    run = SlurmRun(cluster, workspace, "unfit", nodes=3, sections=THREE).submit().at_step(6)
+    run = SlurmRun(cluster, workspace, "unfit", nodes=3, sections=THREE, waits_for_fault=True).submit().at_step(6)
     urgent = cluster.submit(["sleep", "infinity"], "--nodes=4", "--partition=urgent", "--exclusive")
+    run.go_on()
     cluster.wait(urgent, "RUNNING")
     cluster.hide_directory("n1", workspace.root)
     # Slurm chooses among nodes that are free: all of them, also the one that has become unfit.
@@ -101,8 +103,9 @@ def test_a_job_that_starts_again_with_a_node_that_is_not_fit_asks_for_another(
 
 
 def test_a_supervisor_that_hangs_is_missed_and_the_job_given_back(cluster: Cluster, workspace: Workspace) -> None:
-    run = SlurmRun(cluster, workspace, "hung", sections=NOTICED_SOON).submit().at_step(6)
+    run = SlurmRun(cluster, workspace, "hung", sections=NOTICED_SOON, waits_for_fault=True).submit().at_step(6)
     stop_supervisor(run)
+    run.go_on()
     assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert run.events("requeued")[0]["reason"] in MISSED
     each_sample_once_an_epoch(run, STEPS)
@@ -186,8 +189,9 @@ def test_a_warning_in_the_first_second_of_a_job_gives_it_back(cluster: Cluster, 
 def test_a_warning_to_the_steps_alone_gives_the_job_back(cluster: Cluster, workspace: Workspace) -> None:
     """As by a script of somebody's own that asks for it without `B:`. All processes of the steps get it, launchers and
     the writers of logs as well."""
-    run = SlurmRun(cluster, workspace, "steps").submit().at_step(6)
+    run = SlurmRun(cluster, workspace, "steps", waits_for_fault=True).submit().at_step(6)
     cluster.slurm("scancel", "--signal=USR1", run.job)
+    run.go_on()
     assert run.ends() == "COMPLETED", cluster.output(run.job)
     assert cluster.job(run.job)["Restarts"] == "1"
     assert run.outcomes() == ["stopped", "done"]
@@ -220,6 +224,7 @@ def untold(real_slurm: None) -> Iterator[Cluster]:
 
 def preempted_once(run: SlurmRun) -> None:
     urgent = run.cluster.submit("#!/bin/sh\nsleep 3\n", "--nodes=2", "--partition=urgent", "--exclusive")
+    run.go_on()
     assert run.ends() == "COMPLETED", run.cluster.output(run.job)
     assert run.cluster.state(urgent) == "COMPLETED"
     assert run.cluster.job(run.job)["Restarts"] == "1"
@@ -228,7 +233,7 @@ def preempted_once(run: SlurmRun) -> None:
 
 
 def test_a_preemption_without_the_signal_that_the_job_asks_for(untold: Cluster, workspace: Workspace) -> None:
-    run = SlurmRun(untold, workspace, "untold").submit().at_step(6)
+    run = SlurmRun(untold, workspace, "untold", waits_for_fault=True).submit().at_step(6)
     preempted_once(run)
     assert run.outcomes() == ["stopped", "done"]
 
@@ -274,8 +279,9 @@ def test_a_first_start_with_a_node_that_is_not_fit_is_3_and_says_how_to_go_on(
 def test_a_site_that_starts_no_job_again_ends_the_run_with_75_and_says_what_to_do(
     cluster: Cluster, workspace: Workspace
 ) -> None:
-    run = SlurmRun(cluster, workspace, "once", options=("--no-requeue",)).submit().at_step(6)
+    run = SlurmRun(cluster, workspace, "once", options=("--no-requeue",), waits_for_fault=True).submit().at_step(6)
     cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    run.go_on()
     assert run.ends() == "FAILED", cluster.output(run.job)
     assert (run.exit_code(), run.outcomes()) == (75, ["stopped"])
     told = cluster.output(run.job)
