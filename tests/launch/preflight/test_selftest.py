@@ -124,7 +124,11 @@ def test_nothing_goes_on_when_the_selftest_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_selftest_that_is_told_to_end_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     argv = [sys.executable, "-m", "launch", "preflight", "--selftest"]
-    with psutil.Popen(argv, env=environment(TMPDIR=str(tmp_path)), start_new_session=True) as running:
+    # A shell that starts the tests in the background lets them ignore Ctrl-C, and that is inherited.
+    with psutil.Popen(
+        argv, env=environment(TMPDIR=str(tmp_path)), start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as running:  # fmt: skip
         until = time.monotonic() + 60
         # Not while it starts the first one, when Python's own hooks around a fork would swallow what is raised.
         while len(started := running.children(recursive=True)) < 2 or not any(tmp_path.iterdir()):
