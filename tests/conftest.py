@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ from typing import Any
 import psutil
 import pytest
 from hypothesis import settings
-from hypothesis.internal.conjecture import providers
 
 # The same examples each time: what a run of the suite finds, the next one finds too. How long one takes is the
 # machine's affair (200 ms by default, and some start processes).
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
-# It also tries constants out of whatever modules of ours a process has imported by then, which is never the same.
-if hasattr(providers, "Constants"):
+# It also tries constants out of whatever modules of ours a process has imported by then, which is never the same; older
+# ones than 6.131 do not.
+with suppress(ImportError, AttributeError):
+    from hypothesis.internal.conjecture import providers
+
     providers._get_local_constants = providers.Constants
 
 # The models are tiny: a second thread gains nothing, and spins while another test has the core that it waits for.
