@@ -116,11 +116,10 @@ def trained_by(run: RunDir) -> str | None:
     """Who holds one of the run directory's locks, to prepare it or to train; None when nobody does."""
     for path in (run.claimed, run.lock):
         try:
-            free = _looked_at(path)
+            if not _free(path):
+                return _holder(path)
         except OSError:  # no lock file yet, or storage without locks: `hold` will say
-            continue
-        if not free:
-            return _holder(path)
+            pass
     return None
 
 
@@ -148,7 +147,7 @@ def hold(run: RunDir, path: Path) -> IO[str]:
             break
         except BlockingIOError:
             waited = time.monotonic() - began
-            if waited > (LOOKED_AT_SECONDS if _looked_at(path) else LOCK_SECONDS):
+            if waited > (LOOKED_AT_SECONDS if _free(path) else LOCK_SECONDS):
                 raise _busy(run, _holder(path)) from None
             time.sleep(0.05)
         except OSError as error:
@@ -159,8 +158,8 @@ def hold(run: RunDir, path: Path) -> IO[str]:
     return lock
 
 
-def _looked_at(path: Path) -> bool:
-    """Whether nobody holds the lock: whoever looks shares it."""
+def _free(path: Path) -> bool:
+    """Whether nobody holds the lock; whoever else looks shares it."""
     with open(path, encoding="utf-8") as lock, suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return True

@@ -370,16 +370,23 @@ import torch
 if step == 7 and trainer.plan.micro_batch_size > 1:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 """
-SLOW_SAVE = """
+
+
+def after_each_file(does: str) -> str:
+    """A fault of saves: what is done once a file of tensors is written; it sees `given`, the call's arguments."""
+    return f"""
 import training.checkpoint, time
 if not hasattr(training.checkpoint, "slow"):
     training.checkpoint.slow = True
     inner = training.checkpoint.save_file
     def save_file(*given, **named):
         inner(*given, **named)
-        time.sleep(0.5)
+        {does}
     training.checkpoint.save_file = save_file
 """
+
+
+SLOW_SAVE = after_each_file("time.sleep(0.5)")
 
 # libfaketime cannot: with it Python 3.11's time.sleep fails (EINVAL) unless the monotonic clock jumps as well.
 OWN_CLOCK = """

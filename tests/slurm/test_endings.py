@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Workspace, muster
-from tests.slurm.chaos import assert_the_same, own_clock
+from tests.slurm.chaos import after_each_file, assert_the_same, own_clock
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import STEPS, Reader, SlurmRun
 
@@ -91,20 +91,6 @@ def state(run: SlurmRun, cluster: Cluster) -> dict[str, Any]:
     return dict(json.loads(found.out))
 
 
-# The save of step 8 goes on once the disk is full.
-SAVES_UNTIL = """
-import training.checkpoint, time
-if not hasattr(training.checkpoint, "waits"):
-    training.checkpoint.waits = True
-    inner = training.checkpoint.save_file
-    def save_file(*given, **named):
-        inner(*given, **named)
-        while "step-000008" in f"{given}{named}" and not os.path.exists(FULL):
-            time.sleep(0.05)
-    training.checkpoint.save_file = save_file
-"""
-
-
 def fill(path: Path) -> None:
     """Takes what is left of a disk."""
     with open(path, "wb") as file, suppress(OSError):
@@ -128,7 +114,10 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_and_has_space_again(
 ) -> None:
     """Exit code 9, no requeue; submitted again, it ends as a run that nothing happened to."""
     ballast, run_dir, full = small_disk / "ballast", small_disk / "run", workspace.root / "is-full"
-    fault = SAVES_UNTIL.replace("FULL", repr(str(full)))
+    # The save of step 8 goes on once the disk is full.
+    fault = after_each_file(
+        f"while 'step-000008' in str(given) and not os.path.exists({str(full)!r}): time.sleep(0.05)"
+    )
     with Cluster(nodes=2) as cluster:
         undisturbed = SlurmRun(cluster, workspace, "undisturbed").submit()
         assert undisturbed.ends() == "COMPLETED"

@@ -21,7 +21,23 @@ LOST = {"rank": 0, "class": "communication", "exit_code": 8, "error": "RuntimeEr
 OWN = {**LOST, "class": "data", "exit_code": 5, "message": "row 7 cannot be used"}
 
 
-class Ranks:
+class Fake:
+    """Workers that end when they are killed."""
+
+    def cut_off(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Ranks(Fake):
     """Two of them: 0 shows life until all are ended, 1 has stopped to. `fails_before` and `fails_after` that end: what
     rank 0 writes of itself."""
 
@@ -55,15 +71,6 @@ class Ranks:
         self.ended.set()
         self.beating.join()
 
-    def cut_off(self) -> bool:
-        return False
-
-    def leave(self) -> None:
-        self.kill()
-
-    def close(self) -> None:
-        pass
-
 
 @pytest.mark.parametrize(
     ("fails_before", "fails_after", "code", "reason", "nodes"),
@@ -96,7 +103,7 @@ def test_who_hangs_is_named_whatever_the_others_say_as_they_are_ended(
     assert run.attempt(1).over.exists()
 
 
-class Closing:
+class Closing(Fake):
     """Workers that have done what they had to, and a launcher that waits for others: it ends when it is killed."""
 
     def __init__(self, attempt: Attempt, ranks: int):
@@ -110,15 +117,6 @@ class Closing:
 
     def kill(self) -> None:
         self.killed = True
-
-    def cut_off(self) -> bool:
-        return False
-
-    def leave(self) -> None:
-        self.kill()
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("ending", [ExitCode.DONE, ExitCode.STOPPED])
