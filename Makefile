@@ -23,8 +23,8 @@ chaos: $(READY)
 oldest:
 	sh .ci/oldest build/oldest
 	build/oldest/bin/python -m pytest -n 2 --dist loadfile tests/fake_nvml tests/launch/test_cli.py \
-		tests/launch/test_progress.py tests/launch/test_specfile.py tests/launch/test_render.py \
-		tests/launch/test_consistency.py tests/training/test_sums.py tests/training/test_loss.py \
+		tests/launch/logs/test_progress.py tests/launch/spec/test_file.py tests/launch/render/test_configs.py \
+		tests/launch/consistency/test_consistency.py tests/training/ranks/test_sums.py tests/training/model/test_loss.py \
 		tests/runs/test_run_directory.py::test_a_complete_run_directory
 
 lint: $(READY)

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.discover import installed
+from launch.machine.discover import installed
 from launch.spec import Strategy
 from tests.conftest import Workspace, make_base, muster, read_rows, write_rows
 

@@ -4,10 +4,10 @@
 
 Two processes with a core each train one LoRA model under DistributedDataParallel over gloo. Steps that exchange
 gradients and steps that do not take turns; what an exchange costs is the difference of a pair; the same bytes added up
-outside of a step are timed, too. The planner's estimate is its traffic (launch/throughput.py) over the link's rate,
-which is preflight's own all-reduce probe on the same two ranks (training/exchange.py: 8 MiB that have nothing to do
-with the model), beside the seconds of a step without an exchange. Nothing is fitted to the outcome. Each run has
-processes of its own: runs differ more than the pairs within one.
+outside of a step are timed, too. The planner's estimate is its traffic (launch/plan/throughput.py) over the link's
+rate, which is preflight's own all-reduce probe on the same two ranks (training/ranks/exchange.py: 8 MiB that have
+nothing to do with the model), beside the seconds of a step without an exchange. Nothing is fitted to the outcome. Each
+run has processes of its own: runs differ more than the pairs within one.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from benchmarks.jobs import Job
 from benchmarks.random_model import random_base
 from benchmarks.throughput import machine
 from launch.memory import Setting, adapter_of
+from launch.plan.throughput import traffic
 from launch.spec import LoraSpec
-from launch.throughput import traffic
-from training.exchange import all_reduce
-from training.model import lora_config
+from training.model.loading import lora_config
+from training.ranks.exchange import all_reduce
 
 WORLD, LENGTH, RANK = 2, 32, 256
 
@@ -75,7 +75,7 @@ def work(rank: int, folder: str, repeats: int) -> None:
         found["without"].append(step(model, ids, optimizer, exchanging=False))
         found["alone"].append(alone(4 * sum(parameter.numel() for parameter in parameters)))
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    os._exit(0)  # as training/exchange.py does, which says why
+    os._exit(0)  # as training/ranks/exchange.py does, which says why
 
 
 def _model() -> tuple[Any, list[Any]]:

@@ -72,7 +72,7 @@ def steps_per_second() -> float:
     assert training.__doc__
     from benchmarks.jobs import Job
     from benchmarks.levers import Side
-    from training.attention import register
+    from training.model.attention import register
 
     register()
     side = Side(Job("small", False, max_length=512, accumulation=1, steps=8))

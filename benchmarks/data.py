@@ -73,8 +73,8 @@ def _arguments() -> argparse.Namespace:
 
 def _write_rows(path: Path, source: Path, count: int) -> int:
     """The rows as conversations, repeated up to `count`: what both sides read."""
-    from training.data.formats import to_sample
-    from training.data.sources import rows_of
+    from training.data.rows.formats import to_sample
+    from training.data.rows.sources import rows_of
 
     samples = [to_sample(row.read(), row.file, row.line, "auto", {}) for row in rows_of(str(source))]
     with open(path, "w") as file:
@@ -95,8 +95,8 @@ def _muster(rows: Path, tokenizer: str, checked: bool) -> tuple[float, float]:
         "from pathlib import Path\n"
         "import tempfile\n"
         "from launch.spec import DataSpec\n"
-        "from training.data.tokenizer import load_chat_files\n"
-        "from training.data.tokens import note_checked, prepare, rows_fingerprints\n"
+        "from training.data.encoding.tokenizer import load_chat_files\n"
+        "from training.data.sequences.tokens import note_checked, prepare, rows_fingerprints\n"
         "if __name__ == '__main__':\n"
         f"    chat = load_chat_files({tokenizer!r})\n"
         f"    data = DataSpec(train={str(rows)!r}, max_length={MAX_LENGTH})\n"
@@ -125,7 +125,7 @@ def _peer(name: str, rows: Path, tokenizer: str, python: str) -> float:
 
 def _packing() -> float:
     """Lengths a second, of a million drawn from a log-normal distribution as questions and answers have."""
-    from training.data.packing import pack
+    from training.data.sequences.packing import pack
 
     drawn = np.random.default_rng(0).lognormal(5.3, 0.8, 1_000_000)
     lengths = np.clip(drawn, 1, MAX_LENGTH).astype(np.int32)

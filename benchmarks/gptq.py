@@ -8,8 +8,8 @@ modeling_qwen.py. published_memory.py compares the outcome with what they publis
 
 from collections.abc import Iterator
 
-from launch.architecture import Architecture
 from launch.memory.allocator import Block, Pool
+from launch.model.architecture import Architecture
 
 # Weights of one scale and zero point in their checkpoints (quantize_config.json).
 GROUP = 128

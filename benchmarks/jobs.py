@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.architecture import Architecture, from_config
-from launch.variants import VARIANTS
+from launch.model.architecture import Architecture, from_config
+from launch.model.variants import VARIANTS
 
 # Share of a row's tokens that is trained on, the last ones of it: answers of the shipped rows (characters of the file);
 # texts whole; instructions and tool calls as their files' answers, by characters.

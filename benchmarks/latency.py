@@ -2,10 +2,10 @@
 
 import math
 
-from launch.architecture import Architecture
-from launch.hardware import PCIE5, Topology
+from launch.machine.hardware import PCIE5, Topology
 from launch.memory import Setting
-from launch.throughput import base_gathers
+from launch.model.architecture import Architecture
+from launch.plan.throughput import base_gathers
 
 # Seconds: of a collective however small, of a hop inside a node (over NVLink or PCIe) and of one between nodes.
 BASE, RING_NVLINK, RING_PCIE, TREE, NETWORK = 8.4e-6, 3.4e-6, 5.7e-6, 4.0e-6, 14e-6

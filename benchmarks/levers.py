@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.jobs import Job, rows
 from benchmarks.random_model import random_base
 from benchmarks.throughput import machine, planned, written
-from training.attention import register
-from training.data.collate import collator
-from training.model import DTYPES, adapt
+from training.model.attention import register
+from training.model.collate import collator
+from training.model.loading import DTYPES, adapt
 
 SDPA, PLAIN = {"model.attention": "sdpa"}, {"training.loss": "plain"}
 RECOMPUTE = "training.gradient_checkpointing"  # "half" stands for the number that is half of the model's blocks
@@ -37,11 +37,20 @@ RECOMPUTE = "training.gradient_checkpointing"  # "half" stands for the number th
 LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "loss: chunked": (SDPA, PLAIN, {"training.loss": "chunked"}),
     "attention: varlen": ({"training.loss": "chunked"}, SDPA, {"model.attention": "varlen"}),
+    "lora: fused": (
+        {"training.loss": "chunked"}, {"lora.implementation": "peft"}, {"lora.implementation": "fused"}
+    ),
+    "lora: fused with dropout": (
+        {"training.loss": "chunked", "lora.dropout": 0.05}, {"lora.implementation": "peft"},
+        {"lora.implementation": "fused"},
+    ),
+    "norms: fused": ({"training.loss": "chunked"}, {"model.norms": "plain"}, {"model.norms": "fused"}),
     "optimizer: fused": (
         {"training.loss": "chunked"}, {"training.optimizer": "adamw_torch"}, {"training.optimizer": "adamw_torch_fused"}
     ),
     "compile: blocks": (
-        {"training.loss": "chunked", **SDPA}, {"training.compile": False}, {"training.compile": True}
+        {"training.loss": "chunked", "lora.implementation": "peft", "model.norms": "plain", **SDPA},
+        {"training.compile": False}, {"training.compile": True},
     ),
     "checkpointing: half": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: "half"}),
     "checkpointing: none": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: False}),
@@ -151,6 +160,7 @@ class Side:
 
     def step(self, number: int) -> tuple[float, float, float]:
         """(seconds, loss, the gradients' norm) of one optimizer step on one sequence."""
+        torch.manual_seed(number)  # dropout drops the same on both sides, on a CPU
         batch = self.collate([self.rows[number % len(self.rows)]])
         batch.pop("indices")
         batch = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}

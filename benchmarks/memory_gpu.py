@@ -16,58 +16,77 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.names import check_names
 from benchmarks.random_model import random_base
-from launch.architecture import Architecture, from_config
 from launch.memory import Setting, adapter_of, forecast
-from launch.spec import LoraSpec
-from launch.variants import VARIANTS
+from launch.model.architecture import Architecture, from_config
+from launch.model.variants import VARIANTS
+from launch.spec import LoraSpec, Optimizer, Quantization
 
 TINY = {
     "model_type": "qwen2", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500, "max_position_embeddings": 4096,
 }  # fmt: skip
-# name: variant, quantization, checkpointing (or of how many blocks), length, packed (a mask, and rows that reset their
-# positions), optimizer
-Case = tuple[str, str, bool | int, int, bool, str]
+
+
+class Case(NamedTuple):
+    variant: str
+    quantization: Quantization
+    checkpointing: bool | int
+    """Whether blocks are computed again, or of how many."""
+    length: int
+    packed: bool = False
+    """A mask, and rows that reset their positions."""
+    optimizer: Optimizer = "paged_adamw_32bit"
+    fused: bool = False
+    """Whether an adapted layer is one operation."""
+    norms: bool = False
+    """Whether an RMS norm is."""
+
+
 CASES: dict[str, Case] = {
-    "7b-512": ("qwen2.5-7b", "none", True, 512, False, "paged_adamw_32bit"),
-    "7b-2048": ("qwen2.5-7b", "none", True, 2048, False, "paged_adamw_32bit"),
-    "7b-4096": ("qwen2.5-7b", "none", True, 4096, False, "paged_adamw_32bit"),
-    "7b-8192": ("qwen2.5-7b", "none", True, 8192, False, "paged_adamw_32bit"),
-    "7b-4096-packed": ("qwen2.5-7b", "none", True, 4096, True, "paged_adamw_32bit"),
-    "7b-4096-kept": ("qwen2.5-7b", "none", False, 4096, False, "paged_adamw_32bit"),
-    "7b-4096-half": ("qwen2.5-7b", "none", 14, 4096, False, "paged_adamw_32bit"),
-    "7b-4096-half-packed": ("qwen2.5-7b", "none", 14, 4096, True, "paged_adamw_32bit"),
-    "7b-4096-kept-packed": ("qwen2.5-7b", "none", False, 4096, True, "paged_adamw_32bit"),
-    "7b-2048-torch": ("qwen2.5-7b", "none", True, 2048, False, "adamw_torch"),
-    "7b-4096-torch": ("qwen2.5-7b", "none", True, 4096, False, "adamw_torch"),
-    "7b-4096-kept-torch": ("qwen2.5-7b", "none", False, 4096, False, "adamw_torch"),
-    "7b-nf4-512": ("qwen2.5-7b", "nf4", True, 512, False, "paged_adamw_32bit"),
-    "7b-nf4-4096": ("qwen2.5-7b", "nf4", True, 4096, False, "paged_adamw_32bit"),
-    "7b-nf4-8192": ("qwen2.5-7b", "nf4", True, 8192, False, "paged_adamw_32bit"),
-    "7b-nf4-4096-kept": ("qwen2.5-7b", "nf4", False, 4096, False, "paged_adamw_32bit"),
-    "qwen-7b-2048": ("qwen-7b", "none", True, 2048, False, "paged_adamw_32bit"),
-    "8b-qwen3-4096": ("qwen3-8b", "none", True, 4096, False, "paged_adamw_32bit"),
-    "14b-512": ("qwen2.5-14b", "none", True, 512, False, "paged_adamw_32bit"),
-    "14b-4096": ("qwen2.5-14b", "none", True, 4096, False, "paged_adamw_32bit"),
-    "14b-8192": ("qwen2.5-14b", "none", True, 8192, False, "paged_adamw_32bit"),
-    "14b-2048-half": ("qwen2.5-14b", "none", 24, 2048, False, "paged_adamw_32bit"),
-    "14b-2048-kept": ("qwen2.5-14b", "none", False, 2048, False, "paged_adamw_32bit"),
-    "14b-2048-torch": ("qwen2.5-14b", "none", True, 2048, False, "adamw_torch"),
-    "14b-4096-torch": ("qwen2.5-14b", "none", True, 4096, False, "adamw_torch"),
-    "14b-nf4-4096": ("qwen2.5-14b", "nf4", True, 4096, False, "paged_adamw_32bit"),
-    "14b-nf4-8192": ("qwen2.5-14b", "nf4", True, 8192, False, "paged_adamw_32bit"),
+    "7b-512": Case("qwen2.5-7b", "none", True, 512),
+    "7b-2048": Case("qwen2.5-7b", "none", True, 2048),
+    "7b-4096": Case("qwen2.5-7b", "none", True, 4096),
+    "7b-8192": Case("qwen2.5-7b", "none", True, 8192),
+    "7b-4096-packed": Case("qwen2.5-7b", "none", True, 4096, packed=True),
+    "7b-4096-kept": Case("qwen2.5-7b", "none", False, 4096),
+    "7b-4096-kept-fused": Case("qwen2.5-7b", "none", False, 4096, fused=True),
+    "7b-4096-kept-norms": Case("qwen2.5-7b", "none", False, 4096, fused=True, norms=True),
+    "7b-4096-half": Case("qwen2.5-7b", "none", 14, 4096),
+    "7b-4096-half-packed": Case("qwen2.5-7b", "none", 14, 4096, packed=True),
+    "7b-4096-kept-packed": Case("qwen2.5-7b", "none", False, 4096, packed=True),
+    "7b-2048-torch": Case("qwen2.5-7b", "none", True, 2048, optimizer="adamw_torch"),
+    "7b-4096-torch": Case("qwen2.5-7b", "none", True, 4096, optimizer="adamw_torch"),
+    "7b-4096-kept-torch": Case("qwen2.5-7b", "none", False, 4096, optimizer="adamw_torch"),
+    "7b-nf4-512": Case("qwen2.5-7b", "nf4", True, 512),
+    "7b-nf4-4096": Case("qwen2.5-7b", "nf4", True, 4096),
+    "7b-nf4-8192": Case("qwen2.5-7b", "nf4", True, 8192),
+    "7b-nf4-4096-kept": Case("qwen2.5-7b", "nf4", False, 4096),
+    "7b-nf4-4096-kept-fused": Case("qwen2.5-7b", "nf4", False, 4096, fused=True),
+    "qwen-7b-2048": Case("qwen-7b", "none", True, 2048),
+    "8b-qwen3-4096": Case("qwen3-8b", "none", True, 4096),
+    "14b-512": Case("qwen2.5-14b", "none", True, 512),
+    "14b-4096": Case("qwen2.5-14b", "none", True, 4096),
+    "14b-8192": Case("qwen2.5-14b", "none", True, 8192),
+    "14b-2048-half": Case("qwen2.5-14b", "none", 24, 2048),
+    "14b-2048-kept": Case("qwen2.5-14b", "none", False, 2048),
+    "14b-2048-torch": Case("qwen2.5-14b", "none", True, 2048, optimizer="adamw_torch"),
+    "14b-4096-torch": Case("qwen2.5-14b", "none", True, 4096, optimizer="adamw_torch"),
+    "14b-nf4-4096": Case("qwen2.5-14b", "nf4", True, 4096),
+    "14b-nf4-8192": Case("qwen2.5-14b", "nf4", True, 8192),
 }
 TINY_CASES: dict[str, Case] = {
-    "tiny-256-half": ("tiny", "none", 1, 256, False, "paged_adamw_32bit"),
-    "tiny-256": ("tiny", "none", True, 256, False, "paged_adamw_32bit"),
-    "tiny-256-packed": ("tiny", "none", False, 256, True, "adamw_torch"),
-    "tiny-nf4-256": ("tiny", "nf4", True, 256, False, "paged_adamw_32bit"),
+    "tiny-256-half": Case("tiny", "none", 1, 256),
+    "tiny-256": Case("tiny", "none", True, 256),
+    "tiny-256-packed": Case("tiny", "none", False, 256, packed=True, optimizer="adamw_torch"),
+    "tiny-256-fused": Case("tiny", "none", False, 256, fused=True),
+    "tiny-256-norms": Case("tiny", "none", False, 256, fused=True, norms=True),
+    "tiny-nf4-256": Case("tiny", "nf4", True, 256),
 }
 RANK, MICRO_BATCHES = 16, 2
 
@@ -127,21 +146,20 @@ def _line(name: str, row: dict[str, Any]) -> str:
 def measured(case: Case, gpu: bool) -> dict[str, Any]:
     import torch
 
-    variant, quantization, checkpointing, length, packed, optimizer = case
-    architecture = from_config(TINY, "tiny") if variant == "tiny" else VARIANTS[variant].architecture
+    architecture = from_config(TINY, "tiny") if case.variant == "tiny" else VARIANTS[case.variant].architecture
     lora = LoraSpec(rank=RANK)
-    layers = architecture.layers if checkpointing is True else int(checkpointing)
+    layers = architecture.layers if case.checkpointing is True else int(case.checkpointing)
     setting = Setting(
-        strategy="single", world_size=1, micro_batch_size=1, max_length=length, gradient_checkpointing=layers > 0,
-        checkpointed_layers=layers,
-        precision="bf16", gpu=gpu, adapter=adapter_of(architecture, lora), quantization=quantization,  # type: ignore[arg-type]
-        masked=packed, optimizer=optimizer,  # type: ignore[arg-type]
+        strategy="single", world_size=1, micro_batch_size=1, max_length=case.length, gradient_checkpointing=layers > 0,
+        checkpointed_layers=layers, precision="bf16", gpu=gpu, adapter=adapter_of(architecture, lora),
+        quantization=case.quantization, masked=case.packed, optimizer=case.optimizer, fused_lora=case.fused,
+        fused_norms=case.norms,
     )  # fmt: skip
     expected = forecast(architecture, setting)
     before = _used() if gpu else None
     device = torch.device("cuda" if gpu else "cpu")
-    model = _model(architecture, quantization, layers, lora, device)
-    seconds = _train(model, architecture, length, packed, optimizer, device)
+    model = _model(architecture, case, layers, lora, device)
+    seconds = _train(model, architecture, case, device)
     return {
         "forecast": {key: getattr(expected, key) for key in ("peak_bytes", "reserved_bytes", "process_bytes")},
         "measured": _memory(gpu, before), "phase": expected.phase, "seconds": round(seconds, 3),
@@ -149,34 +167,40 @@ def measured(case: Case, gpu: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _model(architecture: Architecture, quantization: str, layers: int, lora: LoraSpec, device: Any) -> Any:
-    """As training/model.py builds it."""
+def _model(architecture: Architecture, case: Case, layers: int, lora: LoraSpec, device: Any) -> Any:
+    """As training/model/loading.py builds it."""
     import torch
     from peft import get_peft_model
 
-    from training.model import lora_config
-    from training.recompute import checkpoint_blocks
+    from training.model.fused import fuse
+    from training.model.loading import lora_config
+    from training.model.norms import fuse_norms
+    from training.model.recompute import checkpoint_blocks
 
-    model = get_peft_model(random_base(architecture, quantization, device, torch.bfloat16), lora_config(lora))
+    model = get_peft_model(random_base(architecture, case.quantization, device, torch.bfloat16), lora_config(lora))
+    if case.fused:
+        fuse(model)
+    if case.norms:
+        fuse_norms(model)
     checkpoint_blocks(model.get_base_model(), 0, layers)
     return model.train()
 
 
-def _train(model: Any, architecture: Architecture, length: int, packed: bool, optimizer: str, device: Any) -> float:
+def _train(model: Any, architecture: Architecture, case: Case, device: Any) -> float:
     """Seconds of the last of three optimizer steps, as transformers' Trainer makes them on one device."""
     import torch
 
     kind: Any = torch.optim.AdamW
-    if optimizer == "paged_adamw_32bit":
+    if case.optimizer == "paged_adamw_32bit":
         from bitsandbytes.optim import PagedAdamW32bit
 
         kind = PagedAdamW32bit
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = kind(trained, lr=1e-4)
-    ids = torch.randint(0, architecture.vocab_size, (1, length), device=device)
+    ids = torch.randint(0, architecture.vocab_size, (1, case.length), device=device)
     rows: dict[str, Any] = {"input_ids": ids, "labels": ids}
-    if packed:
-        quarter = torch.arange(length // 4, device=device).repeat(4)[None]
+    if case.packed:
+        quarter = torch.arange(case.length // 4, device=device).repeat(4)[None]
         rows["position_ids"] = quarter
     else:
         rows["attention_mask"] = torch.ones_like(ids)

@@ -33,7 +33,9 @@ from benchmarks.names import check_names
 ROOT = Path(__file__).resolve().parent.parent
 # Below this a process has hardly imported torch.
 LEAST_SECONDS = 10
-OURS = '{"training.loss": "chunked", "model.attention": "varlen"}'
+OURS = (
+    '{"training.loss": "chunked", "model.attention": "varlen", "lora.implementation": "fused", "model.norms": "fused"}'
+)
 # A base of real architecture and a few rows, so that preflight has a run to check.
 WORKSPACE = (
     "import sys; from pathlib import Path; from tests.conftest import make_base, write_rows; "
@@ -67,7 +69,9 @@ PREPARED = (
 def on_gpu(packs: bool) -> tuple[Step, ...]:
     """`packs`: whether bitsandbytes is installed. Limits are about twice what an H100 should need: 7B and 14B are drawn
     on the GPU in seconds, and a step of 8,192 tokens takes 0.6 s of a 7B by the planner."""
-    memory = "7b-4096-kept,7b-4096,14b-4096" if packs else "7b-4096-kept-torch,7b-4096-torch,14b-4096-torch"
+    memory = "7b-4096-kept-torch,7b-4096-torch,14b-4096-torch"
+    if packs:
+        memory = "7b-4096-kept,7b-4096-kept-norms,7b-4096,7b-4096-kept-fused,14b-4096"
     more = "7b-nf4-4096,7b-4096-half-packed,14b-2048-half,8b-qwen3-4096" if packs else "7b-2048-torch,14b-2048-torch"
     pairs = ("--lengths", "mixture", "--pairs", "5")
     steps = (
@@ -78,7 +82,7 @@ def on_gpu(packs: bool) -> tuple[Step, ...]:
         script("profile", 90, "profile_step", "--jobs", "7b-fixed"),
         script("profile-ours", 90, "profile_step", "--jobs", "7b-mixture", "--set", OURS),
         script("throughput-nf4", 90, "throughput", "--jobs", "7b-nf4-fixed", "--repeats", "1") if packs else None,
-        script("levers", 180, "levers", "--only", "loss,attention,checkpointing", *pairs),
+        script("levers", 240, "levers", "--only", "lora,norms,loss,attention,checkpointing", *pairs),
         script("saving", 60, "saving", "--saves", "3"),
         script("memory-more", 150, "memory_gpu", "--cases", more),
         script("throughput-14b", 120, "throughput", "--jobs", "14b-fixed", "--repeats", "1"),

@@ -25,22 +25,22 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.discover import topology
 from launch.errors import MusterError
-from launch.model_files import read_architecture
+from launch.machine.discover import topology
+from launch.model.files import read_architecture
 from launch.plan import Plan, resolve
 from launch.rundir import RunDir
-from launch.specfile import parse_spec
-from training.arguments import training_arguments
-from training.control import Control
-from training.data.collate import collator
-from training.data.order import MicroBatches
-from training.data.template import ChatFiles
-from training.data.tokenizer import load_tokenizer
-from training.data.tokens import Sequences, prepare
-from training.engine import connect, launched
-from training.model import load
-from training.trainer import AdapterTrainer
+from launch.spec.file import parse_spec
+from training.data.encoding.template import ChatFiles
+from training.data.encoding.tokenizer import load_tokenizer
+from training.data.sequences.order import MicroBatches
+from training.data.sequences.tokens import Sequences, prepare
+from training.loop.arguments import training_arguments
+from training.loop.trainer import AdapterTrainer
+from training.model.collate import collator
+from training.model.loading import load
+from training.ranks.control import Control
+from training.ranks.engine import connect, launched
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3

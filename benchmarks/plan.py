@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.architecture import Architecture
-from launch.hardware import Topology, parse_gpus
+from launch.machine.hardware import Topology, parse_gpus
+from launch.model.architecture import Architecture
+from launch.model.variants import VARIANTS
+from launch.plan.strategy import candidates
 from launch.spec import RunSpec, Strategy
-from launch.strategy import candidates
-from launch.variants import VARIANTS
 
 GPUS = ["8xA100-80GB", "8xH100-80GB", "4xL40S-48GB", "8xV100-32GB"]
 STRATEGIES: list[Strategy] = ["ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload"]

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.levers import Side, freed
 from benchmarks.names import check_names
 from benchmarks.throughput import ON_CPU, ON_GPU, machine
-from training.attention import register
+from training.model.attention import register
 
 # By the first whose words stand in a kernel's name, or an operation's: attention's kernels are made with CUTLASS as
 # matrix products are, an optimizer's apply a functor to lists as elementwise ones do to a tensor.

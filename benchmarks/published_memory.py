@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import zero3
 from benchmarks.gptq import qlora_bytes
-from launch.architecture import Architecture
 from launch.memory import Setting, adapter_of, forecast
 from launch.memory.forecast import FRAMEWORK_BYTES
 from launch.memory.setting import Adapter
+from launch.model.architecture import Architecture
+from launch.model.variants import VARIANTS
 from launch.spec import LoraSpec
-from launch.variants import VARIANTS
 
 QWEN_7B, QWEN_14B = VARIANTS["qwen-7b"].architecture, VARIANTS["qwen-14b"].architecture
 # The other two from their config.json on the hub.

@@ -2,8 +2,8 @@
 
     python benchmarks/published_throughput.py
 
-UTILISATION and LAUNCH of launch/throughput.py come from QwenLM's six rows of LoRA on 7B and from NeMo's; the other 36
-had no part in it.
+UTILISATION and LAUNCH of launch/plan/throughput.py come from QwenLM's six rows of LoRA on 7B and from NeMo's; the other
+36 had no part in it.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.published_memory import COMMON, METHODS, MODELS, adapter_as_theirs
-from launch.hardware import parse_gpus
+from launch.machine.hardware import parse_gpus
 from launch.memory import Setting, adapter_of
+from launch.model.variants import VARIANTS
+from launch.plan.throughput import throughput
 from launch.spec import LoraSpec
-from launch.throughput import throughput
-from launch.variants import VARIANTS
 
 QWENLM_ACCUMULATION = 8
 QWENLM_NETWORK = 12.5e9  # bytes/s; not stated, and of no weight here

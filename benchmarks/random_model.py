@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launch.architecture import Architecture
+from launch.model.architecture import Architecture
 
 
 def config_of(architecture: Architecture) -> Any:
@@ -22,8 +22,8 @@ def random_base(
     architecture: Architecture, quantization: str, device: Any, dtype: Any, attention: str = "sdpa",
     shared: dict[str, Any] | None = None,
 ) -> Any:  # fmt: skip
-    """The frozen base as training/model.py loads it, its weights drawn on `device`, a layer at a time where packed; or
-    those of another base, `shared` by name, so that a GPU holds them once."""
+    """The frozen base as training/model/loading.py loads it, its weights drawn on `device`, a layer at a time where
+    packed; or those of another base, `shared` by name, so that a GPU holds them once."""
     import torch
     from transformers import AutoModelForCausalLM
 

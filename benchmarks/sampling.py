@@ -34,22 +34,22 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.discover import topology
 from launch.errors import MusterError
-from launch.model_files import read_architecture
+from launch.machine.discover import topology
+from launch.model.files import read_architecture
 from launch.plan import resolve
 from launch.rundir import RunDir
-from launch.specfile import parse_spec
+from launch.spec.file import parse_spec
 from tests import fake_nvml
 from tests.conftest import make_base, write_rows
-from training.arguments import training_arguments
-from training.control import Control
-from training.data.template import ChatFiles
-from training.data.tokenizer import load_tokenizer
-from training.data.tokens import prepare
-from training.engine import connect, launched
-from training.model import load
-from training.trainer import AdapterTrainer
+from training.data.encoding.template import ChatFiles
+from training.data.encoding.tokenizer import load_tokenizer
+from training.data.sequences.tokens import prepare
+from training.loop.arguments import training_arguments
+from training.loop.trainer import AdapterTrainer
+from training.model.loading import load
+from training.ranks.control import Control
+from training.ranks.engine import connect, launched
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE = 1.5  # seconds after which imports are over

@@ -3,10 +3,10 @@
     python benchmarks/saving.py [--rank 16] [--saves 5] [--json benchmarks/results/saving-NAME.json]
 
 An adapter of Qwen2.5-7B on all linear layers with both moments of AdamW, on the GPU where there is one. A save is made
-as a run makes it: gathered (training/states.py), copied and written by a thread (training/saving.py) while gradients
-are computed, here products of matrices that take about a second, and the next update waits for the copy. What the
-training waits is the gathering and the end of the copy; what the thread costs the computation beside it is told, too:
-the same products with and without a save, in turn. Target: a wait under 50 ms.
+as a run makes it: gathered (training/checkpoint/states.py), copied and written by a thread (saving.py beside it) while
+gradients are computed, here products of matrices that take about a second, and the next update waits for the copy. What
+the training waits is the gathering and the end of the copy; what the thread costs the computation beside it is told,
+too: the same products with and without a save, in turn. Target: a wait under 50 ms.
 """
 
 import argparse
@@ -24,12 +24,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.throughput import machine
-from launch.adapter import adapted
+from launch.model.adapter import adapted
+from launch.model.variants import VARIANTS
 from launch.spec import LoraSpec
-from launch.variants import VARIANTS
-from training.checkpoint import write_directory
-from training.saving import Saver
-from training.states import gather_adapter, gather_optimizer
+from training.checkpoint.checkpoints import write_directory
+from training.checkpoint.saving import Saver
+from training.checkpoint.states import gather_adapter, gather_optimizer
 
 
 def _options() -> argparse.Namespace:

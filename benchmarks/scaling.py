@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from benchmarks.latency import collectives, gathering, reducing, waiting
 from benchmarks.stragglers import INTERRUPTIONS, LOST, RESTART, SAVE_STEPS, SPREAD, SPREADS, goodput, slowest
-from launch.batch import micro_batch_sizes
-from launch.hardware import CATALOGUE, PCIE5, Gpu, Topology, gpu_topology
+from launch.machine.hardware import CATALOGUE, PCIE5, Gpu, Topology, gpu_topology
 from launch.memory import Setting, adapter_of
+from launch.model.variants import VARIANTS
+from launch.plan.batch import micro_batch_sizes
+from launch.plan.strategy import Candidate, candidates, choose, setting_of
+from launch.plan.throughput import HIDDEN
 from launch.spec import RunSpec
-from launch.strategy import Candidate, candidates, choose, setting_of
-from launch.throughput import HIDDEN
-from launch.variants import VARIANTS
 
 # Dollars of a GPU-hour: an H100 SXM on demand at smaller clouds (pricegpu.pages.dev, "H100 vs A100 Cloud Pricing",
 # early 2026: 2.49 to 3.99), and in a block reserved at a large one (Amazon EC2 Capacity Blocks for ML, p5.48xlarge,

@@ -22,7 +22,7 @@ EVENTS = ("skipped", "rolled_back", "learning_rate_lowered", "warning")
 NAN_GRADIENT = """\
 if step == 24 and not hasattr(trainer, "poisoned"):
     trainer.poisoned = True
-    module = [m for n, m in trainer.peft_model.named_modules() if n.endswith("lora_B.default")][3]
+    module = [m for m in trainer.peft_model.modules() if hasattr(m, "lora_B")][3]
     def poison(module, inputs, output):
         handle.remove()
         output.register_hook(lambda gradient: gradient * float("nan"))

@@ -6,10 +6,10 @@
 PYTHON is that of an environment with the peer beside the same torch; without one muster runs alone. Each side trains
 in a process of its own, in turn, `--repeats` times, a peer in each of its ways: the one with the most tokens/s counts,
 and the ratio to it is the median of the pairs' ratios. Printed are tokens/s with padding left out, seconds a step, MFU
-(FLOPs that LoRA needs, launch/throughput.py, over the GPU's data sheet), the peak of memory, and the share of computed
-positions that are tokens. All begin with random weights of the real shapes. On a CPU each has one thread, and tokens
-per second of the process's own time are told beside those by the clock: on a machine that others use as well they are
-what the work takes.
+(FLOPs that LoRA needs, launch/plan/throughput.py, over the GPU's data sheet), the peak of memory, and the share of
+computed positions that are tokens. All begin with random weights of the real shapes. On a CPU each has one thread, and
+tokens per second of the process's own time are told beside those by the clock: on a machine that others use as well
+they are what the work takes.
 """
 
 import argparse
@@ -195,10 +195,10 @@ def _summary(job: Job, measured: list[Measured]) -> dict[str, Any]:
 
 def mfu(job: Job, tokens_per_second: float) -> float | None:
     """Model FLOPs utilisation, as metrics.jsonl has it; None on a device whose rate is not known."""
-    from launch.discover import topology
+    from launch.machine.discover import topology
     from launch.memory import adapter_of
+    from launch.plan.throughput import flops_per_token
     from launch.spec import ClusterSpec, LoraSpec
-    from launch.throughput import flops_per_token
 
     rates = topology(ClusterSpec(device="gpu" if job.gpu else "cpu", devices_per_node=1)).rates
     if rates is None:
@@ -215,12 +215,12 @@ def muster(job: Job) -> Measured:
 
     from benchmarks.random_model import random_base
     from launch.rundir import RunDir
-    from training.arguments import training_arguments
-    from training.attention import register
-    from training.control import Control
-    from training.engine import connect, launched
-    from training.model import DTYPES, adapt
-    from training.trainer import AdapterTrainer
+    from training.loop.arguments import training_arguments
+    from training.loop.trainer import AdapterTrainer
+    from training.model.attention import register
+    from training.model.loading import DTYPES, adapt
+    from training.ranks.control import Control
+    from training.ranks.engine import connect, launched
 
     torch.manual_seed(1)
     plan = planned(job)
@@ -252,10 +252,11 @@ class Padding:
     pad_token_id = 0
 
 
-def planned(job: Job) -> Any:
-    from launch.discover import topology
+def planned(job: Job, devices: Any = None) -> Any:
+    """As muster would run it on these devices, or on those that are here."""
+    from launch.machine.discover import topology
     from launch.plan import resolve
-    from launch.specfile import parse_spec
+    from launch.spec.file import parse_spec
 
     values: dict[str, Any] = {
         "name": "throughput", "model": {"variant": "qwen2.5-7b", "quantization": job.quantization},
@@ -271,7 +272,7 @@ def planned(job: Job) -> Any:
         section, _, name = key.partition(".")
         values[section][name] = value
     spec = parse_spec(json.dumps(values), "throughput")  # JSON is YAML
-    return resolve(spec, job.architecture, topology(spec.cluster))
+    return resolve(spec, job.architecture, devices or topology(spec.cluster))
 
 
 def written(folder: Path, made: list[Row], max_length: int) -> Any:
@@ -279,8 +280,8 @@ def written(folder: Path, made: list[Row], max_length: int) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    from training.data.packing import pack
-    from training.data.tokens import SCHEMA, Sequences, Statistics
+    from training.data.sequences.packing import pack
+    from training.data.sequences.tokens import SCHEMA, Sequences, Statistics
 
     folder.mkdir()
     columns = [

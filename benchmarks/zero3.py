@@ -8,9 +8,9 @@ of DeepSpeed 0.12 releases them again. The coordinator is the forecast's (launch
 
 from dataclasses import dataclass
 
-from launch.architecture import Architecture
 from launch.memory.gathering import Trace, Visit, Window, window
 from launch.memory.passes import enough, limits
+from launch.model.architecture import Architecture
 
 BF16 = 2
 

@@ -48,8 +48,8 @@ def show_answers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from training.data.formats import to_sample
-    from training.data.sources import rows_of
+    from training.data.rows.formats import to_sample
+    from training.data.rows.sources import rows_of
 
     disable_progress_bar()
     file = str(ROOT / "examples/security-rag/eval.jsonl")

@@ -12,15 +12,15 @@ from typing import IO
 import yaml
 from pydantic import ValidationError
 
-from launch.contradictions import strings
 from launch.errors import HostError, UsageError
-from launch.journal import write_text
 from launch.plan import Plan
 from launch.redact import secret_values
 from launch.render import rendered
 from launch.rundir import MANIFEST, RunDir
+from launch.rundir.journal import write_text
 from launch.secrets import SECRET
 from launch.spec import training_identity
+from launch.spec.contradictions import strings
 
 # A second `muster run` that looks whether the lock is free holds it for an instant itself.
 LOCK_SECONDS = 1.0

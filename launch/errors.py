@@ -98,7 +98,7 @@ class DataError(_Mistakes):
 class ConflictError(UsageError):
     """Values of a spec that cannot be planned together, each with its key path.
 
-    Who knows the file adds the places in it (specfile.Draft.placed).
+    Who knows the file adds the places in it (Draft in spec/file.py).
     """
 
     def __init__(self, problems: Sequence[tuple[tuple[str, ...], str]]):

@@ -1,5 +1,6 @@
-"""Comparing versions of packages. Pure."""
+"""Versions of packages: comparing them, which is pure, and muster's own."""
 
+import importlib.metadata
 from collections.abc import Mapping
 
 # What decides which combinations work.
@@ -27,3 +28,11 @@ def older(versions: Versions, floors: Versions) -> list[str]:
         for name, floor in floors.items()
         if name in versions and release(versions[name]) < release(floor)
     ]
+
+
+def own_version() -> str:
+    """muster's."""
+    try:
+        return importlib.metadata.version("muster-lora")
+    except importlib.metadata.PackageNotFoundError:
+        return "from a clone"  # that was not installed

@@ -15,12 +15,14 @@ from benchmarks.levers import Side
 from benchmarks.peers.side import Watch, attention, labels, same_rows
 from benchmarks.profile_step import STEPS, family, profiled, shares
 from benchmarks.random_model import random_base
+from benchmarks.roofline import MATRICES, MEMORY, Count, counted
 from benchmarks.throughput import ON_CPU, ON_GPU, PEERS, _options, compared, planned, written
-from launch.throughput import flops_per_token
-from launch.variants import VARIANTS
+from launch.machine.hardware import CATALOGUE
+from launch.model.variants import VARIANTS
+from launch.plan.throughput import flops_per_token
 from tests.conftest import ROOT, environment
 from tests.launch.conftest import plan_of, spec_of
-from training.attention import register
+from training.model.attention import register
 
 SHORT = Job("small", False, "none", "mixture", max_length=256, accumulation=2, steps=2)
 
@@ -274,3 +276,33 @@ def test_what_the_planner_expects_of_the_targets_on_a_gpu() -> None:
     expected, low, high = shares_of_peak[0]
     told = f"The planner expects {expected} % ({low} to {high}), which is below the target, and nf4 at"
     assert f"{told} {round(100 * rates['nf4'] / rates['none'])} % of bf16" in (ROOT / "docs/performance.md").read_text()
+
+
+def test_an_operation_on_paper_takes_its_flops_or_its_bytes() -> None:
+    rates = CATALOGUE["H100-80GB"].rates
+    square = torch.ones(1024, 1024, dtype=torch.bfloat16)
+    with Count(rates) as count:
+        made = square.mm(square)
+        made.add_(square)
+        made.t()
+        made + torch.ones(1, 1, dtype=torch.bfloat16).expand(1024, 1024)
+    assert count.operations == 4  # ones fills, t is a view
+    assert count.seconds["mm", "bfloat16 1024x1024"] == pytest.approx(2 * 1024**3 / (MATRICES * rates.flops))
+    passes = count.seconds["add_", "bfloat16 1024x1024"], count.seconds["add", "bfloat16 1024x1024"]
+    assert passes == pytest.approx(
+        (3 * 2 * 1024**2 / (MEMORY * rates.memory), 2 * 2 * 1024**2 / (MEMORY * rates.memory)), rel=1e-3
+    )
+
+
+def test_a_step_on_paper_is_shorter_with_a_lever() -> None:
+    whole = {"training.loss": "chunked", "training.gradient_checkpointing": False}
+    ways = [{**whole, "lora.implementation": each} for each in ("peft", "fused")]
+    plain, fused = (counted("small", 1024, "H100-80GB", settings) for settings in ways)
+    assert fused["seconds"] < plain["seconds"]
+    assert fused["families"]["elementwise"] < plain["families"]["elementwise"]
+    assert sum(fused["families"].values()) == pytest.approx(1, abs=0.01)
+    again = counted("small", 1024, "H100-80GB", {**ways[1], "training.gradient_checkpointing": True})
+    assert again["seconds"] > fused["seconds"]
+    normed = counted("small", 1024, "H100-80GB", {**ways[1], "model.norms": "fused"})
+    assert normed["seconds"] < fused["seconds"]
+    assert normed["operations"] < fused["operations"]

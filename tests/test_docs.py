@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks import latency, scaling, stragglers
 from launch.errors import ExitCode
-from launch.hardware import CATALOGUE, gpu_topology
+from launch.machine.hardware import CATALOGUE, gpu_topology
 from launch.preflight.reference import reference as checks
-from launch.reference import reference
+from launch.spec.reference import reference
 from tests.conftest import ROOT, muster
 
 
@@ -22,7 +22,7 @@ def test_the_page_of_the_checks_comes_from_their_registry() -> None:
 
 
 def test_the_reference_of_the_spec_comes_from_its_types() -> None:
-    assert (ROOT / "docs/spec.md").read_text() == reference(), "run: python -m launch.reference > docs/spec.md"
+    assert (ROOT / "docs/spec.md").read_text() == reference(), "run: python -m launch.spec.reference > docs/spec.md"
 
 
 def test_the_page_of_scaling_comes_from_the_planner_s_model() -> None:

@@ -9,26 +9,27 @@ from typing import Any
 import torch
 
 from launch.errors import GO_ON, Stopped, WorkerError
-from launch.model_files import weights_identity
+from launch.model.files import weights_identity
 from launch.plan import Plan
 from launch.rundir import ADAPTER_WEIGHTS, RunDir
 from launch.spec import training_identity
-from training import checkpoint, trackers
-from training.adapter import adapter_files, read_adapter
-from training.arguments import total_steps, training_arguments
-from training.control import Control
-from training.data.template import ChatFiles
-from training.data.tokenizer import load_tokenizer
-from training.data.tokens import Prepared, Sequences, prepare
+from training.checkpoint import checkpoints
+from training.checkpoint.generators import seed_rank
+from training.checkpoint.manifest import sha256
+from training.checkpoint.states import gather_adapter, scatter_adapter
+from training.data.encoding.template import ChatFiles
+from training.data.encoding.tokenizer import load_tokenizer
+from training.data.sequences.tokens import Prepared, Sequences, prepare
 from training.evaluation.questions import Question
 from training.evaluation.while_training import questions_to_ask
-from training.generators import seed_rank
-from training.manifest import sha256
-from training.model import load, loadable
-from training.sampling import sampling
-from training.soundness import check_tokens
-from training.states import gather_adapter, scatter_adapter
-from training.trainer import AdapterTrainer
+from training.loop import trackers
+from training.loop.arguments import total_steps, training_arguments
+from training.loop.trainer import AdapterTrainer
+from training.model.adapter import adapter_files, read_adapter
+from training.model.loading import load, loadable
+from training.model.soundness import check_tokens
+from training.ranks.control import Control
+from training.telemetry.sampling import sampling
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def train(
         "adapter": _adapter_identity(spec.lora.adapter),
         "spec": {**training_identity(spec), "global batch size": plan.global_batch_size},
     }  # fmt: skip
-    directory, refused = control.share(checkpoint.choose(run, resume) if first else None)
+    directory, refused = control.share(checkpoints.choose(run, resume) if first else None)
     if directory is not None:
-        checkpoint.check_identity(directory, identity)
+        checkpoints.check_identity(directory, identity)
     if first:
-        checkpoint.set_aside_newer(run, directory)
-        checkpoint.bring_ledger(run, directory)
+        checkpoints.set_aside_newer(run, directory)
+        checkpoints.bring_ledger(run, directory)
         trackers.prepare(plan, run)
     args = training_arguments(
         plan, run, len(rows), evaluation is not None, deepspeed, resuming=directory is not None, reports=first
@@ -127,14 +128,14 @@ def _tell_the_start(
     for reason in refused:
         tell("checkpoint_refused", reason=reason, instead=instead)
     if directory is not None:
-        tell("resumed", checkpoint=directory.name, step=checkpoint.read_progress(directory)["step"])
+        tell("resumed", checkpoint=directory.name, step=checkpoints.read_progress(directory)["step"])
 
 
 def _load_best(trainer: AdapterTrainer) -> None:
     """After early stopping the best adapter is the result, not the last one."""
     best = trainer.best_checkpoint()
     if best is not None and best != trainer.run_dir.checkpoint(trainer.state.global_step):
-        checkpoint.check_directory(best)
+        checkpoints.check_directory(best)
         parameters = trainer.trainable_parameters()
         scatter_adapter(parameters, read_adapter(best, trainer.peft_model, parameters))
         trainer.recorder.last_evaluation = None
@@ -164,5 +165,5 @@ def save_adapter(trainer: AdapterTrainer, tokenizer: Any) -> None:
             tokenizer.save_pretrained(directory)
 
         tensors, texts = adapter_files(trainer.peft_model, live, trainer.saved_names)
-        checkpoint.write_directory(trainer.run_dir.adapter, tensors, texts, complete)
+        checkpoints.write_directory(trainer.run_dir.adapter, tensors, texts, complete)
     trainer.ranks.share(None)

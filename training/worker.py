@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from launch.claim import claim, finished, hold, take
-from launch.devices import BY_BUS, ORDER
 from launch.diagnosis.exceptions import classify, failure
-from launch.discover import topology
 from launch.errors import ExitCode, MusterError, PreflightError, Stopped, UsageError
-from launch.journal import event, write_json
-from launch.noise import PYTHON_FORMAT
+from launch.logs.noise import PYTHON_FORMAT
+from launch.machine.devices import BY_BUS, ORDER
+from launch.machine.discover import topology
 from launch.plan import Plan, as_launched
-from launch.planning import planned
+from launch.plan.from_spec import planned
 from launch.preflight import CHECKS, Context, accept, document, require, run_checks
 from launch.processes import log_writer
 from launch.redact import redact
 from launch.render import complete_deepspeed
 from launch.rundir import Attempt, RunDir
+from launch.rundir.journal import event, write_json
 from launch.spec import RunSpec
-from training.engine import Launched, check_processes, connect, launched, read_deepspeed
 from training.imports import importing
-from training.pulse import Heartbeat
-from training.telling import telling
+from training.ranks.engine import Launched, check_processes, connect, launched, read_deepspeed
+from training.telemetry.pulse import Heartbeat
+from training.telemetry.telling import telling
 
 # A launcher ends all its workers when the first one ends: the one that tells why must not be that one's victim.
 SPEAK_SECONDS = 5.0
@@ -129,7 +129,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     from transformers.utils.logging import enable_explicit_format
 
     enable_explicit_format()  # likewise
-    from training.control import Control
+    from training.ranks.control import Control
 
     control = Control(place.rank, place.world_size, run.stop, worker.pulse)
     control.listen()
@@ -138,7 +138,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     if worker.attempt is None:
         worker.begin(attempt)
     if plan.topology.nodes > 1:
-        from training.fleet import meet
+        from training.ranks.fleet import meet
 
         meet(plan, run, control, place)
     if place.rank == 0 and arguments.attempt is None:
@@ -238,7 +238,7 @@ def _deepspeed(plan: Plan, place: Launched) -> dict[str, Any] | None:
 
 def _redirect(log: Path) -> Any:
     """Sends everything this process prints, C libraries included, to its log; returns the terminal."""
-    console = os.fdopen(os.dup(2), "w")
+    console = os.fdopen(os.dup(2), "w", errors="backslashreplace")
     # Whoever reads what we print there, as the launcher's log does, knows by its end that this log is complete, too.
     writer = log_writer(log, kept=[console.fileno()])
     assert writer.stdin is not None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from launch.slurm_spec import seconds_of
+from launch.spec.slurm import seconds_of
 
 # One node a line, of one partition: name, state, CPUs, memory in MiB, GRES, features, reason, its address.
 NODE_FORMAT = "%N|%t|%c|%m|%G|%f|%E"

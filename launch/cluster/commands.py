@@ -64,7 +64,7 @@ def slurm(*argv: str, text: str | None = None, seconds: float = SECONDS) -> str:
             stderr=subprocess.PIPE, text=True, errors="replace", env=environment(os.environ), start_new_session=True,
             preexec_fn=partial(die_with_parent, os.getpid()),
         )  # fmt: skip
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter also of a folder on PATH that this user must not search
         fix = "run muster on a login node of the cluster, or load its module"
         raise SlurmError("absent", f"{argv[0]} is not on this machine", fix) from None
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from launch.cluster.answers import NODE_FORMAT, Node, Partition, config, nodes, pairs, partitions
 from launch.cluster.commands import SlurmError, slurm
-from launch.slurm_spec import SlurmSpec
+from launch.spec.slurm import SlurmSpec
 
 SLURMDBD = "accounting_storage/slurmdbd"
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from launch.cluster.answers import Node
-from launch.hardware import CATALOGUE, GIB, Gpu
-from launch.slurm_spec import SlurmSpec
+from launch.machine.hardware import CATALOGUE, GIB, Gpu
+from launch.spec.slurm import SlurmSpec
 
 _DASHED = re.compile(r"[^a-z0-9]+")
 # A MIG profile by its parts of seven and its memory: 3g.20gb, 1c.3g.20gb.

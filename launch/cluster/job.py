@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from launch.cluster.answers import Node
 from launch.cluster.commands import SlurmError, slurm
 from launch.cluster.queue import State, job_of_script
 from launch.cluster.shares import cpus, mem
 from launch.errors import UsageError
-from launch.journal import event, write_json
 from launch.plan import Plan
+from launch.render.sbatch import BatchJob, pattern
 from launch.rundir import RunDir
-from launch.sbatch import BatchJob, pattern
+from launch.rundir.journal import event, write_json
 from launch.wording import printable
 
 
@@ -103,7 +103,7 @@ def recorded(run: RunDir) -> JobRecord | None:
     """The run's last job; None for a run that was started by hand."""
     try:
         return JobRecord.model_validate_json(run.job.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):  # of damaged text as well
         return None
 
 

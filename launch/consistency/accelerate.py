@@ -23,8 +23,8 @@ CHANGES = {
     "parallelism_config": "muster trains with data parallelism alone",
     "mpirun_config": "ranks would be started by mpirun; muster's workers are torchrun's",
     "fp8_config": "training.precision decides the type that is computed in",
-    "dynamo_config": "the model would be compiled; training.extra.torch_compile says so in the spec",
-    "dynamo_backend": "the model would be compiled; training.extra.torch_compile says so in the spec",
+    "dynamo_config": "the whole model would be compiled; the spec's training.compile compiles each block",
+    "dynamo_backend": "the whole model would be compiled; the spec's training.compile compiles each block",
 }
 DEEPSPEED, FSDP = "deepspeed_config", "fsdp_config"
 

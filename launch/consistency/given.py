@@ -3,14 +3,14 @@
 import difflib
 import json
 from collections.abc import Collection, Iterator
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from launch.errors import Mistake, SpecError, UsageError
-from launch.located import Located, locate
-from launch.spec import Path
+from launch.errors import Mistake, SpecError
+from launch.spec import KeyPath
+from launch.spec.located import Located, locate
 from launch.wording import first_line
 
 Kind = Literal["contradiction", "dead", "unknown", "wrong", "costly"]
@@ -50,17 +50,17 @@ class Given(NamedTuple):
     def has(self, *path: str) -> bool:
         return self.get(*path, default=self) is not self
 
-    def says(self, path: Path, kind: Kind, problem: str) -> Problem:
+    def says(self, path: KeyPath, kind: Kind, problem: str) -> Problem:
         """A problem with the value at a path; where it is not there, at the section around it or the file's start."""
         file, line, column = self.located.at(path, key=True)
         return Problem(file, line or 1, column or 1, ".".join(path), kind, problem)
 
-    def leaves(self) -> Iterator[tuple[Path, Any]]:
+    def leaves(self) -> Iterator[tuple[KeyPath, Any]]:
         """Every value that is no section, with its path."""
         yield from _leaves(self.values, ())
 
 
-def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
     if isinstance(value, dict) and (value or not path):
         for key, item in value.items():
             yield from _leaves(item, (*path, str(key)))
@@ -75,22 +75,27 @@ def nearest(key: str, known: Collection[str]) -> str:
 
 
 def given(file: str) -> Given:
-    """Raises UsageError for a file that cannot be read or is neither kind."""
+    """Raises SpecError, with the mistake's place, for a file that cannot be read or is neither kind."""
     try:
-        text = FilePath(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise _unreadable(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if text.startswith("\ufeff"):
-        raise UsageError(f"{file}: begins with a byte order mark, which no JSON may; save it as plain UTF-8")
+        raise _unreadable(file, "begins with a byte order mark, which no JSON may; save it as plain UTF-8")
     values, located = _json(text, file) if text.lstrip().startswith("{") else _yaml(text, file)
     if {"distributed_type", "compute_environment"} & values.keys():
         return Given(file, "accelerate", values, located)
     if {"zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu"} & values.keys():
         return Given(file, "deepspeed", values, located)
-    raise UsageError(
-        f"{file}: neither an accelerate config, which has distributed_type, nor a DeepSpeed config, which has"
-        " zero_optimization or train_batch_size"
+    raise _unreadable(
+        file,
+        "neither an accelerate config, which has distributed_type, nor a DeepSpeed config, which has zero_optimization"
+        " or train_batch_size",
     )
+
+
+def _unreadable(file: str, why: str, line: int = 0, column: int = 0) -> SpecError:
+    return SpecError([Mistake(file, line, column, why)])
 
 
 def _json(text: str, file: str) -> tuple[dict[str, Any], Located]:
@@ -104,9 +109,9 @@ def _json(text: str, file: str) -> tuple[dict[str, Any], Located]:
     try:
         values = json.loads(text, object_pairs_hook=mapping)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+        raise _unreadable(file, f"not JSON: {error.msg}", error.lineno, error.colno) from None
     except RecursionError:
-        raise UsageError(f"{file}: not JSON that can be read: it nests without end") from None
+        raise _unreadable(file, "not JSON that can be read: it nests without end") from None
     try:
         located = locate(text.replace("\t", " "), file, [])  # JSON is YAML, but for tabs between its values
     except SpecError:  # and for a line's end before a colon: then no place is known but the file's
@@ -123,7 +128,7 @@ def _yaml(text: str, file: str) -> tuple[dict[str, Any], Located]:
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{file}: not YAML: {first_line(error)}") from None
+        raise _unreadable(file, f"not YAML: {first_line(error)}") from None
     if located.mistakes:
         raise SpecError(located.mistakes)
     return _named(values), located
@@ -142,4 +147,4 @@ def _places(text: str, file: str) -> Located:
     except SpecError as error:
         mistake = error.mistakes[0]
         why = mistake.message if mistake.message.startswith("not YAML") else "is no mapping of keys to values"
-        raise UsageError(str(Mistake(mistake.origin, mistake.line, mistake.column, why))) from None
+        raise _unreadable(file, why, mistake.line, mistake.column) from None

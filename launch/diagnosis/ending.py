@@ -5,8 +5,8 @@ from typing import Any
 
 from launch.diagnosis.cause import Cause
 from launch.errors import GO_ON, ExitCode
-from launch.journal import document
 from launch.rundir import RankFiles
+from launch.rundir.journal import document
 
 
 def read_failures(place: RankFiles) -> list[dict[str, Any]]:

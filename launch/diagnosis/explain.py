@@ -16,10 +16,10 @@ from launch.diagnosis.records import kernel_hits
 from launch.diagnosis.scan import hits_in
 from launch.diagnosis.tracebacks import doing
 from launch.errors import ExitCode
-from launch.journal import document
 from launch.preflight.result import read_document
 from launch.rundir import Attempt, RunDir
-from launch.supervise.pulses import Pulse, read_pulses
+from launch.rundir.journal import document
+from launch.rundir.pulses import Pulse, read_pulses
 
 # Logs of batch jobs that lie in the run directory.
 _JOB_LOGS = ("*.log", "slurm-*.out")

@@ -13,8 +13,8 @@ from launch.diagnosis.cause import Cause, Evidence
 from launch.diagnosis.explain import Explained, explained
 from launch.diagnosis.records import slurm_hits
 from launch.errors import ExitCode, HostError, UsageError
-from launch.journal import document, drawable, rows
 from launch.rundir import Attempt, RunDir
+from launch.rundir.journal import document, drawable, rows
 
 Status = Literal["done", "running", "stopped", "failed", "broken off", "not started"]
 # A supervisor shows every second that it lives; storage that nodes share may be so late (acdirmax of NFS is 60 s).

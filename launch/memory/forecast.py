@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.architecture import Architecture
-from launch.hardware import GIB
-from launch.memory import activations, host, static
+from launch.machine.hardware import GIB
+from launch.memory import activations, host, static, transients
 from launch.memory.setting import ELEMENT, LOSS_CHUNK, Setting
+from launch.model.architecture import Architecture
 
 # CUDA context, cuBLAS workspaces and NCCL's buffers of one process: 0.4 to 0.8 GB, 8 to 32 MB, and up to 0.5 GB.
 FRAMEWORK_BYTES = int(1.2 * GIB)
@@ -69,7 +69,7 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
     }
     trained = {**held, "gradients": static.gradients(setting)}
     accumulating = {**held, "gradients": static.accumulated(setting)}
-    kept = activations.saved(architecture, setting) + activations.cast_weights(setting)
+    kept = activations.saved(architecture, setting) + activations.cast_weights(architecture, setting)
     ahead, back = (_most_of_blocks(architecture, setting, kept, backward) for backward in (False, True))
     unpacked = dequantised(architecture, setting)
     phases = {
@@ -80,7 +80,7 @@ def forecast(architecture: Architecture, setting: Setting) -> Forecast:
         "backward": {**accumulating, **back, "dequantisation": unpacked},
         "optimizer step": {**trained, "in passing": static.updating(setting)},
         "evaluation": {
-            **held, "in passing": activations.evaluating(architecture, setting),
+            **held, "in passing": transients.evaluating(architecture, setting),
             "logits and loss": _evaluated_loss(architecture, setting), "dequantisation": unpacked,
         },
         "save": trained,
@@ -109,11 +109,11 @@ def _most_of_blocks(architecture: Architecture, setting: Setting, kept: int, bac
     number, most = setting.checkpointed(architecture.layers), architecture.layers - setting.adapter.first_block
     found = []
     if number < most or not number:
-        found.append({"activations": kept, "in passing": activations.passing(architecture, setting, backward)})
+        found.append({"activations": kept, "in passing": transients.passing(architecture, setting, backward)})
     if number:
         left = kept - sum(activations.uncheckpointed(architecture, setting))
         again = activations.recomputed(architecture, setting)
-        passing = activations.passing(architecture, setting, backward, again=True)
+        passing = transients.passing(architecture, setting, backward, again=True)
         made = {"recompute of one layer": again, "in passing": passing} if backward else {"in passing": again + passing}
         found.append({"activations": left, **made})
     return max(found, key=lambda parts: sum(parts.values()))
@@ -138,7 +138,7 @@ def _answering(architecture: Architecture, setting: Setting) -> dict[str, int]:
     """Keys and values of questions and answers; of the logits only the last token's are made."""
     assert setting.answer_tokens is not None
     there = replace(setting, max_length=setting.answer_tokens, micro_batch_size=setting.answered_at_once)
-    passing = activations.evaluating(architecture, there)
+    passing = transients.evaluating(architecture, there)
     return {"keys and values": _cache(architecture, there), "in passing": passing}
 
 
@@ -162,7 +162,8 @@ def _loss(architecture: Architecture, setting: Setting) -> int:
     """What the loss makes of a micro-batch. Plain: tensors as large as the logits. Fused: the gradient of the head's
     input, T h, and the logits of one chunk of tokens at a time, of which there are V / h (Liger-Kernel,
     ops/fused_linear_cross_entropy.py; arXiv 2410.10989, section 3.2); the gradient of the head where it is trained.
-    In chunks: the head's input and its gradient, 2 T h, and a chunk's logits with their log-softmax (training/loss.py).
+    In chunks: the head's input and its gradient, 2 T h, and a chunk's logits with their log-softmax
+    (training/model/loss.py).
     """
     tokens, hidden, vocabulary = setting.tokens, architecture.hidden_size, architecture.vocab_size
     if setting.chunked_loss:
@@ -225,7 +226,7 @@ def inference_bytes(architecture: Architecture, setting: Setting) -> int:
     """What answering needs, or a loss without gradients: weights, keys and values, logits, and the process itself."""
     logits = _evaluated_logit(setting) * setting.tokens * architecture.vocab_size
     weights = static.base_weights(architecture, setting) + static.quantization_constants(architecture, setting)
-    passing = activations.evaluating(architecture, setting)
+    passing = transients.evaluating(architecture, setting)
     return weights + _cache(architecture, setting) + logits + passing + (FRAMEWORK_BYTES if setting.gpu else 0)
 
 

@@ -2,10 +2,10 @@
 
 import math
 
-from launch.architecture import Architecture
-from launch.hardware import GIB
+from launch.machine.hardware import GIB
 from launch.memory import static
 from launch.memory.setting import Setting
+from launch.model.architecture import Architecture
 from launch.spec import OFFLOADS
 
 # Of a worker, resident: Python, torch, transformers, PEFT and accelerate, 0.53 GiB before its first batch, 0.16 of it

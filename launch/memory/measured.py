@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.hardware import GIB
+from launch.machine.hardware import GIB
 
 # A forecast further off than this share of what was measured is an event of its own.
 TOLERANCE = 0.1

@@ -7,10 +7,10 @@ weights is one as well. Recorded from real passes in the tests.
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from launch.architecture import ATTENTION, LINEARS, Architecture
-from launch.memory.activations import behind, first
+from launch.memory.block import behind, first
 from launch.memory.gathering import Limits, Trace, Visit, Window, window
 from launch.memory.setting import Adapter, Setting
+from launch.model.architecture import ATTENTION, LINEARS, Architecture
 from launch.spec import Precision, Quantization
 
 # PeftModel, LoraModel, the model with its head, and the one inside it.
@@ -55,7 +55,7 @@ def most_gathered(architecture: Architecture, setting: Setting, most: Limits) ->
 
 
 def limits(architecture: Architecture) -> Limits:
-    """As render.py writes them."""
+    """As render/configs.py writes them."""
     hidden = architecture.hidden_size
     return Limits(prefetch=int(0.9 * hidden**2), persistent=10 * hidden)
 

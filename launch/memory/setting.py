@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.adapter import adapted
-from launch.architecture import Architecture
 from launch.memory.gathering import Window
+from launch.model.adapter import adapted, bias_elements
+from launch.model.architecture import Architecture
 from launch.spec import SHARDS_BASE, SUMS_FP32, LoraSpec, Optimizer, Precision, Quantization, Strategy
 
 # Tokens whose logits are there at once where the loss is computed in chunks.
@@ -51,17 +51,15 @@ def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
     sizes = adapted(architecture, lora)
     saved, blocks = set(lora.modules_to_save), {int(name.split(".")[2]) for name in sizes}
     embeddings = "embed_tokens" in saved
-    biased = frozenset(name.split(".")[-2] for name in architecture.tensors if name.endswith(".bias"))
+    biased = frozenset(name for name in architecture.linears if architecture.biased(name))
     biases = biased if lora.bias == "all" else frozenset()
-    trained = {"all": architecture.modules, "lora_only": sizes, "none": {}}[lora.bias]
-    bias = sum(outputs for name, (_, outputs) in trained.items() if name.rpartition(".")[2] in biased)
     return Adapter(
         rank=lora.rank, dropout=lora.dropout, targets=frozenset(name.rpartition(".")[2] for name in sizes),
         pairs=lora.rank * sum(inputs + outputs for inputs, outputs in sizes.values()),
         magnitudes=sum(outputs for _, outputs in sizes.values()) if lora.use_dora else 0,
         whole=architecture.vocab_size * architecture.hidden_size * len(saved),
-        adapted=frozenset(blocks), biases=biases, bias_elements=bias, embeddings=embeddings,
-        first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
+        adapted=frozenset(blocks), biases=biases, bias_elements=bias_elements(architecture, lora),
+        embeddings=embeddings, first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
     )  # fmt: skip
 
 
@@ -92,7 +90,11 @@ class Setting:
     fused_loss: bool = False
     """Whether output head and loss are one kernel that never holds all logits, as Liger's is."""
     chunked_loss: bool = False
-    """Whether they are computed in chunks of LOSS_CHUNK tokens, as training/loss.py does."""
+    """Whether they are computed in chunks of LOSS_CHUNK tokens, as training/model/loss.py does."""
+    fused_lora: bool = False
+    """Whether an adapted layer is one operation, as in training/model/fused.py."""
+    fused_norms: bool = False
+    """Whether an RMS norm is one operation, as in training/model/norms.py."""
     optimizer: Optimizer = "paged_adamw_32bit"
     adapter_precision: Precision | None = None
     """Of the adapter's weights; None where PEFT (fp32, from 0.8 on) or DeepSpeed (the run's) choose it."""
@@ -137,6 +139,12 @@ class Setting:
         return PACKED.get(self.quantization, self.element)
 
     @property
+    def hidden_element(self) -> int:
+        """Bytes of what goes from layer to layer: behind norms and embeddings in fp32 a packed layer makes fp32 of what
+        it computed in less (Linear4bit.forward in bitsandbytes)."""
+        return ELEMENT["fp32"] if self.upcast_unquantized and self.quantization != "none" else self.element
+
+    @property
     def zero(self) -> bool:
         """Whether DeepSpeed runs it."""
         return self.strategy.startswith("zero")
@@ -166,6 +174,8 @@ class Setting:
 
     @property
     def casts_inputs(self) -> bool:
-        """Whether each adapted layer makes a copy of what goes into its adapter (training/casting.py)."""
+        """Whether each adapted layer makes a copy of what goes into its adapter (training/model/casting.py)."""
+        if self.fused_lora:
+            return False
         uncast = self.element < self.adapter_element and not self.adapter.dropout and not self.adapter.magnitudes
         return self.casts and not uncast

@@ -3,10 +3,10 @@
 import math
 from dataclasses import replace
 
-from launch.architecture import Architecture
 from launch.memory.gathering import Window
 from launch.memory.passes import NOTHING, gathered
 from launch.memory.setting import ELEMENT, Setting
+from launch.model.architecture import Architecture
 from launch.spec import OFFLOADS, SHARDS_BASE
 
 FP32 = ELEMENT["fp32"]
@@ -146,11 +146,11 @@ def buffers(architecture: Architecture, setting: Setting) -> int:
     """What an engine keeps for communication, and the weights that it gathers to compute with.
 
     DDP's buckets hold every gradient, between two steps as well. ZeRO's bucket is hidden_size^2 elements, two with
-    overlap_comm, which is off at stage 1 (render.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which holds what
-    it gathers as well (gathering.py). Gradients that are sent in fp32 are copied from ZeRO-2's buckets for that
-    (allreduce_bucket in stage_1_and_2.py, a rank's part of a tensor at most), and ZeRO-3's is of that type, but a head
-    that does not fit it is copied whole (__avg_scatter_grads in stage3.py). FSDP2 gathers a block and the next one, and
-    its outermost module, embeddings and head, stays whole from the first forward pass on.
+    overlap_comm, which is off at stage 1 (render/configs.py), and one at stage 3 (IPGBucketZ3 in stage3.py), which
+    holds what it gathers as well (gathering.py). Gradients that are sent in fp32 are copied from ZeRO-2's buckets for
+    that (allreduce_bucket in stage_1_and_2.py, a rank's part of a tensor at most), and ZeRO-3's is of that type, but a
+    head that does not fit it is copied whole (__avg_scatter_grads in stage3.py). FSDP2 gathers a block and the next
+    one, and its outermost module, embeddings and head, stays whole from the first forward pass on.
     """
     hidden, element = architecture.hidden_size, setting.element
     block = architecture.linear_parameters // architecture.layers

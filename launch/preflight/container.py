@@ -5,10 +5,10 @@ import re
 import shutil
 
 from launch.cluster.commands import SlurmError, slurm
-from launch.container import inside, unmountable
+from launch.cluster.container import inside, unmountable
 from launch.preflight.check import Check
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
-from launch.slurm_spec import is_file
+from launch.spec.slurm import is_file
 
 
 def container(context: Context) -> Finding:

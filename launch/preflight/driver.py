@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.kernels import FLASH_PACKAGES
+from launch.plan.kernels import FLASH_PACKAGES
 from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.installed_torch import ASK_SECONDS, IMPORT, NoTorch, ask_torch, nccl_wheel, there, torch_build
 from launch.preflight.nvml import NoDriverError, Unread, asking, driver, judge, named, planned, read

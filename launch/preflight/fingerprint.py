@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from launch import discover
+from launch.machine import discover
 from launch.preflight.installed_torch import nccl_wheel, torch_build
 from launch.preflight.nvml import NoDriverError, driver
 

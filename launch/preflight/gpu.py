@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launch.devices import BY_BUS, ORDER, VISIBLE, in_another_order, listed, mixed
+from launch.machine.devices import BY_BUS, ORDER, VISIBLE, in_another_order, listed, mixed
 from launch.preflight.nvml import RESET, Unread, driver, gpu_check, judge, named, planned, read, usable
 from launch.preflight.result import Context, Finding, failed, passed, warned
 from launch.wording import amount, plural

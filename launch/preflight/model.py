@@ -9,11 +9,11 @@ from jinja2 import TemplateError
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from launch.model_files import directory_problems, find, hub_name, import_cache, is_original, problems
+from launch.model.files import directory_problems, find, hub_name, import_cache, is_original, problems
+from launch.model.weights import weight_files
 from launch.preflight.check import Check
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.rundir import MANIFEST
-from launch.weights import weight_files
 from launch.wording import amount, first_line
 
 COMPLETE = "take the tokenizer's files from the model's own repository"

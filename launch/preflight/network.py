@@ -6,7 +6,7 @@ import re
 import socket
 from pathlib import Path
 
-from launch import discover
+from launch.machine import discover
 from launch.preflight.check import Check, on_several_nodes
 from launch.preflight.node import on_infiniband
 from launch.preflight.result import Context, Finding, failed, passed, warned

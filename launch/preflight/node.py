@@ -3,8 +3,8 @@
 import os
 import resource
 
-from launch import discover
-from launch.hardware import GIB
+from launch.machine import discover
+from launch.machine.hardware import GIB
 from launch.preflight.check import Check, on_gpus, on_several_gpus
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.wording import amount, plural

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from launch.devices import VISIBLE, Device, handle_of, listed, visible
+from launch.machine.devices import VISIBLE, Device, handle_of, listed, visible
 from launch.preflight.check import DRIVER, Check, on_gpus
 from launch.preflight.result import Context, Finding, failed, passed, unknown, warned
 from launch.wording import plural

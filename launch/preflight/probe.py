@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.allocation import node_name
+from launch.cluster.allocation import node_name
 from launch.plan import Plan
 from launch.preflight.fingerprint import fingerprint
 from launch.preflight.fleet import NodeReport

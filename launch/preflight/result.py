@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from launch.cluster.controller import Cluster
 from launch.errors import PreflightError
 from launch.plan import Plan
+from launch.render.sbatch import BatchJob
 from launch.rundir import RunDir
-from launch.sbatch import BatchJob
 from launch.wording import plural
 
 Status = Literal["pass", "warn", "fail", "skipped", "unknown"]
@@ -40,6 +40,8 @@ class Context(BaseModel):
     run: RunDir
     batch: Batch | None = None
     """None but for `muster submit`."""
+    beside: tuple[Plan, ...] = ()
+    """The other elements of its sweep, on the same disk."""
 
     @property
     def place(self) -> str:

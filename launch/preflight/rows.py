@@ -17,12 +17,12 @@ class RowsCheck(NamedTuple):
     """Fingerprints of rows without any error; empty where there is one."""
 
 
-def rows(plan: Plan, spec_file: str) -> RowsCheck:
+def rows(plan: Plan, given: str) -> RowsCheck:
     """Checks what can be checked without the model's tokenizer: lengths come with the tokens."""
-    from training.data.survey import Survey, refuse
-    from training.data.tokens import rows_fingerprints, settings, sources
+    from training.data.checks.survey import Survey, refuse
+    from training.data.sequences.tokens import rows_fingerprints, settings, sources
 
-    data, fix = plan.spec.data, f"see each with: muster data validate {spec_file}"
+    data, fix = plan.spec.data, f"see each with: muster data validate {given}"
     try:
         fingerprints = rows_fingerprints(data)
         report = Survey(sources(data), settings(data)).run()

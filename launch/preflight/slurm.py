@@ -13,11 +13,11 @@ from launch.cluster.gpus import offer
 from launch.cluster.job import python_environment
 from launch.cluster.shares import MIB, mem_mib
 from launch.cluster.storage import same_host, storage_of
-from launch.hardware import GIB
-from launch.model_files import find
+from launch.machine.hardware import GIB
+from launch.model.files import find
 from launch.preflight.check import Check
 from launch.preflight.result import Batch, Context, Finding, failed, passed, unknown, warned
-from launch.slurm_spec import is_file
+from launch.spec.slurm import is_file
 from launch.wording import amount, plural, span
 
 MAN = "man sbatch"

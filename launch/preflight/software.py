@@ -7,14 +7,14 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from launch.compatibility import ZERO
+from launch.plan.compatibility import ZERO
 from launch.preflight.check import Check, on_gpus
 from launch.preflight.installed_torch import torch_build
 from launch.preflight.result import Context, Finding, failed, passed, unknown
 from launch.versions import release
 
 # Floors that the code relies on, and pyproject.toml names: FSDP2 and the optimizer wrappers of accelerate 1.15, ZeRO as
-# launch/compatibility.py says.
+# launch/plan/compatibility.py says.
 MINIMUM = {"torch": "2.11", "transformers": "5.17", "accelerate": "1.15", "peft": "0.20", "datasets": "4.0"}
 DEEPSPEED, BITSANDBYTES, LIGER = ("deepspeed", ZERO["deepspeed"]), ("bitsandbytes", "0.50"), ("liger-kernel", "0.3")
 

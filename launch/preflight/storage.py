@@ -4,7 +4,7 @@ import os
 import uuid
 from pathlib import Path
 
-from launch.hardware import GIB
+from launch.machine.hardware import GIB
 from launch.preflight.check import Check
 from launch.preflight.result import Context, Finding, failed, passed, unknown
 from launch.wording import amount
@@ -46,12 +46,15 @@ def _write_probe(probe: Path) -> None:
 
 
 def space(context: Context) -> Finding:
-    """For the checkpoints that are kept, the best one beside them, the one being written, and logs and tokens.
+    """For the checkpoints that are kept, the best one beside them, the one being written, and logs and tokens; of a
+    sweep for those of all its elements.
 
     A checkpoint is the adapter in fp32 and its two moments.
     """
-    kept = context.plan.spec.training.save_total_limit + 2
-    needed = 12 * context.plan.adapter_parameters * kept + GIB // 16
+    plans = (context.plan, *context.beside)
+    checkpoints = [plan.spec.training.save_total_limit + 2 for plan in plans]
+    needed = sum(12 * plan.adapter_parameters * number for plan, number in zip(plans, checkpoints, strict=True))
+    needed, kept = needed + len(plans) * (GIB // 16), sum(checkpoints)
     parent = existing(context.run.root)
     try:
         found = os.statvfs(parent)
@@ -60,11 +63,11 @@ def space(context: Context) -> Finding:
     if not found.f_blocks:
         return unknown(f"{parent}: its file system tells no size", ELSEWHERE)
     free, inodes = found.f_bavail * found.f_frsize, found.f_favail
-    told = f"{parent}: {amount(free)} free, {amount(needed)} needed for {kept} checkpoints"
+    told = f"{parent}: {amount(free)} free, {amount(needed)} needed for {kept:,} checkpoints"
     values = {"free": free, "needed": needed, "inodes": inodes}
     if free < needed:
         return failed(told, f"free space, or {ELSEWHERE}", **values)
-    files = FILES + FILES_OF_CHECKPOINT * kept
+    files = FILES * len(plans) + FILES_OF_CHECKPOINT * kept
     if found.f_files and inodes < files:  # 0 where the file system does not count them, as btrfs
         return failed(f"{parent}: {inodes:,} inodes free, {files:,} needed", f"remove files, or {ELSEWHERE}", **values)
     return passed(told, **values)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from launch.evaluation import MEASURES, MODELS, chosen
-from launch.journal import drawable
 from launch.report.numbers import Numbers
 from launch.report.reading import Reading
 from launch.report.values import BYTES, PLAIN, SECONDS, TOKENS, Unit, off, shown
+from launch.rundir.journal import drawable
 from launch.wording import span
 
 Tone = Literal["good", "bad", "warn", "calm"]
@@ -84,6 +84,9 @@ def against_plan(reading: Reading, found: Numbers) -> list[Row]:
     promised = {
         "Strategy": (plan.strategy, seen.get("engine")), "Processes": (plan.world_size, seen.get("world_size")),
         "Precision": (plan.precision, seen.get("precision")), "Attention": (plan.attention, seen.get("attention")),
+        "Loss": (plan.loss, seen.get("loss")),
+        "Norms": (plan.norms, seen.get("norms")),
+        "LoRA layers": (plan.lora_implementation, seen.get("lora_implementation")),
         "Optimizer": (plan.optimizer, seen.get("optimizer")),
         "Global batch": (plan.global_batch_size, seen.get("global_batch_size")),
         "Trainable parameters": (f"{plan.adapter_parameters:,}", _thousands(seen.get("trainable_parameters"))),

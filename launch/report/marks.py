@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from launch.evaluation import chosen
-from launch.journal import drawable
 from launch.report.reading import Points, Reading
 from launch.report.values import clock, plain
+from launch.rundir.journal import drawable
 from launch.wording import amount, printable
 
 Tone = Literal["bad", "warn", "calm"]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
-from launch.journal import drawable
 from launch.report.reading import OF_BEST, Points, Reading
 from launch.report.values import BYTES, PERCENT, PLAIN, SECONDS, SHARE, TOKENS, Unit, off, shown
+from launch.rundir.journal import drawable
 from launch.wording import plural, span
 
 Numbers = dict[str, float | None]

@@ -1,6 +1,5 @@
 """Runs as one HTML page that needs nothing else: the library, the values and the script are in it."""
 
-import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +7,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from launch.journal import scrub
-from launch.plan_screen import plan_rows
+from launch.plan.screen import plan_rows
 from launch.report.curves import MOST_OF_ONE, Chart, Curve, charts, drawn
 from launch.report.facts import again, against_plan, data_rows, examples, score_rows, verdict
 from launch.report.library import allowed, packed, part, plotly, safe_json
@@ -18,6 +16,8 @@ from launch.report.numbers import Numbers, told
 from launch.report.reading import Reading
 from launch.report.together import together
 from launch.report.values import clock, shown
+from launch.rundir.journal import scrub
+from launch.versions import own_version
 from launch.wording import plural, span
 
 SAMPLED, SAMPLED_CURVES = 20, 4
@@ -46,8 +46,9 @@ def page(runs: Sequence[Run]) -> str:
         of_steps=[chart for chart in found if chart.axis == "step"],
         of_time=[chart for chart in found if chart.axis == "time"],
         lost=[told for run in runs for told in run.reading.lost], most_points=f"{MOST_OF_ONE:,}",
-        written=clock(time.time()), version=_version(), style=part("page.css"), script=script, library=packed(library),
-        hashes=allowed(script, library), drawn=safe_json(scrub(_drawn(found, _foremost(events, MOST_MARKS)))),
+        written=clock(time.time()), version=own_version(), style=part("page.css"), script=script,
+        library=packed(library), hashes=allowed(script, library),
+        drawn=safe_json(scrub(_drawn(found, _foremost(events, MOST_MARKS)))),
     )  # fmt: skip
     return text.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON can hold and UTF-8 cannot
 
@@ -162,10 +163,3 @@ def _sampled(chart: Chart, curve: Curve) -> list[list[str]]:
     places = sorted({place * (count - 1) // max(1, SAMPLED - 1) for place in range(SAMPLED)} if count > 1 else {0})
     at = [f"{step:,}" for step in points.steps] or [f"{moment - curve.start:,.0f}" for moment in points.times]
     return [[at[place], shown(points.values[place], chart.unit)] for place in places]
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("muster-lora")
-    except importlib.metadata.PackageNotFoundError:  # a clone that was not installed
-        return "from a clone"

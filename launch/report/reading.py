@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from launch.diagnosis.report import Diagnosis, diagnosed
-from launch.evaluation_dir import Evaluation
-from launch.following import Asker, Status, status
-from launch.journal import document, drawable, rows, scrub
+from launch.evaluation.directory import Evaluation
 from launch.plan import Plan
 from launch.rundir import PROGRESS, RunDir
+from launch.rundir.journal import document, drawable, rows, scrub
+from launch.status.following import Asker, Status, status
 
 # After early stopping an earlier adapter is evaluated again: its values are a curve of their own, at its step.
 OF_BEST = " of the best adapter"
@@ -215,13 +215,15 @@ def _begun(events: Iterable[Mapping[str, Any]], seen: Sequence[float]) -> tuple[
 
 
 def _answers(place: RunDir) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any], ...], str]:
-    """Numbers and answers of the newest evaluation; without one, the answers that were sampled while it trained."""
+    """Numbers and answers of the newest evaluation of what the run has trained in the end, one with answers before one
+    without; where there is none, the answers that were sampled while it trained."""
     done = [Evaluation(path) for path in place.evaluations.glob("[0-9]*") if path.name.isdecimal()]
-    done = [one for one in done if one.report.is_file()]
-    if done:
-        newest = max(done, key=lambda one: int(one.root.name))
-        asked = tuple(_asked(row) for row in rows(newest.answers))
-        return document(newest.report), asked, f"evaluations/{newest.root.name}"
+    read = [(one, document(one.report)) for one in done if one.report.is_file()]
+    # By its last part: the run may have been moved since. A checkpoint's is called after its step.
+    own = [(one, scores) for one, scores in read if Path(str(scores.get("adapter_path"))).name == place.adapter.name]
+    if own:
+        best, numbers = max(own, key=lambda pair: (bool(pair[1].get("questions")), int(pair[0].root.name)))
+        return numbers, tuple(_asked(row) for row in rows(best.answers)), f"evaluations/{best.root.name}"
     sampled = [row for row in rows(place.answers) if drawable(row.get("step"))]
     steps = sorted({row["step"] for row in sampled})
     if not steps:

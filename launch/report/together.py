@@ -54,11 +54,13 @@ def _sentence(runs: Sequence[tuple[str, Reading, Numbers]]) -> str:
     if len(found) < 2:
         return "Fewer than two of them have an evaluation loss: there is nothing to rank them by."
     ranked = sorted(found)
-    told = ", ".join(f"{name} {shown(loss)}" for loss, name in ranked[1:])
-    return (
-        f"The lowest evaluation loss is that of {ranked[0][1]}: {shown(ranked[0][0])}; {told}."
-        " That ranks them only where they were evaluated on the same rows."
-    )
+    best = shown(ranked[0][0])
+    first = [name for loss, name in ranked if shown(loss) == best]  # by what is shown, as in _best
+    others = "".join(f"; {name} {shown(loss)}" for loss, name in ranked[len(first) :])
+    holds = "That ranks them only where they were evaluated on the same rows."
+    if not others:
+        return f"All have the same evaluation loss, {best}. {holds}"
+    return f"The lowest evaluation loss is that of {' and '.join(first)}: {best}{others}. {holds}"
 
 
 def differences(readings: Sequence[Reading]) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """python -m launch.sampling RUN --gpus N: samples this node until its standard input ends.
 
-Whoever trains starts it, one for each node (training/sampling.py). What goes wrong here is a line on stderr, which is
-the log of that rank, and never ends the training.
+Whoever trains starts it, one for each node (training/telemetry/sampling.py). What goes wrong here is a line on
+stderr, which is the log of that rank, and never ends the training.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import contextlib
 import time
 from typing import Any
 
-from launch.devices import Device, handle_of, listed, visible
+from launch.machine.devices import Device, handle_of, listed, visible
 from launch.sampling.gpu import VALUES, GoneError, Gpu, Row
 
 # What is lost may come back: a GPU that was reset, a driver that was loaded again. Asked so often, in seconds.

@@ -10,8 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from launch.journal import event
 from launch.rundir import RunDir
+from launch.rundir.journal import event
 from launch.sampling.gpu import REASONS, Row
 from launch.sampling.steps import Newest
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from launch.journal import append
 from launch.rundir import RunDir
+from launch.rundir.journal import append
 from launch.sampling.driver import NOTHING, STUCK, STUCK_SECONDS, Driver
 from launch.sampling.gpu import Row
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launch.tail import Tail
+from launch.rundir.tail import Tail
 
 # Of a long run: some thousand rows, more than any one interval of evaluations is likely to have.
 LAST_BYTES = 1 << 20

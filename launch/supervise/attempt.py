@@ -14,15 +14,16 @@ from launch.claim import finished
 from launch.diagnosis.ending import first_cause, outcome, read_failures, unexplained
 from launch.diagnosis.explain import explain
 from launch.errors import GO_ON, ExitCode
-from launch.journal import beat, event, rows, write_json
-from launch.local import BEREAVED_SECONDS
+from launch.logs.progress import Follower
+from launch.machine.workers import BEREAVED_SECONDS
 from launch.plan import Plan
-from launch.progress import Follower
 from launch.rundir import BEAT_SECONDS, Attempt, RunDir
+from launch.rundir.journal import beat, event, rows, write_json
+from launch.rundir.pulses import ended_well, read_pulses
+from launch.status.hangs import Hang, Watch
 from launch.supervise.decisions import Ended
 from launch.supervise.grace import Grace
 from launch.supervise.history import last_step
-from launch.supervise.pulses import Hang, Watch, ended_well, read_pulses
 from launch.supervise.stopping import Stopper
 from launch.wording import plural
 
@@ -46,6 +47,10 @@ class Workers(Protocol):
 
     def cut_off(self) -> bool:
         """Whether this machine has lost touch with those that could end them, or start others."""
+
+    def preempted(self) -> bool:
+        """Whether the scheduler takes their place away for somebody else. It may have said so before they could hear
+        it."""
 
     def leave(self) -> None:
         """Lets go of them: they end by themselves when they miss whoever supervises them."""
@@ -88,6 +93,7 @@ def _follow(
     watch = Watch(plan.spec.recovery, time.monotonic())
     bereaved: float | None = None
     grace = Grace(run, plan.spec.slurm.grace_seconds) if stopper.in_job else None
+    all_hear = False
     while workers.poll() is None:
         with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
             follower.look()
@@ -102,6 +108,10 @@ def _follow(
             _end_all(attempt, workers)
             return None
         hang = watch.look(read_pulses(attempt), time.monotonic())
+        if not all_hear and len(watch.seen) == plan.world_size:
+            all_hear = True
+            if workers.preempted():
+                stopper.warned()
         if hang is not None:
             hang = _with_stacks(hang, watch, attempt, workers)
             # A rank that has failed by itself is what the others wait for. Those that fail from here on do so because

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.checkpointing import checkpointable, forcing
 from launch.errors import GO_ON, ExitCode
 from launch.memory import activations
 from launch.plan import Plan
+from launch.plan.checkpointing import checkpointable, forcing
 from launch.spec import RunSpec
 from launch.wording import plural
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from launch.allocation import Allocation
-from launch.container import Inside, inside
+from launch.cluster.allocation import Allocation
+from launch.cluster.container import Inside, inside
 from launch.plan import Plan
 from launch.preflight.fleet import CLOCK_FIX, DECISIVE, DIRECTORY_FIX, ahead_of_others, fleet_results, odd_ones
 from launch.preflight.probe import Probe

@@ -3,9 +3,9 @@
 import math
 import time
 
-from launch.journal import event
 from launch.rundir import RunDir
-from launch.tail import Tail
+from launch.rundir.journal import event
+from launch.rundir.tail import Tail
 
 
 def seconds_to_stop(longest_step: float, longest_save: float) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from launch.local import NodeWorkers, free_port
+from launch.machine.workers import NodeWorkers, free_port
 from launch.plan import Plan
 from launch.render import launch_argv
 from launch.rundir import Attempt, RunDir

@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from launch.errors import ExitCode
-from launch.journal import document, rows
 from launch.plan import Plan
 from launch.rundir import Attempt, RunDir
+from launch.rundir.journal import document, rows
 from launch.supervise.decisions import Ended, Past
 
 

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from launch.allocation import Allocation
+from launch.cluster.allocation import Allocation
 from launch.cluster.commands import SlurmError, slurm
-from launch.container import NODE, Inside, inside
-from launch.errors import NoPlanError, PreflightError, Stopped, UsageError
-from launch.journal import event, rows, write_json
-from launch.local import environment
+from launch.cluster.container import NODE, Inside, inside
+from launch.errors import GO_ON, NoPlanError, PreflightError, Stopped, UsageError
+from launch.machine.workers import environment
 from launch.plan import Plan
 from launch.preflight import CHECKS, Context, accept, document
+from launch.preflight.screen import checks_view
 from launch.processes import log_writer
 from launch.rundir import Attempt, RunDir
-from launch.screen import checks_view
+from launch.rundir.journal import event, rows, write_json
 from launch.supervise.decisions import Past, Requeue, lost_touch, on_fewer_nodes
 from launch.supervise.gang import CANNOT, Gathered, chosen, gather, together, told, unfit
 from launch.supervise.loop import replanned
@@ -53,8 +53,9 @@ class InJob:
         """Asks all nodes, and takes the best of them; on fewer than planned only once the run has begun."""
         limits = plan.spec.preflight
         gathered = self._gathered(plan)
-        if gathered.silent and self.preempted():  # which has ended what asked them: the nodes may be fit
-            return Requeue("preempted while the nodes were asked")
+        # The signal goes to steps alone. Those that ask may have answered by then, or have ended by it on fit nodes.
+        if self.preempted():
+            return Requeue(f"preempted before training began{GO_ON}")
         out = unfit(gathered, limits, self.accepted)
         out |= self._traced(plan, past, [node for node in gathered.probes if node not in out])
         self._name(out)
@@ -213,6 +214,9 @@ class StepWorkers:
         except SlurmError as error:
             return error.silence in ("controller", "overdue")
         return False
+
+    def preempted(self) -> bool:
+        return preempted(self.job.job)
 
     def leave(self) -> None:
         with contextlib.suppress(ProcessLookupError):

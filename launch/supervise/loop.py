@@ -11,13 +11,13 @@ from typing import Protocol
 from rich.console import Console
 
 from launch.claim import replan
-from launch.discover import installed
 from launch.errors import GO_ON, ExitCode
-from launch.journal import event, rows
+from launch.machine.discover import installed
 from launch.plan import Plan, resolve
-from launch.planning import text_bytes
-from launch.remedies import remedies
-from launch.rundir import Attempt, RunDir
+from launch.plan.from_spec import text_bytes
+from launch.plan.remedies import remedies
+from launch.rundir import BY_A_PERSON, Attempt, RunDir
+from launch.rundir.journal import event, rows
 from launch.spec import RunSpec
 from launch.supervise.attempt import Workers, run_attempt
 from launch.supervise.decisions import (
@@ -65,7 +65,7 @@ def supervise(
     """Trains until there is nothing left to do. `resume` is for the attempts until one of them has saved."""
     unfinished = place.again and cut_short(run)
     if not place.successor:
-        forget_stop(run)
+        forget_stop(run, place.again)
     plan = _remembered(plan, run)
     past = history(run) if place.again else []  # what somebody has started anew begins with a clean slate
     before = len(list(rows(run.events)))
@@ -77,9 +77,9 @@ def supervise(
         while True:
             ready = place.prepared(plan, past)
             if (asked := _asked(stopper, place)) != "nobody":
-                return _stopped(plan, asked)
+                return _stopped(plan, asked, run)
             if isinstance(ready, Requeue):
-                return ready
+                return ready if plan.spec.slurm.requeue else Finish(ready.code, ready.reason)
             plan = _written(plan, ready, run)
             ended = run_attempt(plan, run, partial(place.start, resume=resume), stopper, console, verbose)
             past.append(Past(ended, plan))
@@ -95,11 +95,22 @@ def _saved(run: RunDir, before: int) -> bool:
     return any(row["event"] == "saved" for row in list(rows(run.events))[before:])
 
 
-def forget_stop(run: RunDir) -> None:
-    """A stop that somebody asked of an earlier process; one since we began is meant for us."""
+def forget_stop(run: RunDir, again: bool) -> None:
+    """A stop that somebody asked of an earlier process. One since we began is meant for us, as is a person's that came
+    when our job, which is here `again`, was being given back: nobody has heard it."""
     with suppress(FileNotFoundError):
-        if run.stop.stat().st_mtime < began():
+        asked = run.stop.stat().st_mtime
+        if asked < began() and not (
+            again and run.stop.read_text(encoding="utf-8") == BY_A_PERSON and asked > _told(run)
+        ):
             run.stop.unlink()
+
+
+def _told(run: RunDir) -> float:
+    """When the last attempt's end was written, which is before its supervisor looks for stops; or, where that came to
+    no end, when it began. By the clock of the run directory's file system."""
+    last = run.attempt(run.last_attempt())
+    return next((path.stat().st_mtime for path in (last.outcome, last.plan) if path.exists()), 0.0)
 
 
 def began() -> float:
@@ -115,10 +126,12 @@ def _asked(stopper: Stopper, place: Place) -> Asked:
     return "scheduler" if unnamed and place.preempted() else stopper.asked
 
 
-def _stopped(plan: Plan, asked: Asked) -> Finish | Requeue:
+def _stopped(plan: Plan, asked: Asked, run: RunDir) -> Finish | Requeue:
     reason = f"stopped as asked before training began{GO_ON}"
-    again = asked == "scheduler" and plan.spec.slurm.requeue
-    return Requeue(reason) if again else Finish(ExitCode.STOPPED, reason)
+    if asked == "scheduler" and plan.spec.slurm.requeue:
+        return Requeue(reason)
+    run.stop.unlink(missing_ok=True)  # heard: no attempt's end says so to a later start of this job
+    return Finish(ExitCode.STOPPED, reason)
 
 
 def _restarted(plan: Plan, decision: Restart, run: RunDir, console: Console) -> Plan:

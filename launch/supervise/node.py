@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from launch.allocation import node_name, step
+from launch.cluster.allocation import node_name, step
 from launch.errors import ExitCode, UsageError
-from launch.journal import write_text
-from launch.local import NodeWorkers
+from launch.machine.workers import NodeWorkers
 from launch.render import node_argv
 from launch.rundir import BY_A_WARNING, Attempt, RunDir
+from launch.rundir.journal import write_first
 from launch.supervise.history import read_plan
 from launch.supervise.sentry import LOOK_SECONDS, Supervisor
 
@@ -31,9 +31,9 @@ def main(run: RunDir, number: int, resume: str, host: str, port: int) -> int:
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         ours = run.last_attempt() == number and not attempt.over.exists()  # else somebody else trains here by now
-        if ours and not run.stop.exists():  # a step that is told to end has KillWait seconds to save
+        if ours:  # a step that is told to end has KillWait seconds to save
             with contextlib.suppress(OSError):  # a full disk: the workers have heard it themselves
-                write_text(run.stop, BY_A_WARNING if signal_number == signal.SIGUSR1 else "")
+                write_first(run.stop, BY_A_WARNING if signal_number == signal.SIGUSR1 else "")
 
     for told in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(told, stop)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from launch.allocation import Allocation
-from launch.container import Inside
+from launch.cluster.allocation import Allocation
+from launch.cluster.container import Inside
 from launch.preflight.probe import meeting_port
 from launch.supervise.srun import start_step, step_argv
 
@@ -81,7 +81,16 @@ class Exchange:
         in_order = sorted(nodes, key=job.nodes.index)  # Slurm numbers them in its own order
         port = meeting_port(job.number, number)
         argv = step_argv(
-            job, place, in_order, "muster-exchange", "training.exchange", in_order[0], port, device, devices, seconds
+            job,
+            place,
+            in_order,
+            "muster-exchange",
+            "training.ranks.exchange",
+            in_order[0],
+            port,
+            device,
+            devices,
+            seconds,
         )
         self.deadline = time.monotonic() + seconds + _START_SECONDS
         self.process = start_step(argv, place, subprocess.PIPE, subprocess.PIPE, os.environ)

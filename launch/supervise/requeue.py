@@ -7,8 +7,8 @@ from launch.cluster.answers import pairs
 from launch.cluster.commands import SlurmError, slurm
 from launch.cluster.queue import moment
 from launch.errors import Stopped
-from launch.journal import event
 from launch.rundir import RunDir
+from launch.rundir.journal import event
 from launch.supervise.decisions import Requeue
 
 
@@ -38,10 +38,16 @@ def requeue(run: RunDir, job: str, wish: Requeue) -> None:
 
 def preempted(job: str) -> bool:
     """Whether Slurm takes the nodes of this start of the job away for another job. It tells so by a signal where the
-    site has preempt_send_user_signal; elsewhere the job's steps get SIGTERM, as from anybody (slurm.conf)."""
+    site has preempt_send_user_signal; elsewhere the job's steps get SIGTERM, as from anybody (slurm.conf).
+
+    Not where it was suspended for that job (PreemptMode=SUSPEND), and goes on by itself.
+    """
     told = pairs(_scontrol("--oneliner", "show", "job", job)[0])
-    taken, began = moment(told.get("PreemptTime", "")), moment(told.get("StartTime", ""))
-    return taken is not None and (began is None or taken >= began)
+    taken, *since = (moment(told.get(name, "")) for name in ("PreemptTime", "StartTime", "SuspendTime"))
+    began, suspended = since
+    if taken is None or (began is not None and taken < began):
+        return False
+    return suspended is None or suspended < taken
 
 
 def _excluded(job: str) -> list[str]:

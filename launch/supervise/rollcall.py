@@ -2,8 +2,8 @@
 
 import os
 
-from launch.allocation import Allocation
-from launch.container import Inside, inside
+from launch.cluster.allocation import Allocation
+from launch.cluster.container import Inside, inside
 from launch.plan import Plan
 from launch.preflight.fleet import answered, unanswered
 from launch.preflight.result import Context, Result

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from launch.allocation import job_name, step
+from launch.cluster.allocation import job_name, step
 from launch.errors import ExitCode, Stopped, UsageError
 from launch.plan import Plan
 from launch.rundir import Attempt, RunDir

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from launch.allocation import Allocation
-from launch.container import Inside
-from launch.local import environment
+from launch.cluster.allocation import Allocation
+from launch.cluster.container import Inside
+from launch.machine.workers import environment
 from launch.processes import die_with_parent
 
 

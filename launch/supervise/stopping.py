@@ -46,6 +46,10 @@ class Stopper:
             elif self.asked == "nobody":
                 self.asked = "scheduler" if self.in_job and asked == BY_A_WARNING else "person"
 
+    def warned(self) -> None:
+        """As by the scheduler's warning, where that came before anybody could hear it."""
+        self._signalled(signal.SIGUSR1, None)
+
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self.asked != "nobody":
             self.kill = self.kill or not self.in_job or number == signal.SIGINT

@@ -4,9 +4,9 @@ import time
 
 from launch.claim import finished
 from launch.errors import GO_ON, ExitCode
-from launch.journal import event, rows
 from launch.processes import signal_name
 from launch.rundir import Attempt, RunDir
+from launch.rundir.journal import event, rows
 from launch.supervise.attempt import tell
 from launch.supervise.decisions import Ended
 from launch.supervise.history import last_step

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from launch.happened import number
+from launch.logs.happened import number
 from launch.watching.reading import Reader
 from launch.watching.view import View
 from launch.wording import printable, span

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from launch.happened import number
-from launch.status_view import STYLES
+from launch.logs.happened import number
+from launch.status.view import STYLES
 from launch.watching.charts import Glyphs, columns, curve, limits
 from launch.watching.heat import abreast, heat, legend
 from launch.watching.view import Happening, Row, View

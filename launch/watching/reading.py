@@ -8,15 +8,16 @@ from collections.abc import Mapping
 
 from launch.cluster.queue import State
 from launch.errors import HostError
-from launch.following import OVER, Asker, Status, status
-from launch.happened import in_order as lines_in_order
-from launch.happened import logged, told
-from launch.journal import document
-from launch.rank_logs import Heard
+from launch.logs.happened import in_order as lines_in_order
+from launch.logs.happened import logged, told
+from launch.logs.ranks import Heard
 from launch.rundir import RunDir
+from launch.rundir.journal import document
+from launch.rundir.pulses import read_pulses
+from launch.rundir.tail import Tail
 from launch.spec import RecoverySpec
-from launch.supervise.pulses import Watch, read_pulses
-from launch.tail import Tail
+from launch.status.following import OVER, Asker, Status, status
+from launch.status.hangs import Watch
 from launch.watching.signs import holder, rank_troubles, ranks_told
 from launch.watching.view import (
     Happening,

@@ -10,7 +10,7 @@ import psutil
 
 from launch.claim import held_by
 from launch.rundir import BEAT_SECONDS, Attempt, RunDir
-from launch.supervise.pulses import Seen, furthest_behind
+from launch.status.hangs import Seen, furthest_behind
 from launch.wording import named, plural
 
 # So long after the last beat nobody is taken to be there: beats come every second, and a file server may be slow.

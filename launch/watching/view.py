@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch.following import Status
-from launch.happened import WORRIES, logged, told
-from launch.journal import drawable
+from launch.logs.happened import WORRIES, logged, told
+from launch.rundir.journal import drawable
+from launch.status.following import Status
 
 Row = dict[str, Any]
 # Logged steps that are kept: more than a terminal has columns, times the steps that a column is the mean of.

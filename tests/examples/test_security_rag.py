@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from training.data.formats import to_sample
-from training.data.sources import rows_of
+from training.data.rows.formats import to_sample
+from training.data.rows.sources import rows_of
 
 FOLDER = ROOT / "examples" / "security-rag"
 FILES = ("train.jsonl", "eval.jsonl")

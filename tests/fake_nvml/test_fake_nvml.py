@@ -694,7 +694,7 @@ def test_the_readme_has_every_key_and_every_scenario() -> None:
 
 DISCOVER = """
 import json, os, sys
-from launch import discover
+from launch.machine import discover
 from launch.errors import DeviceError
 from launch.spec import ClusterSpec
 for name, file in json.loads(os.environ["FILES"]).items():
@@ -772,7 +772,7 @@ def test_muster_plans_with_the_memory_of_a_slice_or_says_why_it_cannot(cache: Pa
 def test_gpus_and_slices_by_their_uuids(cache: Path, devices: str, asked: str, told: Any) -> None:
     code = (
         "import json, sys\n"
-        "from launch import discover\n"
+        "from launch.machine import discover\n"
         "from launch.errors import DeviceError\n"
         "from launch.spec import ClusterSpec\n"
         "try:\n"

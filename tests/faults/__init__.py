@@ -1,6 +1,6 @@
 """Faults that are put into workers from outside: `sitecustomize` files that a worker's Python finds on PYTHONPATH.
 
-The code under test has no hook for them. Each file wraps `training.trainer.AdapterTrainer` once it is imported.
+The code under test has no hook for them. Each file wraps `training.loop.trainer.AdapterTrainer` once it is imported.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import importlib.abc, importlib.machinery, os, pathlib, sys
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name != "training.trainer":
+        if name != "training.loop.trainer":
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)

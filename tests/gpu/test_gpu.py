@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.kernels import FLASH_PACKAGES
+from launch.plan.kernels import FLASH_PACKAGES
 from launch.preflight.installed_torch import there
 from launch.spec import FlashAttention
 from tests.conftest import Workspace, command, kill_when, losses, muster, read_rows
@@ -139,6 +139,38 @@ def test_attention_by_documents_and_a_loss_in_chunks_give_the_losses_of_the_plai
     assert losses(ours) == pytest.approx(losses(plain), rel=1e-2)
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_adapted_layers_as_one_operation_give_the_losses_of_peft_s(quantization: str, workspace: Workspace) -> None:
+    """In bf16, whose products are rounded to 8 bits: within 1e-2. With dropout their masks would differ."""
+    if not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    one = (
+        "-s", "cluster.devices_per_node=1", "-s", "lora.dropout=0", "-s", f"model.quantization={quantization}",
+        "-s", "training.epochs=8",
+    )  # fmt: skip
+    theirs, ours = (
+        train(workspace, name, *one, "-s", f"lora.implementation={name}", training=RECIPE) for name in ("peft", "fused")
+    )
+    assert verified(ours)["lora_implementation"] == "fused"
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-2)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_norms_as_one_operation_give_the_losses_of_transformers(quantization: str, workspace: Workspace) -> None:
+    """In bf16: torch's kernel rounds once where transformers rounds twice."""
+    if not HAS_BF16:
+        pytest.skip("this GPU has no bf16")
+    one = (
+        "-s", "cluster.devices_per_node=1", "-s", "lora.dropout=0", "-s", f"model.quantization={quantization}",
+        "-s", "training.epochs=8",
+    )  # fmt: skip
+    theirs, ours = (
+        train(workspace, name, *one, "-s", f"model.norms={name}", training=RECIPE) for name in ("plain", "fused")
+    )
+    assert verified(ours)["norms"] == "fused"
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-2)
+
+
 @pytest.mark.parametrize("kernels", ["fa3", "fa4"])
 @pytest.mark.parametrize("attention", ["sdpa", "varlen"])
 def test_another_package_s_flash_attention_gives_the_losses_of_torch_s(
@@ -251,10 +283,10 @@ def test_a_model_laid_over_gpus_answers_as_on_one(workspace: Workspace, monkeypa
     """As one that a single GPU cannot hold."""
     from rich.console import Console
 
-    from launch import evaluation_request
     from launch.evaluation import DECLINES
-    from launch.evaluators import evaluate_job
-    from launch.trained import trained
+    from launch.evaluation import request as evaluation_request
+    from launch.evaluation.processes import evaluate_job
+    from launch.plan.trained import trained
 
     run = trained(train(workspace, "laid", "-s", "cluster.devices_per_node=1"))
     reports = []

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from launch import cli
-from launch.architecture import Architecture, from_config
-from launch.hardware import Topology, parse_gpus
+from launch.machine.hardware import Topology, parse_gpus
+from launch.model.architecture import Architecture, from_config
+from launch.model.variants import VARIANTS
+from launch.model.weights import expected
 from launch.plan import Plan, resolve
 from launch.spec import RunSpec
-from launch.variants import VARIANTS
-from launch.weights import expected
 from tests.conftest import Finished
 
 CPU = Topology(

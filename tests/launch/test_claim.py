@@ -16,7 +16,7 @@ from launch.errors import HostError, UsageError
 from launch.plan import Plan
 from launch.render import rendered
 from launch.rundir import RunDir
-from launch.specfile import read_spec
+from launch.spec.file import read_spec
 from tests.launch.conftest import plan_of, spec_of
 
 PLAN = plan_of("1xH200-141GB")

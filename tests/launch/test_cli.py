@@ -1,7 +1,9 @@
 """The commands: data on stdout, everything else on stderr, and the exit code that says what happened."""
 
+import importlib.metadata
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from launch import cli, discover
-from launch.hardware import GIB
+from launch import cli
+from launch.machine import discover
+from launch.machine.hardware import GIB
 from launch.plan import Plan
 from launch.preflight import runner
 from launch.processes import together
 from launch.render import launch_argv, rendered
 from launch.rundir import RunDir
 from launch.spec import RunSpec
+from launch.wording import amount
 from tests.conftest import ROOT, command, environment, muster
 from tests.launch.conftest import in_process as call
 from tests.launch.conftest import write_model
@@ -45,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with a spec of a model that a CPU can train. Checks get the time that this machine needs; what becomes
-    of one that is late, test_runner.py says."""
+    of one that is late, preflight/test_runner.py says."""
     monkeypatch.setattr(runner, "together", lambda calls: together([(check, 100.0) for check, _ in calls]))
     write_model(folder / "base")
     (folder / "tiny.yaml").write_text(
@@ -89,6 +93,11 @@ def test_help_of_a_command_names_every_option(name: str, capsys: pytest.CaptureF
     assert (done.code, done.err) == (0, "")
     for param in (param for param in COMMANDS[name].params if not getattr(param, "hidden", False)):
         assert (param.opts[0] if param.param_type_name == "option" else param.metavar.split("|")[0]) in done.out
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "--version")
+    assert (done.code, done.out) == (0, f"muster {importlib.metadata.version('muster-lora')}\n")
 
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
@@ -159,10 +168,28 @@ def test_plan_shows_the_choice_the_memory_and_the_candidates(
     ]
     assert lines[4].startswith("strategy zero3: ")
     assert lines[6] == "training 3 epochs, learning rate 0.0002 constant_with_warmup, paged_adamw_32bit"
-    assert lines[7] == "precision bf16, sdpa attention, gradient checkpointing 45/48 blocks"
+    assert lines[7] == "precision bf16, gradient checkpointing 45/48 blocks"
+    assert lines[8] == "kernels sdpa attention, plain loss, peft LoRA layers, plain norms"
     assert "strategy checkpointing batch per device step sent fits" in lines
     for blocks in ("45/48", "on"):
         assert any(line.startswith(f"zero3 {blocks} 4 x 4 ") and line.endswith(" yes") for line in lines)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_narrow_terminal_shows_every_amount_of_memory(
+    columns: int, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = ("plan", "spec.yaml", "--gpus", "8xA100-80GB")
+    plan = Plan.model_validate_json(call(capsys, *gpus, "--json").out)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = call(capsys, *gpus).out
+    _, _, memory = out.partition("Memory of each device")
+    memory, _, candidates = memory.partition("Candidates")
+    for size in plan.memory.components.values():
+        assert amount(size) in memory
+    limit = f"80 % of {amount(plan.topology.memory_bytes)}".split()
+    assert memory.split()[-len(limit) :] == limit
+    assert "\u2026" not in memory + candidates
 
 
 def test_plan_json_is_the_plan_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,9 +217,9 @@ def test_all_mistakes_of_a_spec_are_told_and_the_code_is_2(folder: Path, capsys:
     assert done.err == (
         "error: spec.yaml:3:15: data.train: 7 is not allowed;"
         " allowed: text (Training rows: a file, folder, glob or hub id (`owner/name:split`). "
-        "Relative paths start at the spec's folder)\n"
+        'Relative paths start at the spec\'s folder). As text it stands in quotes: "7"\n'
         "error: spec.yaml:4:14: lora.rank: 0 is not allowed;"
-        " allowed: a whole number above 0 (Rank r of each adapter pair)\n"
+        " allowed: a whole number above 0 and at most 1,000,000,000 (Rank r of each adapter pair)\n"
     )
 
 
@@ -201,11 +228,81 @@ def test_no_such_spec_is_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (done.code, done.err) == (2, "error: spce.yaml: no such spec file; specs in .: spec.yaml\n")
 
 
+def test_a_spec_may_come_from_a_pipe(folder: Path) -> None:
+    """Which gives its text once; relative paths then start at the folder that the command is started in."""
+    argv = [sys.executable, "-m", "launch", "plan", "/dev/stdin", "--gpus", "8xA100-80GB", "--json"]
+    done = subprocess.run(argv, input=SPEC, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["spec"]["data"]["train"] == str(folder / "train.jsonl")
+
+
+def test_data_that_a_spec_from_a_pipe_does_not_find(folder: Path) -> None:
+    argv = [sys.executable, "-m", "launch", "plan", "/dev/stdin", "--gpus", "8xA100-80GB"]
+    text = SPEC.replace("train.jsonl", "absent.jsonl")
+    done = subprocess.run(argv, input=text, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert f"{folder}/absent.jsonl: no such data file; a relative path starts at the working directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            "data.columns.questoin=q",
+            "data.columns: the name 'questoin' is not allowed; allowed: id, question, documents",
+        ),
+        ("data.columns.questoin=q", "text. Did you mean 'question'?"),
+        ("slurm.environment.a-b=x", "slurm.environment: the name 'a-b' is not allowed; allowed: a variable's name"),
+    ],
+)
+def test_a_name_that_nobody_reads(change: str, told: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "-s", change)
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_a_wrong_value_of_a_sweep_is_told_as_one_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("submit", "spec.yaml", "--array", "lora.rank=8,0", "--gpus", "8xA100-80GB", "--dry-run")
+    done = call(capsys, *argv)
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("error: --array lora.rank=0: lora.rank: 0 is not allowed")
+
+
+def test_an_override_without_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "-s", f"data.train={'[' * 2000}{']' * 2000}")
+    assert done.err == "error: -s data.train: not YAML that can be read: it nests without end\n"
+    done = call(capsys, "plan", "spec.yaml", "-s", f"data.train={'a' * 200_000}")
+    assert done.err == "error: -s data.train: 200,000 characters: at most 131,072 are read\n"
+
+
+def test_a_terminal_that_cannot_say_bars_gets_the_amounts(folder: Path) -> None:
+    argv = ("plan", "spec.yaml", "--gpus", "8xA100-80GB")
+    told = muster(*argv, cwd=folder, PYTHONIOENCODING="latin-1", PYTHONPATH=str(ROOT)).out
+    assert "\\u25" not in told
+    assert "base weights" in told
+
+
 def test_what_would_make_it_fit_is_json_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, "plan", "spec.yaml", "--gpus", "1xRTX4090-24GB", "--json")
     document = json.loads(done.out)
     assert (done.code, document["strategy"], len(document["remedies"])) == (4, None, 3)
     assert document["remedies"][0].keys() == {"change", "strategy", "process_bytes"}
+
+
+def test_checks_of_a_spec_that_nothing_fits_print_the_same_document(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("-s", "cluster.memory_share=1e-9", "--json")
+    planned, checked = (call(capsys, command, "tiny.yaml", *small) for command in ("plan", "preflight"))
+    assert (planned.code, checked.code) == (4, 4)
+    assert json.loads(checked.out).keys() == json.loads(planned.out).keys() == {"strategy", "why", "remedies"}
+    assert json.loads(checked.out)["strategy"] is None
+
+
+def test_a_launcher_s_text_is_no_json_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, "plan", "spec.yaml", "--gpus", "8xA100-80GB", "--render", "torchrun", "--json")
+    assert (done.code, done.out, done.err) == (
+        2, "", "error: --render and --json: a launcher's text is no JSON document; give one of them\n"
+    )  # fmt: skip
 
 
 def test_in_an_allocation_all_its_nodes_are_planned_for(
@@ -571,3 +668,32 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.wait(timeout=30), process.stderr.read()) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_the_shell_has_closed_is_no_error(folder: Path, closed: str) -> None:
+    for arguments, code in (("schema", 0), ("status nowhere", 2)):
+        shell = f"{shlex.quote(sys.executable)} -m launch {arguments} {closed}"
+        done = subprocess.run(["sh", "-c", shell], cwd=folder, env=environment(), capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), (arguments, done.stderr)
+
+
+def test_what_a_terminal_cannot_say_is_escaped(folder: Path) -> None:
+    """`muster` of a locale that is not UTF-8: stdout raises on a character it lacks, unless it is told what to do."""
+    (folder / "odd.jsonl").write_text('{"问题": 1}\n', encoding="utf-8")
+    for encoding in ("ascii", "latin-1"):
+        done = muster("data", "validate", "odd.jsonl", cwd=folder, PYTHONIOENCODING=encoding, PYTHONPATH=str(ROOT))
+        assert "Traceback" not in done.err, done.err
+        assert (done.code, r"\u95ee\u9898" in done.out) == (5, True), done.out
+
+
+def test_rows_on_a_terminal_that_cannot_say_them_stay_json(folder: Path) -> None:
+    (folder / "docs").mkdir()
+    (folder / "docs/page.txt").write_text("Rotate the key after a leak 🔑, and say who did it, when, and why.\n" * 3)
+    argv = ("data", "build", "docs", "--without-questions", "--distractors", "0")
+    plain, ascii_only = (
+        muster(*argv, cwd=folder, PYTHONIOENCODING=encoding, PYTHONPATH=str(ROOT)) for encoding in ("utf-8", "ascii")
+    )
+    assert "🔑" in plain.out
+    assert "🔑" not in ascii_only.out
+    assert list(map(json.loads, ascii_only.out.splitlines())) == list(map(json.loads, plain.out.splitlines()))

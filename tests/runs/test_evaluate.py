@@ -114,6 +114,20 @@ def test_rows_that_were_trained_on_are_not_held_out(run: Path) -> None:
     assert "which is trained on [leakage]" in done.err
 
 
+def test_rows_that_were_trained_on_may_be_longer_than_those_that_are_judged(run: Path, tmp_path: Path) -> None:
+    """They are read for leaks alone."""
+    rows = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Root."}]
+    rows.write_text(json.dumps({"messages": turns}) + "\n")
+    short = ("--max-length", 64, "--limit", 0, "--json")
+    refused = muster("evaluate", run, *short)
+    assert (refused.code, "eval.jsonl:1:1: " in refused.err) == (5, True), refused.err
+    assert "train.jsonl" not in refused.err
+    done = muster("evaluate", run, "--data", rows, *short)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["samples"] == 1
+
+
 def test_rows_that_are_left_out_are_told_and_kept(run: Path, tmp_path: Path) -> None:
     """By an adapter alone, of which nobody knows what it was trained on: that is told too."""
     rows = tmp_path / "rows.jsonl"

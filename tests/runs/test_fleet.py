@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.local import free_port
+from launch.machine.workers import free_port
 from tests.conftest import ROOT, Workspace, environment
 
 SKEWED = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.local import free_port
+from launch.machine.workers import free_port
 from tests.conftest import Finished, Workspace, accelerate_launch, command, kill_when, losses, muster, read_rows
 
 SAMPLES = ("-s", "training.eval_samples=2", "-s", "training.eval_max_new_tokens=8")
@@ -74,20 +74,21 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, single: Path, base_work
 def test_packed_rows_give_their_losses_by_documents_under_every_engine(
     strategy: str, base_workspace: Workspace
 ) -> None:
-    """The model is told that there is no mask, through the engine's own wrappers; against one process under SDPA."""
+    """The model is told that there is no mask, through the engine's own wrappers, and norms are one operation; against
+    one process under SDPA, with transformers' norms."""
     spec, packed = base_workspace.spec("documents"), ("-s", "data.packing=true", "-s", "training.epochs=4")
     reference, run = (base_workspace.root / name for name in ("masked", f"documents-{strategy}"))
     ways = {
-        reference: ("single", "model.attention=sdpa", "cluster.devices_per_node=1"),
-        run: (strategy, "model.attention=varlen", "cluster.devices_per_node=2"),
+        reference: ("single", "model.attention=sdpa", "model.norms=plain", "cluster.devices_per_node=1"),
+        run: (strategy, "model.attention=varlen", "model.norms=fused", "cluster.devices_per_node=2"),
     }
-    for where, (engine, attention, devices) in ways.items():
+    for where, (engine, *others) in ways.items():
         if not (where / "adapter").exists():
-            options = ("-s", f"cluster.strategy={engine}", "-s", attention, "-s", devices)
+            options = [part for value in (f"cluster.strategy={engine}", *others) for part in ("-s", value)]
             done = muster("run", spec, "--run-dir", where, *packed, *options)
             assert done.code == 0, done.err
     observed = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "verified")
-    assert (observed["engine"], observed["attention"]) == (strategy, "varlen")
+    assert (observed["engine"], observed["attention"], observed["norms"]) == (strategy, "varlen", "fused")
     found, expected = losses(run), losses(reference)
     assert len(found) == len(expected) > 4
     assert found == pytest.approx(expected, rel=TOLERANCE)

@@ -59,8 +59,8 @@ def test_it_changes_nothing(strategy: str, workspace: Workspace) -> None:
     runs = [workspace.root / name for name in ("with", "without")]
     assert muster("run", spec, "--run-dir", runs[0], *options).code == 0
     nothing = (
-        "training.rehearsal: module.rehearse = lambda trainer: module.Measured(length=1, seconds=0, peak_bytes=None,"
-        " reserved_bytes=None, process_bytes=1, forecast_bytes=1)"
+        "training.loop.rehearsal: module.rehearse = lambda trainer: module.Measured(length=1, seconds=0,"
+        " peak_bytes=None, reserved_bytes=None, process_bytes=1, forecast_bytes=1)"
     )
     done = run_with(nothing, workspace, spec, runs[1], *options)
     assert done.code == 0, done.err
@@ -111,7 +111,7 @@ def test_rows_to_evaluate_on_may_be_the_longest(workspace: Workspace) -> None:
 
 def test_a_forecast_that_is_far_off_is_an_event(workspace: Workspace) -> None:
     run = workspace.root / "off"
-    done = run_with("training.rehearsal: module.resident_peak = lambda: 1 << 30", workspace, workspace.spec(), run)
+    done = run_with("training.loop.rehearsal: module.resident_peak = lambda: 1 << 30", workspace, workspace.spec(), run)
     assert done.code == 0, done.err
     event = next(row for row in read_rows(run / "events.jsonl") if row["event"] == "forecast_off")
     assert event["process_bytes"] == 1 << 30

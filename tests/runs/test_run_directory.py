@@ -166,7 +166,7 @@ def test_an_adapter_that_cannot_be_read_back_the_same_does_not_count(workspace: 
     faulty.mkdir()
     (faulty / "sitecustomize.py").write_text(
         after_import(
-            "training.checkpoint",
+            "training.checkpoint.checkpoints",
             "real = module.save_file\n"
             "            def save(tensors, path):\n"
             "                if 'adapter.partial' in str(path):\n"

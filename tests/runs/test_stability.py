@@ -16,7 +16,7 @@ TWO_RANKS = {"strategy": "ddp", "devices_per_node": 2, "device": "cpu"}
 # In the backward pass of one rank: its loss is sound, its gradients are not.
 NAN_GRADIENT = """\
 if (step, rank) == (%d, %d):
-    module = [m for n, m in trainer.peft_model.named_modules() if n.endswith("lora_B.default")][3]
+    module = [m for m in trainer.peft_model.modules() if hasattr(m, "lora_B")][3]
     def poison(module, inputs, output):
         handle.remove()
         output.register_hook(lambda gradient: gradient * float("nan"))
@@ -141,7 +141,7 @@ def test_going_back_is_as_if_the_batches_had_never_been(
     assert saved == ([4, 10, 12, 16, 20, 22] if save_steps == 4 else [22]), "once each: nothing amid trouble"
 
     # The same, told beforehand what to leave out.
-    known = "from training.lessons import Lessons\ntrainer.gate.lessons = Lessons(left_out=[7, 8, 9])"
+    known = "from training.guard.lessons import Lessons\ntrainer.gate.lessons = Lessons(left_out=[7, 8, 9])"
     told, done = trained(workspace, "told", known, cluster=TWO_RANKS, training=recipe, **DROPOUT)
     assert done.code == 0, done.err
     assert not events(told, "skipped")

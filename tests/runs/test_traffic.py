@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from launch.plan import Plan
-from launch.throughput import traffic
+from launch.plan.throughput import traffic
 from tests.conftest import Workspace, command, make_base, read_rows
 
 MICRO_BATCHES = 3
@@ -33,7 +33,7 @@ def steps(strategy: str, workspace: Workspace) -> tuple[list[dict[str, int]], Pl
     on_cpu = "0" if strategy.startswith("zero") else "1"  # DeepSpeed would be left out in silence
     done = command(
         *launcher, f"accelerate_configs/{strategy}.yaml", "--num_processes", 2, "--main_process_port", 0,
-        "-m", "tests.training.sent_bytes", spec, "--run-dir", run, SENT=str(file), ACCELERATE_USE_CPU=on_cpu,
+        "-m", "tests.training.ranks.sent_bytes", spec, "--run-dir", run, SENT=str(file), ACCELERATE_USE_CPU=on_cpu,
     )  # fmt: skip
     assert done.code == 0, done.err
     rows = read_rows(file)[1:]
@@ -59,7 +59,7 @@ def test_zero3_scatters_gradients_in_every_micro_batch_and_gathers_no_more_than_
     wide: Workspace,
 ) -> None:
     """Less here: a base of a hundred thousand parameters is kept whole between the passes. How often a large one is
-    gathered is in tests/training/test_gathering.py."""
+    gathered is in tests/training/model/test_gathering.py."""
     made, plan = steps("zero3", wide)
     expected = traffic(plan.architecture, plan.setting, plan.gradient_accumulation_steps)
     adapter = 4 * plan.setting.adapter.pairs // 2

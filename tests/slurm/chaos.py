@@ -252,9 +252,11 @@ def corrupt_newest(run: SlurmRun) -> float:
     run.at_step(9)
     path = run.root / "checkpoints/step-000008/optimizer.safetensors"
     run.until(path.exists, "saved step 8")  # which goes on while the next steps are trained
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 0xFF
-    path.write_bytes(content)
+    with path.open("r+b") as file:  # in place: a disk that flips a bit leaves the file no shorter at any moment
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 0xFF]))
     os.kill(_pid(run, 1), signal.SIGKILL)
     return time.time()
 
@@ -375,14 +377,14 @@ if step == 7 and trainer.plan.micro_batch_size > 1:
 def after_each_file(does: str) -> str:
     """A fault of saves: what is done once a file of tensors is written; it sees `given`, the call's arguments."""
     return f"""
-import training.checkpoint, time
-if not hasattr(training.checkpoint, "slow"):
-    training.checkpoint.slow = True
-    inner = training.checkpoint.save_file
+import training.checkpoint.checkpoints, time
+if not hasattr(training.checkpoint.checkpoints, "slow"):
+    training.checkpoint.checkpoints.slow = True
+    inner = training.checkpoint.checkpoints.save_file
     def save_file(*given, **named):
         inner(*given, **named)
         {does}
-    training.checkpoint.save_file = save_file
+    training.checkpoint.checkpoints.save_file = save_file
 """
 
 

@@ -1,6 +1,6 @@
 """A run whose nodes train in a container, on a real Slurm. stand_in/apptainer takes the place of Apptainer: it mounts
 and hides as that does. pyxis is a plugin of Slurm that cannot be built here: of it the command lines alone are tested
-(tests/launch/test_container.py)."""
+(tests/launch/cluster/test_container.py)."""
 
 import json
 import sys

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from launch.preflight.probe import meeting_port
-from tests.conftest import Workspace, muster, read_rows
+from launch.rundir import BY_A_PERSON
+from tests.conftest import ROOT, Workspace, muster, read_rows
 from tests.faults import before_steps
 from tests.slurm.chaos import NOTICED_SOON, stop_supervisor, supervisor
 from tests.slurm.cluster import Cluster
@@ -186,6 +187,19 @@ def test_a_warning_in_the_first_second_of_a_job_gives_it_back(cluster: Cluster, 
     each_sample_once_an_epoch(run, STEPS)
 
 
+def test_a_stop_while_a_job_is_given_back_is_not_lost(cluster: Cluster, workspace: Workspace) -> None:
+    """Whoever asked has seen it run, and its supervisor has looked for the last time: the next start of it stops."""
+    run = SlurmRun(cluster, workspace, "given-back", waits_for_fault=True).submit().at_step(6)
+    cluster.slurm("scancel", "--batch", "--signal=USR1", run.job)
+    run.go_on()
+    run.until(lambda: bool(run.events("giving_back")), "given back")
+    (run.root / "stop").write_text(BY_A_PERSON)
+    assert run.ends() == "FAILED", cluster.output(run.job)
+    assert run.exit_code() == 75, cluster.output(run.job)
+    assert cluster.job(run.job)["Restarts"] == "1"
+    assert run.outcomes() == ["stopped"]
+
+
 def test_a_warning_to_the_steps_alone_gives_the_job_back(cluster: Cluster, workspace: Workspace) -> None:
     """As by a script of somebody's own that asks for it without `B:`. All processes of the steps get it, launchers and
     the writers of logs as well."""
@@ -244,6 +258,39 @@ def test_a_preemption_while_the_nodes_are_asked_is_no_fault_of_theirs(untold: Cl
     preempted_once(run)
     assert run.outcomes()[-1] == "done"
     assert not run.events("node_excluded")
+
+
+LATE = """\
+import pathlib, signal, sys, time
+if "launch.supervise.node" in sys.orig_argv:
+    signal.signal(signal.SIGTERM, signal.{handler})
+    pathlib.Path({folder!r}, "begun").touch()
+    while not pathlib.Path({folder!r}, "go").exists():
+        time.sleep(0.05)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize(("handler", "ends"), [("SIG_IGN", "stopped"), ("SIG_DFL", "worker")])
+def test_a_preemption_before_the_nodes_can_hear_it(
+    untold: Cluster, workspace: Workspace, tmp_path: Path, handler: str, ends: str
+) -> None:
+    """Between the steps that ask and the one that trains the signal goes to nobody; a moment later it ends that one,
+    while it imports."""
+    folder = tmp_path / "slow-nodes"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(LATE.format(handler=handler, folder=str(folder)))
+    variables = {"PYTHONPATH": f"{ROOT}:{folder}"}
+    run = SlurmRun(untold, workspace, "late", variables=variables).submit()
+    run.until((folder / "begun").exists, "starting its nodes")
+    urgent = untold.submit("#!/bin/sh\nsleep 3\n", "--nodes=2", "--partition=urgent", "--exclusive")
+    run.until(lambda: untold.job(run.job).get("PreemptTime", "None") != "None", "preempted")
+    (folder / "go").touch()
+    assert run.ends() == "COMPLETED", untold.output(run.job)
+    assert untold.state(urgent) == "COMPLETED"
+    assert len(run.events("requeued")) == 1
+    assert run.outcomes() == [ends, "done"]
+    each_sample_once_an_epoch(run, STEPS)
 
 
 def test_a_batch_script_that_is_killed_itself_is_told_as_it_was(cluster: Cluster, workspace: Workspace) -> None:

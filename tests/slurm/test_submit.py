@@ -93,6 +93,7 @@ def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(
     told = json.loads(done.out)
     run = tmp_path / "runs/run"
     assert (told["job"], told["run_dir"], run.exists()) == (None, str(run), False)
+    assert told["preflight"]["verdict"].startswith("Ready: 1 CPU process on 1 node")
     assert told["argv"] == ["sbatch", "--parsable", str(run / "rendered/job.sbatch")]
     assert cluster.slurm("squeue", "-h") == ""
     sent = ask("submit", spec, "--json")
@@ -265,6 +266,10 @@ def test_what_no_run_can_start_after(
     """Slurm itself starts a job at once whose condition names a job that it does not know."""
     nobody = "neither a job's id nor the directory of a run that was submitted"
     assert refused_after(ask, spec, "nobody") == nobody
+    assert refused_after(ask, spec, "0") == nobody
+    unset = ask("submit", spec, "--run-dir", "runs/last", "--after", "", "--dry-run")
+    assert (unset.code, unset.out) == (2, ""), "it would start at once"
+    assert "--after: names neither a job nor a run; is a variable of the shell not set?" in unset.err
     assert (
         refused_after(ask, spec, "999999")
         == "Slurm knows no such job, or no longer; if it has ended, leave --after away"
@@ -279,6 +284,13 @@ def test_what_no_run_can_start_after(
     (tmp_path / "runs/a/adapter").mkdir()
     done = ask("submit", spec, "--run-dir", "runs/last", "--after", "a", "--dry-run", "--json")
     assert json.loads(done.out)["argv"][2:-1] == [], "it has finished"
+    (tmp_path / "runs/a/adapter/manifest.json").write_text('{"files": {}}')
+    same = ask("submit", spec, "--run-dir", "runs/a", "--json")
+    assert (same.code, json.loads(same.out)["job"]) == (0, None)
+    assert "finished already" in same.err
+    other = ask("submit", spec, "--run-dir", "runs/a", "-s", "training.learning_rate=1e-3")
+    assert (other.code, "finished already" in other.err) == (2, False)
+    assert "holds a run of another spec" in other.err
 
 
 def test_a_sweep_is_a_job_array_of_runs(
@@ -302,6 +314,23 @@ def test_a_sweep_is_a_job_array_of_runs(
     assert ask("stop", sweep / "1").code == 0
     cluster.wait(f"{job}_1", "CANCELLED")
     assert cluster.state(f"{job}_2") == "RUNNING"
+
+
+def test_every_model_and_data_of_a_sweep_is_looked_at(
+    cluster: Cluster, ask: Callable[..., Finished], spec: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    """By the first element alone the others would end in the job."""
+    base, broken = workspace.root / "base", workspace.root / "broken"
+    shutil.copytree(base, broken)
+    (broken / "model.safetensors").unlink()
+    done = ask("submit", spec, "--array", f"model.variant={base},{broken}", "--array", "lora.rank=4,8")
+    assert (done.code, cluster.slurm("squeue", "-h")) == (3, ""), done.err
+    assert f"error: model-files: run 2 (model.variant={broken}, lora.rank=4): {broken}" in done.err
+    (workspace.root / "bad.jsonl").write_text('{"question": "what?"}\n')
+    done = ask("submit", spec, "--array", "data.train=train.jsonl,bad.jsonl", "--array", "lora.rank=4,8")
+    assert (done.code, cluster.slurm("squeue", "-h"), (tmp_path / "runs").exists()) == (5, "", False), done.err
+    assert "bad.jsonl:1" in done.err
+    assert "see each with: muster data validate" in " ".join(done.err.split())  # a long path folds
 
 
 # What cannot work
@@ -336,6 +365,18 @@ def test_a_job_that_cannot_work_is_refused_here(
     assert told in done.err
     assert cluster.slurm("squeue", "-h") == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_check_and_a_spec_that_nothing_fits_are_json_too(ask: Callable[..., Finished], spec: Path) -> None:
+    done = ask("submit", spec, "--json", "-s", "slurm.venv=/nowhere")
+    told = json.loads(done.out)
+    assert (done.code, told["job"], told["preflight"]["status"]) == (3, None, "fail")
+    assert [c["name"] for c in told["preflight"]["checks"] if c["status"] == "fail"] == ["slurm-environment"]
+    unsent = ask("submit", spec, "--json", "--accept", "slurm-accepts", "-s", "slurm.constraint=fast")
+    assert (unsent.code, json.loads(unsent.out)["job"]) == (3, None)
+    assert "nothing was submitted: " in unsent.err
+    none = ask("submit", spec, "--json", "-s", "cluster.memory_share=0.0001")
+    assert (none.code, json.loads(none.out)["strategy"]) == (4, None)
 
 
 def test_a_controller_and_a_munge_that_do_not_answer_each_have_their_message(

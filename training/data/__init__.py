@@ -1,1 +1,1 @@
-"""From a file of rows to batches of tokens."""
+"""From documents or files of rows to sequences of tokens."""

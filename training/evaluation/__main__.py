@@ -19,26 +19,26 @@ import torch
 from peft import PeftModel
 
 from launch.diagnosis.exceptions import classify, failure
-from launch.discover import cpu_count
 from launch.errors import ExitCode, MusterError, NumericalError, UsageError
 from launch.evaluation import MODELS, Job, Model, chosen
-from launch.evaluation_dir import Evaluation
-from launch.journal import append, write_json
+from launch.evaluation.directory import Evaluation
+from launch.machine.discover import cpu_count
 from launch.rundir import MANIFEST
+from launch.rundir.journal import append, write_json
 from launch.spec import SAFE_SHARE
 from launch.wording import first_line, plural
-from training.adapter import lacking_tensors
-from training.checkpoint import check_directory
-from training.data.collate import Collator
-from training.data.template import ChatFiles
-from training.data.tokenizer import load_tokenizer
-from training.data.tokens import Sequences, prepare
+from training.checkpoint.checkpoints import check_directory
+from training.data.encoding.template import ChatFiles
+from training.data.encoding.tokenizer import load_tokenizer
+from training.data.sequences.tokens import Sequences, prepare
 from training.evaluation.answers import Answering, answers, ends
 from training.evaluation.batches import in_batches
 from training.evaluation.loss import summed_loss
 from training.evaluation.questions import Question, questions
-from training.model import DTYPES, load_base, loadable
-from training.soundness import evaluating
+from training.model.adapter import lacking_tensors
+from training.model.collate import Collator
+from training.model.loading import DTYPES, load_base, loadable
+from training.model.soundness import evaluating
 
 Row = dict[str, Any]
 
@@ -83,7 +83,7 @@ def evaluated(job: Job, rank: int) -> Iterator[Row]:
 
 
 def _rows(job: Job, files: ChatFiles, writer: bool) -> Sequences:
-    prepared = prepare(job.data, files, Path(job.tokens), writer)
+    prepared = prepare(job.data, files, Path(job.tokens), writer, only=None if job.own_tokens else job.split)
     if job.split == "train":
         return prepared.train
     assert prepared.evaluation is not None

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from training.data.labels import IGNORED
+from training.data.sequences.labels import IGNORED
 
 
 def summed_loss(model: Any, inputs: dict[str, Any]) -> tuple[float, int]:

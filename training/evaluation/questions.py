@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from launch.journal import scrub
+from launch.rundir.journal import scrub
 from launch.spec import DataSpec
-from training.data.formats import to_sample
-from training.data.problems import RowError
-from training.data.samples import Sample
-from training.data.shorten import fit, known_oracles
-from training.data.survey import chunks
-from training.data.template import Chat, ChatFiles
-from training.data.tokens import Sequences
+from training.data.checks.survey import chunks
+from training.data.encoding.shorten import fit, known_oracles
+from training.data.encoding.template import Chat, ChatFiles
+from training.data.rows.formats import to_sample
+from training.data.rows.problems import RowError
+from training.data.rows.samples import Sample
+from training.data.sequences.tokens import Sequences
 from training.evaluation.answers import Answer
 from training.evaluation.scores import declined, scores
 

@@ -11,13 +11,11 @@ import unicodedata
 from typing import Any
 
 from launch.evaluation import decline_pattern
-from training.data.citations import cited, without_citations
+from training.data.rows.citations import cited, without_citations
+from training.data.rows.scripts import UNSPACED
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-# Han, kana, Thai, Lao, Khmer and Burmese: written without spaces. Hangul has them.
-_CHARACTERS = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1780-\u17ff\u1000-\u109f]"
-)
+_CHARACTERS = re.compile(f"[{UNSPACED}]")
 # A first sentence ends at a line's end or at a full stop with a space behind it, in Chinese without one.
 _SENTENCE = re.compile(r"(?<=[.!?])\s|\n|(?<=[\u3002\uff01\uff1f])")
 

@@ -9,11 +9,11 @@ from launch.errors import UsageError
 from launch.evaluation import DECLINES, chosen
 from launch.plan import Plan
 from launch.spec import SHARDS_BASE
-from training.control import Control
-from training.data.template import ChatFiles
-from training.data.tokens import Sequences
+from training.data.encoding.template import ChatFiles
+from training.data.sequences.tokens import Sequences
 from training.evaluation.answers import Answering, answers, ends
 from training.evaluation.questions import Question, questions
+from training.ranks.control import Control
 
 # Tokens that a rehearsal makes: one behind the questions, and one behind that.
 LAST = 2

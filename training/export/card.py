@@ -1,17 +1,16 @@
 """The model card: what an adapter was trained on, how, and what came out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from launch.discover import installed
 from launch.evaluation import MEASURES, MODELS
-from launch.journal import rows
-from launch.model_files import hub_name
+from launch.machine.discover import installed
+from launch.model.files import hub_name
+from launch.model.variants import APACHE, VARIANTS, by_hub
 from launch.plan import Plan
+from launch.plan.trained import Trained
 from launch.rundir import RunDir
-from launch.trained import Trained
-from launch.variants import APACHE, VARIANTS
+from launch.rundir.journal import document, rows
 
 # What --max-lora-rank may be (vllm.config.LoRAConfig).
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -19,7 +18,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def model_card(trained: Trained, merged: bool) -> str:
     """README.md as the hub reads it: YAML with the base and the license, then text for people."""
-    variant = next((known for name, known in VARIANTS.items() if trained.base in (name, known.hub)), None)
+    variant = VARIANTS.get(by_hub(trained.base) or trained.base)
     title = f"# {trained.name}{'' if merged else ' (LoRA adapter)'}"
     head = ["---", f"base_model: {trained.base_name}", "library_name: " + ("transformers" if merged else "peft")]
     head += ["license: apache-2.0"] if variant and variant.license == APACHE else ["license: other"]
@@ -53,7 +52,7 @@ def serving(trained: Trained, merged: bool, directory: str) -> list[str]:
     if config.get("use_dora") or config.get("modules_to_save") or config.get("bias", "none") != "none":
         return [load, "# vLLM serves neither DoRA nor what was trained whole as an adapter: muster export --merged"]
     rank = next((size for size in VLLM_RANKS if size >= config["r"]), config["r"])
-    variant = VARIANTS.get(trained.base)
+    variant = VARIANTS.get(by_hub(trained.base) or trained.base)
     # The hub's own directory of an original checkpoint has other modules; what it was imported into has these.
     base = str(config["base_model_name_or_path"]) if variant and variant.original else hub_name(trained.base)
     name = f"{trained.name}={directory}"
@@ -94,8 +93,8 @@ def _evaluation(run: RunDir, adapter: Path) -> list[str]:
     """The numbers of the newest `muster evaluate` of this adapter."""
     found = []
     for path in sorted(run.evaluations.glob("*/report.json")):
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if Path(report["adapter_path"]) == adapter:
+        report = document(path)
+        if report and Path(report["adapter_path"]) == adapter:
             found = _numbers(report)
     return found
 

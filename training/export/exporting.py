@@ -17,20 +17,20 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from launch.errors import HostError, NumericalError, UsageError, WorkerError
-from launch.journal import new_directory
-from launch.model_files import directory_problems, find
+from launch.model.files import directory_problems, find
+from launch.model.weights import header, weight_files
+from launch.plan.trained import Trained
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MANIFEST
-from launch.trained import Trained
-from launch.weights import header, weight_files
+from launch.rundir.journal import new_directory
 from launch.wording import first_line, plural
-from training.checkpoint import check_directory
-from training.data.tokenizer import load_tokenizer
+from training.checkpoint.checkpoints import check_directory
+from training.checkpoint.manifest import described
+from training.data.encoding.tokenizer import load_tokenizer
 from training.export.card import model_card
 from training.export.merge import merge
-from training.manifest import described
-from training.model import DTYPES, loadable
+from training.model.loading import DTYPES, loadable
+from training.model.soundness import TOLERANCE, distance
 from training.original.importing import check_space
-from training.soundness import TOLERANCE, distance
 
 Tell = Callable[[str], None]
 # What a base's directory has beside its weights that a merged model needs too.
@@ -128,6 +128,8 @@ def _made(trained: Trained, out: Path, needed: int) -> Iterator[Path]:
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists already; choose another place")
+    if out.is_relative_to(trained.adapter.resolve()):
+        raise UsageError(f"--out {out}: lies in what is exported, {trained.adapter}; choose a place outside of it")
     if (trained.adapter / MANIFEST).is_file():
         check_directory(trained.adapter)
     check_space(out, needed)

@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from launch.adapter import UNKNOWN, changed_base
 from launch.errors import UsageError
+from launch.model.adapter import UNKNOWN, changed_base
+from launch.model.weights import INDEX, weight_files
+from launch.plan.trained import Trained
 from launch.rundir import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from launch.trained import Trained
-from launch.weights import INDEX, weight_files
 from launch.wording import first_line
 
 Tensors = dict[str, torch.Tensor]

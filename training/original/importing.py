@@ -10,10 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from launch.architecture import from_config
 from launch.errors import HostError, UsageError
-from launch.journal import new_directory
-from launch.model_files import (
+from launch.model.architecture import from_config
+from launch.model.files import (
     CONFIG,
     directory_problems,
     find,
@@ -22,12 +21,13 @@ from launch.model_files import (
     is_original,
     read_config,
 )
-from launch.original import TOKENS, native_config
+from launch.model.original import TOKENS, native_config
+from launch.model.variants import VARIANTS, by_hub
+from launch.model.weights import weight_files
 from launch.rundir import MANIFEST
-from launch.variants import VARIANTS
-from launch.weights import weight_files
+from launch.rundir.journal import new_directory
 from launch.wording import amount, first_line
-from training.manifest import described
+from training.checkpoint.manifest import described
 from training.original.tokenizer import END_OF_TEXT, TURN_ENDS, original_tokenizer
 
 GENERATION = "generation_config.json"
@@ -81,7 +81,8 @@ def original_directory(variant: str, weights: bool) -> Path | None:
     Python files are not among them. Raises UsageError when nothing can be fetched.
     """
     found, name = find(variant), hub_name(variant)
-    known = variant in VARIANTS and VARIANTS[variant].original  # whatever of it the cache has yet
+    released = VARIANTS.get(by_hub(variant) or variant)
+    known = released is not None and released.original and not Path(name).is_dir()  # whatever of it the cache has yet
     if not known and not (found and is_original(found)):
         return None
     if found is None or (found != Path(name) and (directory_problems(found) if weights else not _has_tokens(found))):

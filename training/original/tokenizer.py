@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import UsageError
-from launch.original import TOKENS
+from launch.model.original import TOKENS
 from launch.wording import first_line
 
 # https://github.com/QwenLM/Qwen/blob/main/tokenization_note.md: 151,643 ordinary tokens, then the special ones.

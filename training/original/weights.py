@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from launch.architecture import Architecture
 from launch.errors import UsageError
-from launch.original import native_names
-from launch.weights import INDEX, SINGLE, Shape, expected
+from launch.model.architecture import Architecture
+from launch.model.original import native_names
+from launch.model.weights import INDEX, SINGLE, Shape, expected
 from launch.wording import first_line
 
 # Constants that early revisions saved among the weights.

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from launch.devices import ORDER, VISIBLE
 from launch.errors import UsageError
+from launch.machine.devices import ORDER, VISIBLE
 from launch.preflight.result import Result, Status
 from launch.preflight.selftest.faults import FAULTS
 from launch.preflight.selftest.machines import MACHINES

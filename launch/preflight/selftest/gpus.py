@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from launch.hardware import parse_gpus
+from launch.machine.hardware import parse_gpus
+from launch.model.variants import VARIANTS
 from launch.plan import resolve
 from launch.preflight.result import Context
 from launch.preflight.runner import run_checks
@@ -15,7 +16,6 @@ from launch.preflight.selftest.machines import ASKED, MACHINES
 from launch.processes import die_with_parent
 from launch.rundir import RunDir
 from launch.spec import RunSpec
-from launch.variants import VARIANTS
 
 
 def context_for(gpus: str) -> Context:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from launch.devices import ORDER, VISIBLE
+from launch.machine.devices import ORDER, VISIBLE
 from launch.preflight.registry import CHECKS
 from launch.preflight.result import Status
 

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from launch.cluster.job import batch_job
-from launch.hardware import CATALOGUE, gpu_topology
+from launch.machine.hardware import CATALOGUE, gpu_topology
+from launch.model.variants import VARIANTS
 from launch.plan import Plan, resolve
 from launch.preflight.fleet import answered, fleet_results, unanswered
 from launch.preflight.registry import CHECKS
@@ -35,7 +36,6 @@ from launch.preflight.selftest.node import Change
 from launch.processes import die_with_parent, within
 from launch.rundir import RunDir
 from launch.spec import RunSpec
-from launch.variants import VARIANTS
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -197,7 +197,7 @@ def _plan(spec: RunSpec) -> Plan:
 
 
 def main(folder: Path, names: list[str]) -> None:
-    import training.data.survey  # noqa: F401 - half a second that each fault would spend anew
+    import training.data.checks.survey  # noqa: F401 - half a second that each fault would spend anew
 
     die_with_parent()
     found: dict[str, Any] = {}

@@ -5,8 +5,8 @@ import pytest
 from launch.cluster.answers import Gres, Node, config, gres_of, nodes, pairs, partitions
 from launch.cluster.gpus import gpu_of, offer
 from launch.cluster.shares import cpus, mem, mem_mib
-from launch.hardware import CATALOGUE, GIB, parse_gpus
-from launch.slurm_spec import SlurmSpec
+from launch.machine.hardware import CATALOGUE, GIB, parse_gpus
+from launch.spec.slurm import SlurmSpec
 from tests.launch.conftest import plan_of, spec_of
 
 SINFO = """\

@@ -50,6 +50,14 @@ def test_a_machine_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     )
 
 
+def test_a_command_that_this_user_must_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where /root/.local/bin is on the PATH of an image whose user is another."""
+    (tmp_path / "scontrol").touch(0o644)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmError, match="scontrol is not on this machine"):
+        slurm("scontrol", "show", "job", "1")
+
+
 def test_a_command_that_never_answers_is_ended_with_all_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launch.kernels import FLASH_PACKAGES
+from launch.plan.kernels import FLASH_PACKAGES
 from launch.preflight import driver, installed_torch, kernel
 from launch.preflight.driver import FLOOR, TOOLKIT, Architectures, judge_driver
 from launch.preflight.installed_torch import there

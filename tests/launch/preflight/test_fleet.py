@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch import discover
+from launch.machine import discover
 from launch.preflight.fingerprint import PACKAGES, fingerprint
 from launch.preflight.fleet import NodeReport, answered, fleet_results, odd_ones
 from launch.preflight.result import Result, sentence

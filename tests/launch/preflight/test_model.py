@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.model.variants import VARIANTS
 from launch.preflight import model
-from launch.variants import VARIANTS
 from tests.conftest import Workspace
 from tests.launch.conftest import TOKENIZER, write_model
 from tests.launch.preflight.conftest import of_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import discover
+from launch.machine import discover
 from launch.preflight import network
 from tests.launch.conftest import CPU, plan_of
 from tests.launch.preflight.conftest import ON_CPU, ON_GPUS, context

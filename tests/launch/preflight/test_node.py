@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch import discover
-from launch.hardware import GIB
+from launch.machine import discover
+from launch.machine.hardware import GIB
 from launch.preflight import node
 from tests.launch.conftest import CPU, plan_of, spec_of
 from tests.launch.preflight.conftest import ON_CPU, ON_GPUS, context

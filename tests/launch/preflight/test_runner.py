@@ -146,7 +146,8 @@ def test_an_answer_is_not_late_because_nobody_has_read_it(monkeypatch: pytest.Mo
 
 
 def test_a_process_whose_parent_has_ended_already_ends() -> None:
-    code = "import os; from launch.processes import die_with_parent as d; d(os.getppid()); d(os.getppid() + 1); print()"
+    code = "import os; from launch.processes import die_with_parent as d; "
+    code += "d(os.getppid()); d(os.getppid() + 1); print()"
     done = command("-c", code)
     assert (done.code, done.out) == (1, "")
 
@@ -237,7 +238,7 @@ def test_families_are_shown_in_the_order_of_the_catalogue(seed: int) -> None:
     code = """if True:
         from rich.console import Console
         from launch.preflight import Result
-        from launch.screen import checks_view
+        from launch.preflight.screen import checks_view
         families = ("plan", "software", "node", "data")
         rows = [Result(name=f, family=f, status="pass", evidence=f, fix="") for f in families]
         broken = rows[0].model_copy(update={"name": "gpu", "family": "gpu", "status": "fail"})

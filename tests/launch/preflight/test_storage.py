@@ -45,6 +45,13 @@ def test_the_space_of_all_checkpoints_that_are_kept_and_two(tmp_path: Path) -> N
     assert found.evidence.endswith(" free, 1.2 GiB needed for 5 checkpoints")
 
 
+def test_the_elements_of_a_sweep_keep_their_checkpoints_on_one_disk(tmp_path: Path) -> None:
+    alone, beside = context(ON_CPU, tmp_path), context(ON_CPU, tmp_path).model_copy(update={"beside": (ON_CPU, ON_CPU)})
+    one, all_three = storage.space(alone), storage.space(beside)
+    assert all_three.values["needed"] == 3 * one.values["needed"]
+    assert all_three.evidence.endswith(" needed for 15 checkpoints")
+
+
 @pytest.mark.parametrize(("options", "what"), [("size=32m", "free"), ("size=4g,nr_inodes=20", "inodes")])
 def test_a_disk_that_is_too_small(options: str, what: str, tmp_path: Path) -> None:
     if os.geteuid() != 0:

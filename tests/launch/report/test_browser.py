@@ -10,9 +10,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from launch.hardware import GIB
-from launch.journal import append
+from launch.machine.hardware import GIB
 from launch.rundir import RunDir
+from launch.rundir.journal import append
 from tests.conftest import muster, read_rows
 from tests.launch.report.browser import Browser, needs_browser
 from tests.launch.report.written import SPIKE, SPIKED, START, evaluate, metric_rows, metrics, plan_of, spec, write_run

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.following import Asker
-from launch.journal import append
 from launch.report.marks import Mark, foremost, marks
 from launch.report.reading import read
+from launch.rundir.journal import append
+from launch.status.following import Asker
 from tests.launch.report.written import START, write_run
 
 

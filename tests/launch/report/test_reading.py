@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from launch.errors import UsageError
-from launch.following import Asker
-from launch.journal import append, write_json
 from launch.report.reading import OF_BEST, Points, Reading, read
 from launch.rundir import RunDir
+from launch.rundir.journal import append, write_json
+from launch.status.following import Asker
 from tests.launch.report.written import SPIKE, SPIKED, START, evaluate, write_run
 
 
@@ -113,6 +113,20 @@ def test_the_newest_evaluation_has_numbers_and_answers(run: RunDir) -> None:
     assert found.examples == ({"question": "Which port does SSH use?", "reference": "Port 22 [d1].",
                                "base": "It is 80.", "adapter": "Port 22 [d1]."},)  # fmt: skip
     assert found.examples_from == "evaluations/001"
+
+
+def test_a_run_has_the_numbers_of_its_own_adapter(run: RunDir) -> None:
+    """Neither those of a checkpoint that was looked at later, nor of an evaluation that asked nothing, nor of a report
+    that is cut short; and still so when the run has been moved."""
+    evaluate(run, number="001", of="adapter", adapter={"answer_f1": 0.5})
+    evaluate(run, number="002", of="adapter")
+    evaluate(run, number="003", of="adapter", questions=0, adapter={"answer_f1": None})
+    evaluate(run, number="004", of="checkpoints/step-000080", adapter={"answer_f1": 0.1})
+    evaluate(run, number="005")
+    (run.evaluations / "005/report.json").write_text("{")
+    moved = RunDir(run.root.rename(run.root.with_name("elsewhere")))
+    found = reading(moved)
+    assert (found.scores["adapter"]["answer_f1"], found.examples_from) == (0.72, "evaluations/002")
 
 
 def test_without_an_evaluation_the_answers_while_it_trained_stand_for_it(run: RunDir) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from launch.following import Asker
 from launch.report.numbers import numbers
 from launch.report.reading import read
 from launch.report.together import Together, together
 from launch.rundir import RunDir
+from launch.status.following import Asker
 from tests.launch.report.written import write_run
 
 
@@ -43,6 +43,9 @@ def test_the_best_is_marked_where_it_can_be_seen(tmp_path: Path) -> None:
     assert rows["Peak memory"].values == ("30.0 GiB",) * 3  # a few bytes apart
     assert rows["Peak memory"].best == ()
     assert rows["Step"].best == ()
+    holds = " That ranks them only where they were evaluated on the same rows."
+    assert compared(*runs).sentence == f"The lowest evaluation loss is that of one and three: 2.01; two 2.11.{holds}"
+    assert compared(runs[0], runs[2]).sentence == f"All have the same evaluation loss, 2.01.{holds}"
 
 
 def test_the_ranking_needs_two_evaluations(tmp_path: Path) -> None:

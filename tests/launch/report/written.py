@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from launch.evaluation_dir import Evaluation
-from launch.hardware import GIB
-from launch.journal import append, write_json, write_text
+from launch.evaluation.directory import Evaluation
+from launch.machine.hardware import GIB
 from launch.plan import Plan
 from launch.rundir import RunDir
+from launch.rundir.journal import append, write_json, write_text
 from launch.spec import RunSpec
 from tests.launch.conftest import plan_of, spec_of
 
@@ -120,14 +120,18 @@ def finish(place: RunDir, steps: int) -> None:
     place.adapter.mkdir()
 
 
-def evaluate(place: RunDir, question: str = "Which port does SSH use?", answer: str = "Port 22 [d1].") -> None:
-    """The newest evaluation, with one question."""
-    done = Evaluation(place.evaluations / "001")
+def evaluate(
+    place: RunDir, question: str = "Which port does SSH use?", answer: str = "Port 22 [d1].", number: str = "001",
+    of: str = "adapter", **scores: object,
+) -> None:  # fmt: skip
+    """An evaluation of the adapter, or of what `of` names in the run's directory, with one question."""
+    done = Evaluation(place.evaluations / number)
     done.root.mkdir(parents=True)
     numbers = {"loss": 2.31, "perplexity": 10.07, "answer_f1": 0.31, "rouge_l": 0.25, "citation_precision": None,
                "citation_recall": 0.5, "invented_citations": 3, "cut_off": 1}  # fmt: skip
     better = {**numbers, "loss": 1.2, "answer_f1": 0.72, "citation_precision": 0.9}
-    write_json(done.report, {"questions": 1, "data": "eval.jsonl", "base": numbers, "adapter": better})
+    whose = {"adapter_path": str(place.root / of), "questions": 1, "data": "eval.jsonl"}
+    write_json(done.report, {**whose, "base": numbers, "adapter": better, **scores})
     row = {"id": "e1", "question": question, "reference": answer, "base": {"answer": "It is 80."},
            "adapter": {"answer": answer}}  # fmt: skip
     done.answers.write_text(json.dumps(row) + "\n")

@@ -9,8 +9,8 @@ from pathlib import Path
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from launch.journal import append, keep_rows
 from launch.rundir import RunDir
+from launch.rundir.journal import append, keep_rows
 from launch.sampling.driver import NOTHING
 from launch.sampling.exporter import Exporter
 from launch.sampling.steps import Newest

@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from launch.errors import ExitCode
-from launch.journal import beat, event, rows, write_json
 from launch.plan import Plan
 from launch.rundir import MANIFEST, Attempt, RunDir
+from launch.rundir.journal import beat, event, rows, write_json
+from launch.rundir.pulses import Pulse
 from launch.supervise import attempt as attempts
 from launch.supervise.attempt import run_attempt
-from launch.supervise.pulses import Pulse
 from launch.supervise.stopping import Stopper
 from tests.launch.conftest import CPU, plan_of, spec_of
 
@@ -25,6 +25,9 @@ class Fake:
     """Workers that end when they are killed."""
 
     def cut_off(self) -> bool:
+        return False
+
+    def preempted(self) -> bool:
         return False
 
     def leave(self) -> None:
@@ -140,3 +143,47 @@ def test_a_launcher_that_does_not_end_spoils_no_run(
     with Stopper(run, console) as stopper:
         assert run_attempt(plan, run, start, stopper, console).code is ending
     assert run.attempt(1).over.exists()
+
+
+class Preempted(Fake):
+    """Workers of a place that is taken away. Rank 0 begins at once, rank 1 when somebody has looked a few times; both
+    stop when they are asked to."""
+
+    def __init__(self, run: RunDir, attempt: Attempt):
+        self.run, self.attempt, self.looks, self.asked_with = run, attempt, 0, list[int]()
+        self._begin(0)
+
+    def _begin(self, rank: int) -> None:
+        pulse = Pulse(rank=rank, node=f"n{rank}", pid=1, phase="starting", step=0, marks=1, time=time.time())
+        beat(self.attempt.pulse(rank), pulse.model_dump())
+
+    def preempted(self) -> bool:
+        self.asked_with.append(self.looks)
+        return True
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks == 3:
+            self._begin(1)
+        assert self.looks < 20, "nobody has asked them to stop"
+        if not self.run.stop.exists():
+            return None
+        event(self.run.events, "stopped", step=0)
+        return 75
+
+
+def test_a_preemption_that_came_before_the_ranks_could_hear_is_asked_for_once_they_can(tmp_path: Path) -> None:
+    run, console = RunDir(tmp_path / "run"), Console(quiet=True)
+    run.root.mkdir()
+    two = CPU.model_copy(update={"devices_per_node": 2})
+    plan = plan_of(two, 1, spec_of("qwen2.5-7b-instruct", data={"max_length": 64}))
+    ranks: list[Preempted] = []
+
+    def start(plan: Plan, attempt: Attempt) -> Preempted:
+        ranks.append(Preempted(run, attempt))
+        return ranks[0]
+
+    with Stopper(run, console, in_job=True) as stopper:
+        assert run_attempt(plan, run, start, stopper, console).code is ExitCode.STOPPED
+        assert (stopper.asked, stopper.kill) == ("scheduler", False)
+    assert ranks[0].asked_with == [3], "once, when both have begun"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from launch.errors import GO_ON, ExitCode
-from launch.hardware import Topology
+from launch.machine.hardware import Topology
 from launch.plan import Plan, resolve
 from launch.spec import RunSpec
 from launch.supervise.decisions import (
@@ -27,7 +27,7 @@ from launch.supervise.loop import replanned
 
 
 def plan(nodes: int = 1, devices: int = 1, **training: Any) -> Plan:
-    from launch.model_files import read_architecture
+    from launch.model.files import read_architecture
 
     spec = RunSpec.model_validate(
         {

@@ -120,7 +120,7 @@ from rich.console import Console
 from launch.preflight.page import page
 from launch.preflight.probe import Probe
 from launch.preflight.result import document
-from launch.screen import checks_view
+from launch.preflight.screen import checks_view
 from launch.spec import PreflightSpec
 from launch.supervise.gang import Gathered, chosen, together, unfit
 lines, taken = sys.stdin.readlines(), []

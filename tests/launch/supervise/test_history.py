@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from launch.errors import ExitCode
-from launch.journal import append, write_json
 from launch.rundir import RunDir
+from launch.rundir.journal import append, write_json
 from launch.supervise.decisions import Ended
 from launch.supervise.history import history, last_step
 

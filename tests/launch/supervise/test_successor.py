@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from launch.errors import ExitCode
-from launch.journal import append, event, rows
 from launch.rundir import MANIFEST, RunDir
+from launch.rundir.journal import append, event, rows
 from launch.supervise.history import history
 from launch.supervise.successor import cut_short, take_over
 

@@ -11,8 +11,8 @@ from launch.claim import hold
 from launch.cluster.commands import SlurmError
 from launch.cluster.queue import State
 from launch.errors import HostError
-from launch.journal import append, event, keep_rows, write_json
 from launch.rundir import RunDir
+from launch.rundir.journal import append, event, keep_rows, write_json
 from launch.watching import reading
 from launch.watching.lines import tell
 from launch.watching.reading import Reader, Slurm
@@ -158,7 +158,7 @@ def test_a_job_that_ends_to_be_queued_again_is_not_over(run: RunDir, monkeypatch
 def test_a_job_that_waited_is_asked_for_again_once_it_has_an_attempt(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.following.state_of", lambda job: states.pop(0))
+    monkeypatch.setattr("launch.status.following.state_of", lambda job: states.pop(0))
     event(run.events, "submitted", job="7", partition="gpu")
     states = [state("PENDING", reason="Priority"), state("PENDING", reason="Priority"), state("RUNNING", nodes="n0")]
     reader = Reader(run)
@@ -185,7 +185,7 @@ def test_a_slow_controller_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> N
             answer.wait(10)
         return state("RUNNING" if len(asked) > 1 else "PENDING")
 
-    monkeypatch.setattr("launch.following.state_of", slow)
+    monkeypatch.setattr("launch.status.following.state_of", slow)
     monkeypatch.setattr(reading, "SLURM_SECONDS", 0.0)
     ask = Slurm()
     first = ask("7")
@@ -210,7 +210,7 @@ def test_a_controller_that_falls_silent_is_told_and_what_it_said_last_is_kept(mo
             raise found
         return found
 
-    monkeypatch.setattr("launch.following.state_of", said)
+    monkeypatch.setattr("launch.status.following.state_of", said)
     ask = Slurm()
     heard = []
     for _ in range(3):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from launch.claim import hold
-from launch.journal import beat, write_json
 from launch.rundir import RunDir
-from launch.supervise.pulses import Pulse, Seen
+from launch.rundir.journal import beat, write_json
+from launch.rundir.pulses import Pulse
+from launch.status.hangs import Seen
 from launch.watching.signs import ALIVE_SECONDS, SILENT_SECONDS, holder, rank_troubles, ranks_told
 from tests.conftest import environment
 

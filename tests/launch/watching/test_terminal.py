@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launch.claim import hold
-from launch.journal import append, event, write_json
 from launch.rundir import RunDir
+from launch.rundir.journal import append, event, write_json
 from tests.conftest import command, muster
 from tests.launch.watching.pseudo import Terminal
 

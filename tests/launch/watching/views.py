@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launch.following import Checkpoint, Status
+from launch.status.following import Checkpoint, Status
 from launch.watching.view import Gpu, Happening, Node, View
 
 NOW = 1_790_000_000.0

@@ -9,9 +9,9 @@ import pytest
 from launch.evaluation import DECLINES
 from launch.spec import DataSpec
 from tests.conftest import Workspace
-from training.data.template import ChatFiles
-from training.data.tokenizer import load_tokenizer
-from training.data.tokens import prepare
+from training.data.encoding.template import ChatFiles
+from training.data.encoding.tokenizer import load_tokenizer
+from training.data.sequences.tokens import prepare
 from training.evaluation.questions import Question, questions
 from training.evaluation.while_training import share
 

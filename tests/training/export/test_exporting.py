@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from transformers import AutoModelForCausalLM
 from launch.claim import prepare_run
 from launch.errors import DamagedCheckpoint, NumericalError, UsageError, WorkerError
 from launch.evaluation import MEASURES
+from launch.plan.trained import trained
 from launch.rundir import RunDir
-from launch.trained import trained
 from tests.conftest import Workspace, make_base
-from tests.training.test_initial import NF4, OPTIONS, base_of, disturb, logits, plan_for, saved
+from tests.training.model.test_initial import NF4, OPTIONS, base_of, disturb, logits, plan_for, saved
 from training.export import exporting
 from training.export.exporting import export_adapter, export_merged
-from training.model import load
+from training.model.loading import load
 
 HEARD: list[str] = []
 
@@ -104,6 +105,8 @@ def test_a_card_has_the_newest_evaluation_of_its_adapter(workspace: Workspace) -
         path.parent.mkdir(parents=True)
         base = {**numbers, "citation_precision": None}
         path.write_text(json.dumps({**report, "base": base, "adapter": {**numbers, "loss": loss}}))
+    (run.evaluations / "003").mkdir()
+    (run.evaluations / "003/report.json").write_text("{")  # cut short
     export_adapter(trained(run.root), workspace.root / "out", HEARD.append)
     card = (workspace.root / "out/README.md").read_text()
     assert "- Evaluated on eval.jsonl: 9 rows, 3 questions\n  - held-out loss: 2.0000, base 0.5000\n" in card
@@ -116,6 +119,8 @@ def test_an_adapter_of_a_packed_base_is_merged_into_what_was_packed(workspace: W
     export_merged(trained(adapter), workspace.root / "merged", None, HEARD.append)
     assert torch.allclose(merged_logits(workspace.root / "merged"), peft_logits(workspace, adapter), atol=1e-4)
     assert "quantization_config" not in json.loads((workspace.root / "merged/config.json").read_text())
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (workspace.root / "merged").iterdir()}
+    assert len(modes) == 1, "its weights may be read by whom its config may be"
 
 
 def test_another_type_is_written_and_named(workspace: Workspace) -> None:
@@ -261,6 +266,9 @@ def test_a_place_that_is_taken(workspace: Workspace) -> None:
     with pytest.raises(UsageError, match=f"--out {workspace.root}: exists already; choose another place"):
         export_adapter(trained(adapter), workspace.root, HEARD.append)
     assert (workspace.root / "train.jsonl").exists()
+    with pytest.raises(UsageError, match=r"inside: lies in what is exported, .*; choose a place outside of it"):
+        export_adapter(trained(adapter), adapter / "deep/inside", HEARD.append)
+    assert not (adapter / "deep").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from launch.errors import HostError, UsageError
-from launch.model_files import directory_problems
+from launch.model.files import directory_problems
 from tests.training.original.checkpoint import Tensors, logits, random_tensors, tiktoken_file, write_checkpoint
 from training.original.importing import import_model, native_directory
 from training.original.tokenizer import original_tokenizer
@@ -255,8 +255,8 @@ def test_a_checkpoint_is_imported_once_into_the_cache(
 SHARD = """
 import resource, sys, torch
 from pathlib import Path
-from launch.architecture import from_config
-from launch.original import native_config
+from launch.model.architecture import from_config
+from launch.model.original import native_config
 from training.original.weights import convert
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 import json

@@ -1,7 +1,9 @@
 """Text that is too long for a passage -> parts of whole paragraphs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+from training.data.build.words import count, cut, joined, sentences
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
@@ -11,18 +13,8 @@ def parts(text: str, most_words: int) -> Iterator[str]:
 
     A block that is longer itself is cut between its lines, or, where it has one line, between sentences or else words.
     """
-    part: list[str] = []
-    count = 0
-    for block in _blocks(text):
-        for piece in _pieces(block, most_words):
-            words = len(piece.split())
-            if part and count + words > most_words:
-                yield "\n\n".join(part)
-                part, count = [], 0
-            part.append(piece)
-            count += words
-    if part:
-        yield "\n\n".join(part)
+    pieces = (piece for block in _blocks(text) for piece in _pieces(block, most_words))
+    yield from _grouped(pieces, "\n\n".join, most_words)
 
 
 def _blocks(text: str) -> list[str]:
@@ -43,39 +35,34 @@ def _blocks(text: str) -> list[str]:
 
 
 def _pieces(block: str, most_words: int) -> Iterator[str]:
-    if len(block.split()) <= most_words:
+    if count(block) <= most_words:
         yield block
         return
     lines = block.split("\n")
     if len(lines) > 1:
-        yield from _grouped([piece for line in lines for piece in _of_line(line, most_words)], "\n", most_words)
+        yield from _grouped((piece for line in lines for piece in _of_line(line, most_words)), "\n".join, most_words)
     else:
         yield from _of_line(block, most_words)
 
 
 def _of_line(line: str, most_words: int) -> Iterator[str]:
-    if len(line.split()) <= most_words:
+    if count(line) <= most_words:
         yield line
         return
-    sentences = re.split(r"(?<=[.!?])\s+", line)
-    pieces = [
-        " ".join(words[start : start + most_words])
-        for words in map(str.split, sentences)
-        for start in range(0, len(words), most_words)
-    ]
-    yield from _grouped(pieces, " ", most_words)
+    pieces = (piece for sentence in sentences(line) for piece in cut(sentence, most_words))
+    yield from _grouped(pieces, joined, most_words)
 
 
-def _grouped(pieces: list[str], between: str, most_words: int) -> Iterator[str]:
+def _grouped(pieces: Iterable[str], join: Callable[[list[str]], str], most_words: int) -> Iterator[str]:
     """Neighbours joined as far as they fit."""
     group: list[str] = []
-    count = 0
+    words = 0
     for piece in pieces:
-        words = len(piece.split())
-        if group and count + words > most_words:
-            yield between.join(group)
-            group, count = [], 0
+        more = count(piece)
+        if group and words + more > most_words:
+            yield join(group)
+            group, words = [], 0
         group.append(piece)
-        count += words
+        words += more
     if group:
-        yield between.join(group)
+        yield join(group)

@@ -1,11 +1,12 @@
 """A folder of documents -> passages, split along their headings, each with an id that answers can cite.
 
 Markdown and HTML have headings, a text file has none, and a row of JSON Lines ({id, title, text}) is a document whose
-text is read as Markdown. A passage is the text under one heading; a long one is cut between paragraphs, and one of a
-few words is joined to its neighbour, under its own heading.
+text is read as Markdown. The structure of HTML is that of its tags alone. A passage is the text under one heading; a
+long one is cut between paragraphs, and one of a few words is joined to its neighbour, under its own heading.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ import yaml
 
 from launch.errors import DataError, Mistake
 from training.data.build.blocks import parts
-from training.data.fields import kind_of, refuse_unread, whole
-from training.data.problems import RowError
-from training.data.sources import files_below, rows_of
+from training.data.build.escape import escaped, escaped_lines, unescaped, without_escapes
+from training.data.build.words import count, inline_tag
+from training.data.rows.fields import id_of, kind_of, refuse_unread, whole
+from training.data.rows.problems import RowError
+from training.data.rows.sources import files_below, rows_of
 
 ENDINGS = (".md", ".markdown", ".txt", ".html", ".htm", ".jsonl")
 FEW_WORDS = 8
@@ -29,17 +32,22 @@ ID_CHARACTERS = 60  # of a heading's part of an id: a model has to copy it
 class Passage:
     """`document` is the id of what it is from, `heading` its own and `parents` those above it but the title.
 
-    `heading` is empty for text above the first one.
+    `heading` is empty for text above the first one. `markdown` is its text, escaped where that is none (escape.py).
     """
 
     id: str
     document: str
     title: str
     heading: str
-    text: str
+    markdown: str
     parents: str = ""
     also: tuple[str, ...] = ()
     """Ids of other places that hold the same words."""
+
+    @property
+    def text(self) -> str:
+        """What a model is shown."""
+        return unescaped(self.markdown)
 
     @property
     def section(self) -> tuple[str, str, str]:
@@ -49,6 +57,8 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
+    """A heading's words, and the Markdown below it."""
+
     heading: str
     text: str
     parents: tuple[str, ...] = ()
@@ -103,11 +113,17 @@ def _documents(root: Path, counts: Counter[str]) -> Iterator[tuple[str, _Documen
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise _wrong(str(path), f"is not UTF-8 text: byte {error.start}: {error.reason}") from None
+            raise _wrong(
+                str(path), f"is not UTF-8 text: byte {error.start}: {error.reason}; save it as UTF-8"
+            ) from None
         except OSError as error:
             raise _wrong(str(path), f"cannot be read: {error.strerror}") from None
         name = path.relative_to(root).with_suffix("") if root.is_dir() else Path(path.stem)
-        yield str(path), _document("-".join(name.parts), _sections(path.suffix.lower(), text))
+        try:
+            sections = _sections(path.suffix.lower(), text)
+        except RecursionError:
+            raise _wrong(str(path), "nests its tags too deep to be read; close those that are left open") from None
+        yield str(path), _document("-".join(name.parts), sections)
 
 
 def _from_rows(path: Path) -> Iterator[tuple[str, _Document]]:
@@ -117,13 +133,15 @@ def _from_rows(path: Path) -> Iterator[tuple[str, _Document]]:
             if not isinstance(value, dict) or not isinstance(value.get("text"), str):
                 raise RowError("field", f"is {kind_of(value)} without a `text`; expected {{id, title, text}}")
             refuse_unread(value, ("id", "title", "text"), "text")
-            for key in ("id", "title", "text"):
+            if not isinstance(value.get("title"), str | None):
+                raise RowError("field", f"`title` is {kind_of(value['title'])}; expected text")
+            name = id_of(value) or f"{path.stem}-{row.line}"
+            for key in ("title", "text"):
                 whole(value.get(key), f"`{key}`")
         except RowError as error:
             raise DataError([Mistake(str(path), row.line, error.column, str(error))]) from None
-        name = f"{path.stem}-{row.line}" if value.get("id") is None else str(value["id"])
-        document, title, sections = _document(name, _from_markdown(value["text"]))
-        yield f"{path}:{row.line}", (document, str(value.get("title") or title), sections)
+        document, title, sections = _document(name, _sections(".md", value["text"]))
+        yield f"{path}:{row.line}", (document, value.get("title") or title, sections)
 
 
 def _document(name: str, sections: list[_Section]) -> _Document:
@@ -134,22 +152,22 @@ def _document(name: str, sections: list[_Section]) -> _Document:
 
 
 def slug(text: str) -> str:
-    """Lower case, with a dash for whatever is no letter or digit."""
-    return re.sub(r"[^\w]+|_+", "-", text.casefold()).strip("-") or "untitled"
+    """Lower case, with a dash for whatever is no letter or digit. Marks belong to their letters: a name as macOS
+    decomposes it is the same one, and vowels and tones of Thai or Hindi stay."""
+    folded = unicodedata.normalize("NFC", text.casefold())
+    kept = (each if each.isalnum() or unicodedata.category(each).startswith("M") else "-" for each in folded)
+    return re.sub("-+", "-", "".join(kept)).strip("-") or "untitled"
 
 
 def _sections(ending: str, text: str) -> list[_Section]:
+    text = without_escapes(text)
     if ending == ".txt":
-        return [_Section("", text)]
+        return [_Section("", escaped_lines(text))]
     if ending not in (".html", ".htm"):
-        return _from_markdown(text)
+        return _by_headings(_without_front_matter(_lines(text)))
     from training.data.build.html import as_markdown
 
     return _by_headings(_lines(as_markdown(text)))
-
-
-def _from_markdown(text: str) -> list[_Section]:
-    return _by_headings(_without_front_matter(_lines(text)))
 
 
 def _lines(text: str) -> list[str]:
@@ -164,7 +182,11 @@ def _by_headings(lines: list[str]) -> list[_Section]:
     starts: list[tuple[int, int, int, str]] = [(0, 0, 0, "")]  # (heading's first line, line after it, level, heading)
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.map and token.level == 0:
-            words = "".join(_word(child.type, child.content) for child in inline.children or ())
+            children = inline.children or []
+            behind = [child.content for child in children[1:]] + [""]
+            words = unescaped(
+                "".join(_word(c.type, c.content, after) for c, after in zip(children, behind, strict=True))
+            )
             starts.append((token.map[0], token.map[1], int(token.tag[1:]), " ".join(words.split())))
     ends = [start for start, _, _, _ in starts[1:]] + [len(lines)]
     sections: list[_Section] = []
@@ -178,9 +200,11 @@ def _by_headings(lines: list[str]) -> list[_Section]:
     return sections
 
 
-def _word(kind: str, content: str) -> str:
+def _word(kind: str, content: str, after: str) -> str:
     if kind in ("softbreak", "hardbreak"):
         return " "
+    if kind == "html_inline":
+        return inline_tag(content, after)
     return content if kind in ("text", "text_special", "code_inline") else ""
 
 
@@ -224,9 +248,9 @@ def _joined(sections: list[_Section], title: str) -> list[_Section]:
     for section in sections:
         if not section.text.strip():
             continue
-        if len(section.text.split()) < FEW_WORDS:
+        if count(section.text) < FEW_WORDS:
             named = section.heading and section.heading != title
-            before.append(f"{section.heading}\n\n{section.text}" if named else section.text)
+            before.append(f"{escaped(section.heading)}\n\n{section.text}" if named else section.text)
             continue
         kept.append(replace(section, text="\n\n".join([*before, section.text])))
         before = []

@@ -2,31 +2,38 @@
 
 import re
 
+from training.data.build.escape import unescaped
+from training.data.build.words import count, inline_tag, is_whole, joined, sentences, unwrapped
+
 WORDS = 120
 SHORTEST = 5
 # What ends with a dot and no sentence.
 _ABBREVIATION = re.compile(r"(?i)(?:^|[\s(])(?:e\.g|i\.e|etc|vs|cf|no|fig|approx|resp)\.$")
+_NUMBER = re.compile(r"^\d+\.$")  # something may begin with it: `It ended. 1986. That year`
+_PLACE = r"\s*(?:\d{1,3}(?:\.\d{1,3})*[.)]|[A-Za-z][.)]|[-*+\u2022\u2013])"  # in a list: more digits are a year
+_ITEM = re.compile(rf"{_PLACE}\s+\S")
+_NO_ITEM = re.compile(rf"{_PLACE}\s*")
 
 
 def opening(text: str, most_words: int = WORDS) -> str:
-    """Whole sentences from the beginning of a Markdown text, in at most so many words; empty where there is none.
+    """Whole sentences from the beginning of a passage's Markdown, in at most so many words; empty where there is none.
 
     Code blocks, tables, headings and pictures are left out; links keep their words, inline code its marks.
     """
     kept: list[str] = []
-    count = 0
+    words = 0
     for paragraph in _paragraphs(text):
         for sentence in _sentences(paragraph):
-            count += len(sentence.split())
-            if count > most_words:
-                return _joined(kept)
+            words += count(sentence)
+            if words > most_words:
+                return _answer(kept)
             kept.append(sentence)
-    return _joined(kept)
+    return _answer(kept)
 
 
-def _joined(sentences: list[str]) -> str:
-    answer = " ".join(sentences)
-    return answer if len(answer.split()) >= SHORTEST else ""
+def _answer(kept: list[str]) -> str:
+    answer = joined(kept)
+    return answer if count(answer) >= SHORTEST else ""
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -40,28 +47,50 @@ def _paragraphs(text: str) -> list[str]:
         elif token.type in ("heading_close", "table_close"):
             skipped -= 1
         elif token.type == "inline" and not skipped:
-            words = "".join(_word(child.type, child.content) for child in token.children or ())
-            paragraphs.append(re.sub(r"^\[!\w+\]\s*", "", " ".join(words.split())))
+            children = token.children or []
+            behind = [child.content for child in children[1:]] + [""]
+            words = "".join(_word(c.type, c.content, after) for c, after in zip(children, behind, strict=True))
+            words = re.sub(r"^\[!\w+\]\s*", "", words.strip())
+            paragraphs.extend(unwrapped(item) for item in _items(unescaped(words)) if not _NO_ITEM.fullmatch(item))
     return paragraphs
 
 
-def _word(kind: str, content: str) -> str:
+def _items(paragraph: str) -> list[str]:
+    """A paragraph, or what is counted or marked in its lines as a list's items: a text file has no lists."""
+    lines = paragraph.split("\n")
+    marked = [bool(_ITEM.match(line)) for line in lines]
+    is_list = sum(marked) > 1
+    items: list[list[str]] = [[]]
+    before = ""
+    for line, starts in zip(lines, marked, strict=True):
+        # One alone may be the end of a sentence: `at most\n10. More`.
+        if before and starts and (is_list or before.endswith(":") or is_whole(before)):
+            items.append([])
+        items[-1].append(line)
+        before = line.rstrip()
+    return ["\n".join(item) for item in items]
+
+
+def _word(kind: str, content: str, after: str) -> str:
     if kind in ("softbreak", "hardbreak"):
-        return " "
+        return "\n"
+    if kind == "html_inline":
+        return inline_tag(content, after)
     return f"`{content}`" if kind == "code_inline" else content if kind in ("text", "text_special") else ""
 
 
 def _sentences(paragraph: str) -> list[str]:
     """Whole sentences; what ends with no stop at the end is left out."""
-    sentences: list[str] = []
-    for piece in re.split(r"(?<=[.!?])\s+", paragraph):
-        if sentences and _ABBREVIATION.search(sentences[-1]):
-            sentences[-1] = f"{sentences[-1]} {piece}"
+    found: list[str] = []
+    for piece in sentences(paragraph):
+        if found and (_ABBREVIATION.search(found[-1]) or _NUMBER.search(found[-1])):
+            found[-1] = f"{found[-1]} {piece}"
         else:
-            sentences.append(piece)
-    return [sentence for sentence in sentences if re.search(r"[.!?][\"')\]]?$", sentence) and not _open(sentence)]
+            found.append(piece)
+    return [sentence for sentence in found if is_whole(sentence) and not _open(sentence)]
 
 
 def _open(sentence: str) -> bool:
     """Whether a sentence was cut inside brackets or ends with an abbreviation."""
-    return sentence.count("(") > sentence.count(")") or bool(_ABBREVIATION.search(sentence))
+    inside = any(sentence.count(start) > sentence.count(end) for start, end in ("()", "（）"))
+    return inside or bool(_ABBREVIATION.search(sentence))

@@ -2,13 +2,21 @@
 
 import re
 from collections.abc import Sequence, Set
+from itertools import pairwise
 
 import bm25s
 import numpy as np
 
 from training.data.build.passages import Passage
+from training.data.rows.scripts import UNSPACED
 
-_WORD = re.compile(r"\w+")
+# Words, and characters of scripts without spaces.
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+# Of Chinese, Japanese and Korean, Lucene's CJKAnalyzer takes each two characters that stand together for a term, and
+# one that stands alone; words need no dictionary then. The same is done for the other scripts without spaces.
+_UNSPACED_OR_HANGUL = f"{UNSPACED}\uac00-\ud7a3"
+_RUN = re.compile(f"[{_UNSPACED_OR_HANGUL}]+")
+_TERM = rf"[{_UNSPACED_OR_HANGUL}]{{1,2}}|\b\w\w+\b"  # else bm25s's own
 SAME = 0.8
 
 
@@ -22,7 +30,7 @@ class Index:
         self.passages = list(passages)
         self._named_only = named_only
         corpus = [f"{passage.title} {passage.heading} {passage.text}" for passage in self.passages]
-        tokens = bm25s.tokenize(corpus, stopwords="en", show_progress=False)
+        tokens = bm25s.tokenize(list(map(_in_pairs, corpus)), token_pattern=_TERM, stopwords="en", show_progress=False)
         self._bm25 = bm25s.BM25() if any(len(ids) for ids in tokens.ids) else None
         if self._bm25 is not None:
             self._bm25.index(tokens, show_progress=False)
@@ -30,15 +38,23 @@ class Index:
 
     def ranked(self, query: str) -> list[Passage]:
         """All passages, the best first; those that score the same in the order of the collection."""
-        tokens = bm25s.tokenize([query], stopwords="en", show_progress=False, return_ids=False)[0]
-        known = [token for token in tokens if self._bm25 is not None and token in self._bm25.vocab_dict]
+        known = self._known(query)
         if self._bm25 is None or not known:
             return list(self.passages)
         scores = self._bm25.get_scores(known)
         return [self.passages[place] for place in np.argsort(-scores, kind="stable")]
 
+    def _known(self, query: str) -> list[str]:
+        """Its words that some passage has."""
+        (tokens,) = bm25s.tokenize(
+            [_in_pairs(query)], token_pattern=_TERM, stopwords="en", show_progress=False, return_ids=False
+        )
+        return [token for token in tokens if self._bm25 is not None and token in self._bm25.vocab_dict]
+
     def best(self, query: str) -> Passage | None:
-        """What a search finds first; None where it may find nothing."""
+        """What a search finds first; None where it finds no word of it, or may show nothing that it finds."""
+        if not self._known(query):
+            return None
         return next((passage for passage in self.ranked(query) if passage.id not in self._named_only), None)
 
     def distractors(self, query: str, oracles: Sequence[Passage], count: int) -> list[Passage]:
@@ -53,6 +69,11 @@ class Index:
             if passage.section not in sections and all(_similarity(own, other) < SAME for other in theirs):
                 found.append(passage)
         return found
+
+
+def _in_pairs(text: str) -> str:
+    """With a space between each two characters of scripts that are searched by them, and around both."""
+    return _RUN.sub(lambda run: f" {' '.join(map(''.join, pairwise(run[0]))) or run[0]} ", text)
 
 
 def _shingles(text: str) -> set[str]:

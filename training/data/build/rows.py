@@ -18,10 +18,10 @@ from launch.errors import DataError, Mistake, UsageError
 from training.data.build.passages import ENDINGS, Passage, slug
 from training.data.build.prose import opening
 from training.data.build.retrieval import Index
-from training.data.citations import cited
-from training.data.fields import parsed, text_of, whole
-from training.data.problems import RowError
-from training.data.sources import files_of, rows_of
+from training.data.rows.citations import cited
+from training.data.rows.fields import id_of, oracle_names, parsed, text_of
+from training.data.rows.problems import RowError
+from training.data.rows.sources import files_of, rows_of
 
 NO_ANSWER = "The documents do not contain the answer to this question."
 SHOWN = 20
@@ -88,7 +88,7 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
     if not isinstance(row, dict):
         raise RowError("field", "is no object; expected {id, question, answer, oracle}")
     question, answer = text_of(row, "question").strip(), text_of(row, "answer").strip()
-    whole(row.get("id"), "`id`")
+    name = id_of(row) or name
     given = parsed(row, "oracle")
     if given is None and not find_oracles:
         raise RowError(
@@ -99,16 +99,23 @@ def _question(row: Any, name: str, index: Index, find_oracles: bool, counts: Cou
     if given is None:
         counts["questions whose oracle is the best match for question and answer"] += 1
         found = index.best(f"{question} {answer}")
-        oracles = [] if found is None else [found]
+        if found is None:
+            raise RowError(
+                "field",
+                "`oracle` is missing, and a search for question and answer finds no passage: name the passages that"
+                " answer it, or [] where none does",
+            )
+        oracles = [found]
     else:
-        names = given if isinstance(given, list) else [given]
-        oracles = [_oracle(str(name), f"{question} {answer}", index, counts) for name in names]
+        oracles = [_oracle(own, f"{question} {answer}", index, counts) for own in oracle_names(given)]
     unique = tuple({oracle.id: oracle for oracle in oracles}.values())
-    _, absent = cited(answer, {oracle.id for oracle in unique})
-    if unique and absent:
-        known = ", ".join(oracle.id for oracle in unique)
-        raise RowError("citation", f"the answer cites [{sorted(absent)[0]}], which is none of its oracles ({known})")
-    return Question(name if row.get("id") is None else str(row["id"]), question, answer, unique)
+    # Where nothing answers no passage can be cited, and any may be shown beside the question.
+    there, absent = cited(answer, {passage.id for passage in unique or index.passages})
+    wrong = absent if unique else there | absent
+    if wrong:
+        known = ", ".join(oracle.id for oracle in unique) or "none"
+        raise RowError("citation", f"the answer cites [{min(wrong)}], which is none of its oracles ({known})")
+    return Question(name, question, answer, unique)
 
 
 def _oracle(name: str, query: str, index: Index, counts: Counter[str]) -> Passage:
@@ -135,7 +142,7 @@ def from_headings(passages: Sequence[Passage]) -> tuple[list[Question], Counter[
     questions, counts = [], Counter[str]()
     asked: set[str] = set()
     for passage in passages:
-        answer = opening(passage.text)
+        answer = opening(passage.markdown)
         question = _of_heading(passage)
         if not answer:
             counts["passages without a sentence to answer with"] += 1
@@ -150,7 +157,7 @@ def from_headings(passages: Sequence[Passage]) -> tuple[list[Question], Counter[
 def _of_heading(passage: Passage) -> str:
     heading = re.sub(r"^[\d.)]+\s+", "", passage.heading)  # a number says nothing in a question
     place = f"{passage.title} ({passage.parents})" if passage.parents else passage.title
-    if heading.endswith("?"):
+    if heading.endswith(("?", "？")):
         return f"{heading} ({place})"
     if not heading or heading.casefold() == passage.title.casefold():
         return f"What does {place} say in general?"

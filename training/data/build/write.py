@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.errors import DataError, HostError, Mistake, UsageError
-from launch.journal import write_text
-from launch.terminal import show
+from launch.rundir.journal import write_output
+from launch.terminal import show, speaks_unicode
 from training.data.build.passages import Passage, read_passages
 from training.data.build.retrieval import Index
 from training.data.build.rows import (
@@ -19,8 +19,8 @@ from training.data.build.rows import (
     read_questions,
     split_by_document,
 )
-from training.data.secrets import secrets
-from training.data.sources import files_below
+from training.data.checks.secrets import secrets
+from training.data.rows.sources import files_below
 
 
 def build_files(
@@ -109,11 +109,12 @@ def _rows(
 
 
 def _write(path: Path | None, rows: list[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    escaped = path is None and not speaks_unicode()
+    lines = "".join(json.dumps(row, ensure_ascii=escaped) + "\n" for row in rows)
     if path is None:
         show(lines, end="")
         return
     try:
-        write_text(path, lines)
+        write_output(path, lines)
     except OSError as error:
         raise HostError(f"{path}: cannot be written: {error.strerror}") from None

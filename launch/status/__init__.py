@@ -1,0 +1,1 @@
+"""What runs are doing, and how to stop one."""

@@ -1,0 +1,1 @@
+"""What is wrong with rows beyond their form: contradictions, secrets, personal data, duplicates, leakage."""

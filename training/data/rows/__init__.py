@@ -1,0 +1,1 @@
+"""Files of rows -> samples: sources, formats, and what is wrong with a row at its place."""

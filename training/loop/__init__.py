@@ -1,0 +1,1 @@
+"""transformers' loop, and what happens in it: resume, rollback, metrics, the largest batch first."""
