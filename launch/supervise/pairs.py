@@ -80,18 +80,8 @@ class Exchange:
         where the run itself meets."""
         in_order = sorted(nodes, key=job.nodes.index)  # Slurm numbers them in its own order
         port = meeting_port(job.number, number)
-        argv = step_argv(
-            job,
-            place,
-            in_order,
-            "muster-exchange",
-            "training.ranks.exchange",
-            in_order[0],
-            port,
-            device,
-            devices,
-            seconds,
-        )
+        program = ("training.ranks.exchange", in_order[0], port, device, devices, seconds)
+        argv = step_argv(job, place, in_order, "muster-exchange", *program)
         self.deadline = time.monotonic() + seconds + _START_SECONDS
         self.process = start_step(argv, place, subprocess.PIPE, subprocess.PIPE, os.environ)
 

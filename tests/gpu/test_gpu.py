@@ -140,34 +140,22 @@ def test_attention_by_documents_and_a_loss_in_chunks_give_the_losses_of_the_plai
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_adapted_layers_as_one_operation_give_the_losses_of_peft_s(quantization: str, workspace: Workspace) -> None:
-    """In bf16, whose products are rounded to 8 bits: within 1e-2. With dropout their masks would differ."""
+@pytest.mark.parametrize(
+    ("key", "plain", "fact"),
+    [("lora.implementation", "peft", "lora_implementation"), ("model.norms", "plain", "norms")],
+)
+def test_layers_as_one_operation_give_the_losses_of_the_libraries(
+    key: str, plain: str, fact: str, quantization: str, workspace: Workspace
+) -> None:
+    """In bf16, whose products are rounded to 8 bits: within 1e-2. With dropout the masks of adapters would differ."""
     if not HAS_BF16:
         pytest.skip("this GPU has no bf16")
     one = (
         "-s", "cluster.devices_per_node=1", "-s", "lora.dropout=0", "-s", f"model.quantization={quantization}",
         "-s", "training.epochs=8",
     )  # fmt: skip
-    theirs, ours = (
-        train(workspace, name, *one, "-s", f"lora.implementation={name}", training=RECIPE) for name in ("peft", "fused")
-    )
-    assert verified(ours)["lora_implementation"] == "fused"
-    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-2)
-
-
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_norms_as_one_operation_give_the_losses_of_transformers(quantization: str, workspace: Workspace) -> None:
-    """In bf16: torch's kernel rounds once where transformers rounds twice."""
-    if not HAS_BF16:
-        pytest.skip("this GPU has no bf16")
-    one = (
-        "-s", "cluster.devices_per_node=1", "-s", "lora.dropout=0", "-s", f"model.quantization={quantization}",
-        "-s", "training.epochs=8",
-    )  # fmt: skip
-    theirs, ours = (
-        train(workspace, name, *one, "-s", f"model.norms={name}", training=RECIPE) for name in ("plain", "fused")
-    )
-    assert verified(ours)["norms"] == "fused"
+    theirs, ours = (train(workspace, name, *one, "-s", f"{key}={name}", training=RECIPE) for name in (plain, "fused"))
+    assert verified(ours)[fact] == "fused"
     assert losses(ours) == pytest.approx(losses(theirs), rel=1e-2)
 
 
