@@ -4,6 +4,7 @@
     python benchmarks/data.py --rows alpaca.json --tokenizer DIR    other rows and a model's tokenizer
     python benchmarks/data.py --trl PYTHON --llamafactory PYTHON    peers, each by the Python of its own environment
     python benchmarks/data.py --validate 5000000                    so many rows validated, with the peak of memory
+    python benchmarks/data.py --collate                             one packed sequence made a micro-batch
 
 Each side tokenises, marks what is trained on and packs, with two processes. The sides take turns; the ratio is that of
 the medians. Packing alone is timed on a million lengths.
@@ -34,6 +35,9 @@ def main() -> None:
     arguments = _arguments()
     if arguments.validate:
         print(json.dumps(validate(arguments.validate), indent=1))
+        return
+    if arguments.collate:
+        print(json.dumps(collate(), indent=1))
         return
     given = {"TRL": arguments.trl, "LLaMA-Factory": arguments.llamafactory}
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--validate", type=int, metavar="ROWS", help="validate so many rows and tell the peak of memory"
     )
+    parser.add_argument("--collate", action="store_true", help="time the collator, which runs between two steps")
     return parser.parse_args()
 
 
@@ -150,6 +155,29 @@ def validate(count: int) -> dict[str, float]:
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     return {"rows": count, "rows/s": round(count / seconds), "peak GiB of the largest process": round(peak / 2**30, 3)}
+
+
+def collate(length: int = 4096, documents: int = 10, times: int = 200) -> dict[str, Any]:
+    """Milliseconds in which a packed sequence becomes a micro-batch for attention by documents and a loss in chunks."""
+    import torch
+
+    from benchmarks.throughput import machine
+    from training.model.collate import Collator
+
+    torch.set_num_threads(1)
+    bounds = np.linspace(0, length, documents + 1).astype(int)
+    row = {"index": 0, "input_ids": np.arange(length), "labels": np.arange(length), "lengths": np.diff(bounds).tolist()}
+    collator, spent = Collator(0, packed=True, chunked_loss=True, varlen=True, masks_by_name=True), []
+    for _ in range(times):
+        began = time.perf_counter()
+        collator([row])
+        spent.append(1000 * (time.perf_counter() - began))
+    return {
+        **machine(cpu=True),
+        "tokens": length,
+        "documents": documents,
+        "median_ms": round(statistics.median(spent), 3),
+    }
 
 
 if __name__ == "__main__":

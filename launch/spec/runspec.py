@@ -170,6 +170,8 @@ class TrainingSpec(Section):
     """Optimizer steps between checkpoints."""
     save_total_limit: PositiveInt = 3
     """Checkpoints kept; the oldest go first."""
+    async_save: bool = True
+    """Copy and write a checkpoint beside the next step. `false`: the training waits until it has its name."""
     log_steps: PositiveInt = 25
     """Optimizer steps between rows of metrics.jsonl."""
     eval_steps: PositiveInt | None = None
@@ -288,7 +290,7 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     """
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
-        "save_steps", "save_total_limit", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
+        "save_steps", "save_total_limit", "async_save", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
         "attention", "flash_attention", "norms", "implementation", "loss", "compile",
         "report_to",
     }  # fmt: skip

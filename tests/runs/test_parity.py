@@ -181,6 +181,23 @@ def test_two_launchers_make_one_world(single: Path, base_workspace: Workspace) -
     assert relative_difference(run, single) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("strategy", "lever"),
+    [("single", "training.optimizer=adamw_torch_fused"), ("ddp", "training.extra={ddp_static_graph: true}")],
+)
+def test_a_fused_optimizer_and_a_static_graph_give_the_losses_of_the_plain_path(
+    strategy: str, lever: str, single: Path, base_workspace: Workspace
+) -> None:
+    """Against one process with torch's AdamW, one operation after the other: sums in another order at most."""
+    run = base_workspace.root / f"lever-{strategy}"
+    options = ["-s", f"cluster.strategy={strategy}", "-s", lever]
+    options += ["-s", f"cluster.devices_per_node={2 if strategy == 'ddp' else 1}"]
+    done = muster("run", base_workspace.spec("parity"), "--run-dir", run, *options)
+    assert done.code == 0, done.err
+    assert json.loads((single / "plan.json").read_text())["optimizer"] == "adamw_torch"
+    assert relative_difference(run, single) < (TOLERANCE if strategy == "ddp" else 1e-6)
+
+
 def test_packing_checkpointing_and_the_recipe_s_optimizer_give_the_same_losses_too(base_workspace: Workspace) -> None:
     changes = {
         "optimizer": None,

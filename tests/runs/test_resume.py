@@ -54,6 +54,22 @@ def uninterrupted(base_workspace: Workspace, dropout_spec: Path) -> Path:
     return run
 
 
+def test_a_save_that_is_waited_for_changes_nothing_but_the_time(
+    uninterrupted: Path, base_workspace: Workspace, dropout_spec: Path
+) -> None:
+    run = base_workspace.root / "waited"
+    done = muster("run", dropout_spec, "--run-dir", run, "-s", "training.async_save=false")
+    assert done.code == 0, done.err
+    assert largest_difference(run, uninterrupted) == 0
+    waited, beside = (
+        [(row["step"], row["stalled_seconds"] == row["seconds"]) for row in read_rows(place / "events.jsonl")
+         if row["event"] == "saved"]
+        for place in (run, uninterrupted)
+    )  # fmt: skip
+    assert [step for step, _ in waited] == [step for step, _ in beside]
+    assert [all(whole for _, whole in waited), any(whole for _, whole in beside)] == [True, False]
+
+
 def test_killed_three_times_the_adapter_is_bit_for_bit_the_same(
     uninterrupted: Path, base_workspace: Workspace, dropout_spec: Path
 ) -> None:

@@ -94,6 +94,8 @@ class ResumableTrainer(Trainer):
                 self._write(step, copies[0], others, texts, began, stalled, best)
 
             self.saver.begin(lambda: (adapter.copies(), moments.copies()), write)
+            if not self.plan.spec.training.async_save:
+                self.saver.finish()
         if self.gate.guard.trouble is None:  # else it may be the only place that is good enough to go back to
             self.beginning = None
         self.recorder.paused += time.monotonic() - began
@@ -105,7 +107,9 @@ class ResumableTrainer(Trainer):
         """The half of a save that a thread does: from tensors in host memory to a directory with its name."""
         tensors, own = adapter_files(self.peft_model, adapter, self.saved_names)
         size = checkpoints.write_directory(self.run_dir.checkpoint(step), tensors | others, own | texts)
-        seconds, stalled = round(time.monotonic() - began, 3), round(stalled + self.saver.waited, 4)
+        seconds = round(time.monotonic() - began, 3)
+        beside = self.plan.spec.training.async_save
+        stalled = round(stalled + self.saver.waited, 4) if beside else seconds
         self.recorder.event("saved", step=step, seconds=seconds, stalled_seconds=stalled, bytes=size)
         checkpoints.keep_newest(self.run_dir, self.plan.spec.training.save_total_limit, best)
 
