@@ -21,8 +21,8 @@ data:
 """
 TRAINING_KEYS = (
     "epochs, max_steps, micro_batch_size, gradient_accumulation_steps, global_batch_size, learning_rate, lr_scheduler,"
-    " warmup_ratio, weight_decay, max_grad_norm, optimizer, precision, save_steps, save_total_limit, log_steps,"
-    " eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, loss,"
+    " warmup_ratio, weight_decay, max_grad_norm, optimizer, precision, save_steps, save_total_limit, async_save,"
+    " log_steps, eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, loss,"
     " compile, seed, report_to, extra"
 )
 SECRET_MESSAGE = (
@@ -94,6 +94,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "precision": "auto",
         "save_steps": 25,
         "save_total_limit": 3,
+        "async_save": True,
         "log_steps": 25,
         "eval_steps": None,
         "eval_samples": None,
