@@ -24,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.arguments import count, need_gpu, result_file
 from benchmarks.jobs import Job, rows
 from benchmarks.random_model import random_base
 from benchmarks.throughput import machine, planned, written
@@ -60,6 +61,7 @@ LENGTHS = ("mixture", "rag", "fixed")
 
 def main() -> None:
     options = _options()
+    need_gpu(options.cpu)
     register()
     if options.cpu:
         torch.set_num_threads(1)  # the seconds of a process are then those of its work
@@ -81,10 +83,10 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--pairs", type=count, default=7)
     parser.add_argument("--only", default=",".join(LEVERS), help="how names of levers begin, separated by commas")
     parser.add_argument("--lengths", default=",".join(LENGTHS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=result_file)
     options = parser.parse_args()
     for asked in options.only.split(","):
         if not any(name.startswith(asked) for name in LEVERS):

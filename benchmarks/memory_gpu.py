@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.names import check_names
+from benchmarks.arguments import check_names, result_file
 from benchmarks.random_model import random_base
 from launch.memory import Setting, adapter_of, forecast
 from launch.model.architecture import Architecture, from_config
@@ -116,7 +116,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare the memory forecast with a GPU.")
     parser.add_argument("--cases", help="names, separated by commas; all unless given")
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=result_file)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     check_names(parser, "--cases", options.cases, TINY_CASES if options.cpu else CASES)

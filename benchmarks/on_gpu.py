@@ -1,13 +1,14 @@
 """Everything that is to be measured on a GPU, in order of worth, within so many minutes.
 
-    python benchmarks/on_gpu.py --minutes 9 --out DIR [--only throughput,memory]
+    python benchmarks/on_gpu.py --minutes 9 --out DIR [--only throughput,memory] [--trl PYTHON]
     python benchmarks/on_gpu.py --cpu --minutes 3 --out DIR       the whole chain with small models, where there is none
     python benchmarks/on_gpu.py --list [--cpu]                    the commands alone
 
 Each step is a process with a time limit of its own: what fails or overruns costs the others nothing. DIR gets
 results.json, written anew after each step with what it found, log.txt with what all printed, and running.json, what the
-step under way has found so far. The same command again goes on with what is not done. Without bitsandbytes steps of
-packed bases and paged optimizers are left out; the peers are not compared (benchmarks/throughput.py --trl PYTHON).
+step under way has found so far. The same command again goes on with what is not done; a folder has the results of one
+kind of device and of the same versions. Without bitsandbytes steps of packed bases and paged optimizers are left out,
+without --trl, the Python of an environment with TRL, the comparison with it.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.arguments import check_names, interpreter
 from benchmarks.jobs import versions
-from benchmarks.names import check_names
 
 ROOT = Path(__file__).resolve().parent.parent
 # Below this a process has hardly imported torch.
@@ -66,19 +67,22 @@ PREPARED = (
 )
 
 
-def on_gpu(packs: bool) -> tuple[Step, ...]:
-    """`packs`: whether bitsandbytes is installed. Limits are about twice what an H100 should need: 7B and 14B are drawn
-    on the GPU in seconds, and a step of 8,192 tokens takes 0.6 s of a 7B by the planner."""
+def on_gpu(packs: bool, trl: str | None = None) -> tuple[Step, ...]:
+    """`packs`: whether bitsandbytes is installed; `trl`: a Python that has TRL. Limits are about twice what an H100
+    should need: 7B and 14B are drawn on the GPU in seconds, and a step of 8,192 tokens takes 0.6 s of a 7B by the
+    planner."""
     memory = "7b-4096-kept-torch,7b-4096-torch,14b-4096-torch"
     if packs:
         memory = "7b-4096-kept,7b-4096-kept-norms,7b-4096,7b-4096-kept-fused,14b-4096"
     more = "7b-nf4-4096,7b-4096-half-packed,14b-2048-half,8b-qwen3-4096" if packs else "7b-2048-torch,14b-2048-torch"
     pairs = ("--lengths", "mixture", "--pairs", "5")
+    ours = ("--jobs", "7b-fixed,7b-mixture", "--repeats", "1", "--set", OURS)
     steps = (
         *PREPARED,
         script("throughput", 90, "throughput", "--jobs", "7b-fixed", "--repeats", "1"),
         script("memory", 150, "memory_gpu", "--cases", memory),
-        script("throughput-ours", 150, "throughput", "--jobs", "7b-fixed,7b-mixture", "--repeats", "1", "--set", OURS),
+        script("throughput-ours", 150, "throughput", *ours),
+        script("throughput-trl", 300, "throughput", *ours, "--trl", trl) if trl else None,
         script("profile", 90, "profile_step", "--jobs", "7b-fixed"),
         script("profile-ours", 90, "profile_step", "--jobs", "7b-mixture", "--set", OURS),
         script("throughput-nf4", 90, "throughput", "--jobs", "7b-nf4-fixed", "--repeats", "1") if packs else None,
@@ -107,7 +111,7 @@ def on_cpu() -> tuple[Step, ...]:
 
 def main() -> None:
     options = _options()
-    steps = on_cpu() if options.cpu else on_gpu(importlib.util.find_spec("bitsandbytes") is not None)
+    steps = on_cpu() if options.cpu else on_gpu(importlib.util.find_spec("bitsandbytes") is not None, options.trl)
     if options.only:
         steps = tuple(step for step in steps if step.name in ("workspace", *options.only.split(",")))
     if options.list:
@@ -128,24 +132,31 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/on-gpu"))
     parser.add_argument("--only", help="names of steps, separated by commas")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--trl", metavar="PYTHON", type=interpreter, help="of an environment with TRL, to compare with")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
-    check_names(parser, "--only", options.only, sorted({step.name for step in (*on_cpu(), *on_gpu(True))}))
+    check_names(parser, "--only", options.only, sorted({step.name for step in (*on_cpu(), *on_gpu(True, "python"))}))
     return options
 
 
 class Session:
-    """One folder of results. What an earlier session there has done is kept."""
+    """One folder of results. What an earlier session there has done is kept, where it was of the same kind.
+
+    Ends the process where it was not: a rehearsal's steps would else count as a GPU's.
+    """
 
     def __init__(self, out: Path, minutes: float, cpu: bool) -> None:
         self.out, self.cpu, self.until = out.resolve(), cpu, time.monotonic() + 60 * minutes
         self.file, self.running, self.work = self.out / "results.json", self.out / "running.json", self.out / "work"
-        self.found: dict[str, Any] = {
-            "date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "cores": os.cpu_count(),
-            **versions(), "steps": {},
-        }  # fmt: skip
+        kind = {"cpu": cpu, "python": platform.python_version(), "cores": os.cpu_count(), **versions()}
+        self.found: dict[str, Any] = {**kind, "steps": {}}
         with contextlib.suppress(FileNotFoundError, ValueError):
-            self.found["steps"] = json.loads(self.file.read_text())["steps"]
+            earlier = json.loads(self.file.read_text())
+            differ = [name for name, value in kind.items() if earlier.get(name) != value]
+            if differ:
+                told = ", ".join(f"{name} {earlier.get(name)}, now {kind[name]}" for name in differ)
+                sys.exit(f"{self.file} has results of another kind ({told}): choose another --out")
+            self.found["steps"] = earlier["steps"]
 
     def __enter__(self) -> "Session":
         self.work.mkdir(parents=True, exist_ok=True)
@@ -177,7 +188,10 @@ class Session:
         began, limit = time.monotonic(), min(step.limit, left)
         code = self._run(step, limit)
         outcome = {0: "done", None: f"overran {limit:.0f} s"}.get(code, "failed")
-        kept: dict[str, Any] = {"outcome": outcome, "exit_code": code, "seconds": round(time.monotonic() - began, 1)}
+        kept: dict[str, Any] = {
+            "outcome": outcome, "exit_code": code, "seconds": round(time.monotonic() - began, 1),
+            "date": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
         with contextlib.suppress(FileNotFoundError, ValueError):  # it failed before it had any
             kept["result"] = json.loads(self.running.read_text())
         self.running.unlink(missing_ok=True)
@@ -188,7 +202,8 @@ class Session:
         argv = [sys.executable, *(self._filled(word) for word in step.argv)]
         self.log.write(f"\n$ {shlex.join(argv)}\n")
         self.log.flush()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # a peer may stand there
+        environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with self.running.open("w") if step.prints_result else contextlib.nullcontext(self.log) as printed:
             process = subprocess.Popen(
                 argv, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=self.log,

@@ -25,8 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.arguments import check_names, json_object, need_gpu, result_file
 from benchmarks.levers import Side, freed
-from benchmarks.names import check_names
 from benchmarks.throughput import ON_CPU, ON_GPU, machine
 from training.model.attention import register
 
@@ -48,11 +48,12 @@ STEPS = 3
 
 def main() -> None:
     options = _options()
+    need_gpu(options.cpu)
     register()
     known = ON_CPU if options.cpu else ON_GPU
-    result: dict[str, Any] = {**machine(options.cpu), "steps": STEPS, "settings": json.loads(options.set), "jobs": {}}
+    result: dict[str, Any] = {**machine(options.cpu), "steps": STEPS, "settings": options.set, "jobs": {}}
     for name in options.jobs.split(",") if options.jobs else known:
-        job = replace(known[name], settings=json.loads(options.set), accumulation=1, steps=STEPS)
+        job = replace(known[name], settings=options.set, accumulation=1, steps=STEPS)
         freed()
         try:
             found = profiled(Side(job), job.gpu)
@@ -68,8 +69,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--jobs", help="names of benchmarks/throughput.py, separated by commas; all unless given")
-    parser.add_argument("--set", default="{}", help="values of muster's spec by dotted key, as JSON")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--set", default={}, type=json_object, help="values of muster's spec by dotted key, as JSON")
+    parser.add_argument("--json", type=result_file)
     options = parser.parse_args()
     check_names(parser, "--jobs", options.jobs, ON_CPU if options.cpu else ON_GPU)
     return options

@@ -32,6 +32,7 @@ def random_base(
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if quantization == "nf4":
         _pack(base, device, dtype)
+        base.is_loaded_in_4bit = True  # by which PEFT and TRL know it, as transformers' own loader marks it
     for path, module in base.named_modules():
         own = {n: p for n, p in module.named_parameters(recurse=False) if p.is_meta}
         for name, parameter in own.items():

@@ -27,8 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.arguments import check_names, count, interpreter, json_object, need_gpu, result_file
 from benchmarks.jobs import WARM_UP, Clock, Job, Measured, Row, between, peak_bytes, rows, versions
-from benchmarks.names import check_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,10 +83,16 @@ def main() -> None:
     if options.one:
         print(json.dumps(asdict(muster(Job(**json.loads(Path(options.one).read_text()))))))
         return
+    need_gpu(options.cpu)
     known = ON_CPU if options.cpu else ON_GPU
+    names = options.jobs.split(",") if options.jobs else known
+    jobs = {
+        name: replace(known[name], settings=options.set, steps=options.steps or known[name].steps) for name in names
+    }
+    for job in jobs.values():
+        check_settings(job)
     result: dict[str, Any] = {**machine(options.cpu), "repeats": options.repeats, "jobs": {}}
-    for name in options.jobs.split(",") if options.jobs else known:
-        job = replace(known[name], settings=json.loads(options.set), steps=options.steps or known[name].steps)
+    for name, job in jobs.items():
         result["jobs"][name] = compared(job, options)
         print(json.dumps({name: result["jobs"][name]}, indent=1), flush=True)
         if options.json:  # after each job, for a machine may be taken away
@@ -99,20 +105,32 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
     for key, peer in PEERS.items():
-        parser.add_argument(f"--{key}", metavar="PYTHON", help=f"of an environment with {peer.name}")
+        parser.add_argument(f"--{key}", metavar="PYTHON", type=interpreter, help=f"of an environment with {peer.name}")
         parser.add_argument(f"--{key}-ways", help=f"of running it, separated by commas: {', '.join(peer.ways)}")
-        parser.add_argument(f"--{key}-set", default="{}", help="more of its settings, as JSON, such as an attention")
+        parser.add_argument(
+            f"--{key}-set", default={}, type=json_object, help="more of its settings, as JSON, such as an attention"
+        )
     parser.add_argument("--jobs", help="names, separated by commas; all unless given")
-    parser.add_argument("--set", default="{}", help="values of muster's spec by dotted key, as JSON")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--set", default={}, type=json_object, help="values of muster's spec by dotted key, as JSON")
+    parser.add_argument("--repeats", type=count, default=3)
+    parser.add_argument("--steps", type=count)
+    parser.add_argument("--json", type=result_file)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     check_names(parser, "--jobs", options.jobs, ON_CPU if options.cpu else ON_GPU)
     for key, peer in PEERS.items():
         check_names(parser, f"--{key}-ways", getattr(options, f"{key}_ways"), peer.ways)
     return options
+
+
+def check_settings(job: Job) -> None:
+    """Ends the process at values that are no spec, or that nothing fits, before a model is made."""
+    from launch.errors import MusterError
+
+    try:
+        planned(job)
+    except MusterError as error:
+        sys.exit(f"--set: {error}")
 
 
 def machine(cpu: bool) -> dict[str, Any]:
@@ -138,7 +156,7 @@ def compared(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     sides = {"muster": (job, [sys.executable, __file__, "--one"])}
     for key, peer in PEERS.items():
         if python := getattr(options, key):
-            more, argv = json.loads(getattr(options, f"{key}_set")), [python, f"benchmarks/peers/{key}_train.py"]
+            more, argv = getattr(options, f"{key}_set"), [python, f"benchmarks/peers/{key}_train.py"]
             named = getattr(options, f"{key}_ways")
             for way in named.split(",") if named else peer.usual(job.gpu):
                 sides[f"{peer.name} {way}"] = (replace(job, settings=peer.ways[way] | more), argv)
@@ -270,7 +288,7 @@ def planned(job: Job, devices: Any = None) -> Any:
     }  # fmt: skip
     for key, value in job.settings.items():
         section, _, name = key.partition(".")
-        values[section][name] = value
+        values.setdefault(section, {})[name] = value
     spec = parse_spec(json.dumps(values), "throughput")  # JSON is YAML
     return resolve(spec, job.architecture, devices or topology(spec.cluster))
 

@@ -96,3 +96,66 @@ def test_a_step_that_is_not_known_is_told(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         _options()
     assert "'speed' is not known" in capsys.readouterr().err
+
+
+def test_a_rehearsal_s_steps_do_not_count_as_those_of_a_gpu(tmp_path: Path) -> None:
+    with Session(tmp_path, 1, cpu=True) as session:
+        session.take(STEPS[0])
+    before = (tmp_path / "results.json").read_text()
+    with pytest.raises(SystemExit, match=r"another kind \(cpu True, now False\): choose another --out"):
+        Session(tmp_path, 1, cpu=False)
+    assert (tmp_path / "results.json").read_text() == before
+
+
+def test_trl_is_compared_where_a_python_has_it() -> None:
+    added = {step.name for step in on_gpu(True, sys.executable)} - {step.name for step in on_gpu(True)}
+    assert added == {"throughput-trl"}
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "told"),
+    [
+        ("throughput", ["--trl", "/nonexistent"], "argument --trl: /nonexistent: no such program"),
+        ("throughput", ["--json", "no/such/x.json"], "argument --json: no/such: no such folder"),
+        ("throughput", ["--repeats", "-1"], "argument --repeats: -1: at least 1 is needed"),
+        ("throughput", ["--steps", "0"], "argument --steps: 0: at least 1 is needed"),
+        ("throughput", ["--jobs", ",small-fixed"], "--jobs: '' is not known"),
+        ("throughput", ["--set", "{bad"], "argument --set: '{bad' is no JSON: Expecting property name"),
+        ("throughput", ["--set", "[]"], "argument --set: '[]' is no JSON object"),
+        ("levers", ["--pairs", "0"], "argument --pairs: 0: at least 1 is needed"),
+        ("profile_step", ["--set", "1"], "argument --set: '1' is no JSON object"),
+        ("memory_gpu", ["--json", "no/such/x.json"], "argument --json: no/such: no such folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is(
+    script: str, argv: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--cpu", *argv])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.{script}").main()
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ('{"training.lss": "plain"}', "--set: throughput:1:.*training.lss: unknown key. Did you mean 'loss'?"),
+        ('{"nope": 1}', "--set: throughput:1:.*nope"),
+        ('{"foo.bar": 1}', "--set: throughput:1:.*foo: unknown key"),
+    ],
+)
+def test_settings_that_are_no_spec_are_told_before_anything_is_trained(
+    settings: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["throughput", "--cpu", "--set", settings])
+    with pytest.raises(SystemExit, match=told):
+        importlib.import_module("benchmarks.throughput").main()
+
+
+@pytest.mark.parametrize("script", ["throughput", "levers", "profile_step"])
+def test_without_a_gpu_the_way_without_one_is_told(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [script])
+    with pytest.raises(SystemExit, match=r"torch sees no GPU here .*; --cpu measures a small model without one"):
+        importlib.import_module(f"benchmarks.{script}").main()
