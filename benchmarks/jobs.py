@@ -107,7 +107,7 @@ class Measured:
     computed_tokens: int = 0
     """Positions of the same steps that went through the model, padding included."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries that it ran on."""
+    """Of the libraries that it ran on; of a peer the attention, too, which is what is installed beside it."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -76,13 +76,13 @@ def on_gpu(packs: bool, trl: str | None = None) -> tuple[Step, ...]:
         memory = "7b-4096-kept,7b-4096-kept-norms,7b-4096,7b-4096-kept-fused,14b-4096"
     more = "7b-nf4-4096,7b-4096-half-packed,14b-2048-half,8b-qwen3-4096" if packs else "7b-2048-torch,14b-2048-torch"
     pairs = ("--lengths", "mixture", "--pairs", "5")
-    ours = ("--jobs", "7b-fixed,7b-mixture", "--repeats", "1", "--set", OURS)
+    ours = ("--repeats", "1", "--set", OURS)
     steps = (
         *PREPARED,
         script("throughput", 90, "throughput", "--jobs", "7b-fixed", "--repeats", "1"),
         script("memory", 150, "memory_gpu", "--cases", memory),
-        script("throughput-ours", 150, "throughput", *ours),
-        script("throughput-trl", 300, "throughput", *ours, "--trl", trl) if trl else None,
+        script("throughput-ours", 150, "throughput", "--jobs", "7b-fixed,7b-mixture", *ours),
+        script("throughput-trl", 300, "throughput", "--jobs", "7b-fixed", *ours, "--trl", trl) if trl else None,
         script("profile", 90, "profile_step", "--jobs", "7b-fixed"),
         script("profile-ours", 90, "profile_step", "--jobs", "7b-mixture", "--set", OURS),
         script("throughput-nf4", 90, "throughput", "--jobs", "7b-nf4-fixed", "--repeats", "1") if packs else None,

@@ -46,7 +46,7 @@ ON_CPU = {
 # which a CPU does not mind and which pads nothing: eight rows to an optimizer step either way.
 FOUR = {"per_device_train_batch_size": 4, "train_sampling_strategy": "group_by_length"}
 ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
-RECOMPUTED = "recomputed"
+RECOMPUTED, SELECTIVE = "recomputed", "selective"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Peer:
 
     def usual(self, gpu: bool) -> list[str]:
         """A GPU may not hold what blocks keep, as of a 14B; memory of a CPU is not what limits a small model."""
-        return [way for way in self.ways if gpu or way != RECOMPUTED]
+        return [way for way in self.ways if gpu or way not in (RECOMPUTED, SELECTIVE)]
 
 
 PEERS = {
@@ -66,6 +66,7 @@ PEERS = {
         {
             "packed": {}, "padded": {"packing": False, **FOUR}, "single": {"packing": False, **ONE},
             RECOMPUTED: {"gradient_checkpointing": True},
+            SELECTIVE: {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"selective": True}},
         },
     ),
     "llamafactory": Peer(

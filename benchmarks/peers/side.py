@@ -22,12 +22,14 @@ class Watch(TrainerCallback):
     def __init__(self, job: Job) -> None:
         self.job, self.clock, self.losses = job, Clock(job.gpu), []
         self.batches, self.tokens, self.places = [], [], []
+        self.attention = ""
 
     def on_train_begin(self, *_: Any, model: Any, train_dataloader: Any, **__: Any) -> None:
         same_rows(self.job, train_dataloader.dataset)
         pairs = adapter_of(self.job.architecture, LoraSpec(rank=self.job.rank)).pairs
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         assert trained == pairs, f"{trained} parameters are trained, LoRA of all linear layers has {pairs}"
+        self.attention = model.config._attn_implementation
         model.register_forward_pre_hook(self._saw, with_kwargs=True)
 
     def _saw(self, _: Any, __: Any, kwargs: Any) -> None:
@@ -46,7 +48,7 @@ class Watch(TrainerCallback):
     def measured(self) -> Measured:
         return Measured(
             between(self.clock.wall), self.tokens[WARM_UP:], peak_bytes(self.job.gpu), self.losses[0],
-            between(self.clock.own), sum(self.places[WARM_UP:]), versions(),
+            between(self.clock.own), sum(self.places[WARM_UP:]), {**versions(), "attention": self.attention},
         )  # fmt: skip
 
 
