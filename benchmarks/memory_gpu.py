@@ -46,6 +46,8 @@ class Case(NamedTuple):
     """Whether an adapted layer is one operation."""
     norms: bool = False
     """Whether an RMS norm is."""
+    by_documents: bool = False
+    """Whether attention is, with the loss in chunks: what muster has for a GPU, with the two above."""
 
 
 CASES: dict[str, Case] = {
@@ -57,6 +59,9 @@ CASES: dict[str, Case] = {
     "7b-4096-kept": Case("qwen2.5-7b", "none", False, 4096),
     "7b-4096-kept-fused": Case("qwen2.5-7b", "none", False, 4096, fused=True),
     "7b-4096-kept-norms": Case("qwen2.5-7b", "none", False, 4096, fused=True, norms=True),
+    "7b-4096-kept-ours": Case(
+        "qwen2.5-7b", "none", False, 4096, packed=True, fused=True, norms=True, by_documents=True
+    ),
     "7b-4096-half": Case("qwen2.5-7b", "none", 14, 4096),
     "7b-4096-half-packed": Case("qwen2.5-7b", "none", 14, 4096, packed=True),
     "7b-4096-kept-packed": Case("qwen2.5-7b", "none", False, 4096, packed=True),
@@ -86,6 +91,7 @@ TINY_CASES: dict[str, Case] = {
     "tiny-256-packed": Case("tiny", "none", False, 256, packed=True, optimizer="adamw_torch"),
     "tiny-256-fused": Case("tiny", "none", False, 256, fused=True),
     "tiny-256-norms": Case("tiny", "none", False, 256, fused=True, norms=True),
+    "tiny-256-ours": Case("tiny", "none", False, 256, packed=True, fused=True, norms=True, by_documents=True),
     "tiny-nf4-256": Case("tiny", "nf4", True, 256),
 }
 RANK, MICRO_BATCHES = 16, 2
@@ -153,7 +159,7 @@ def measured(case: Case, gpu: bool) -> dict[str, Any]:
         strategy="single", world_size=1, micro_batch_size=1, max_length=case.length, gradient_checkpointing=layers > 0,
         checkpointed_layers=layers, precision="bf16", gpu=gpu, adapter=adapter_of(architecture, lora),
         quantization=case.quantization, masked=case.packed, optimizer=case.optimizer, fused_lora=case.fused,
-        fused_norms=case.norms,
+        fused_norms=case.norms, attention="varlen" if case.by_documents else "sdpa", chunked_loss=case.by_documents,
     )  # fmt: skip
     expected = forecast(architecture, setting)
     before = _used() if gpu else None
@@ -172,17 +178,24 @@ def _model(architecture: Architecture, case: Case, layers: int, lora: LoraSpec, 
     import torch
     from peft import get_peft_model
 
+    from training.model.attention import register
     from training.model.fused import fuse
     from training.model.loading import lora_config
+    from training.model.loss import chunk_loss
     from training.model.norms import fuse_norms
     from training.model.recompute import checkpoint_blocks
 
-    model = get_peft_model(random_base(architecture, case.quantization, device, torch.bfloat16), lora_config(lora))
+    register()
+    attention = "varlen" if case.by_documents else "sdpa"
+    base = random_base(architecture, case.quantization, device, torch.bfloat16, attention)
+    model = get_peft_model(base, lora_config(lora))
     if case.fused:
         fuse(model)
     if case.norms:
         fuse_norms(model)
     checkpoint_blocks(model.get_base_model(), 0, layers)
+    if case.by_documents:
+        chunk_loss(model.get_base_model())
     return model.train()
 
 
@@ -197,13 +210,7 @@ def _train(model: Any, architecture: Architecture, case: Case, device: Any) -> f
         kind = PagedAdamW32bit
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     update = kind(trained, lr=1e-4)
-    ids = torch.randint(0, architecture.vocab_size, (1, case.length), device=device)
-    rows: dict[str, Any] = {"input_ids": ids, "labels": ids}
-    if case.packed:
-        quarter = torch.arange(case.length // 4, device=device).repeat(4)[None]
-        rows["position_ids"] = quarter
-    else:
-        rows["attention_mask"] = torch.ones_like(ids)
+    rows = _batch(case, architecture, device)
     autocast = torch.autocast(device.type, torch.bfloat16)
     taken = 0.0
     for _ in range(3):
@@ -223,6 +230,20 @@ def _train(model: Any, architecture: Architecture, case: Case, device: Any) -> f
     with torch.no_grad(), autocast:
         model.eval()(**rows)
     return taken
+
+
+def _batch(case: Case, architecture: Architecture, device: Any) -> dict[str, Any]:
+    """One row; where packed, of four documents of a length."""
+    import torch
+
+    from training.model.collate import Collator
+
+    ids = torch.randint(0, architecture.vocab_size, (case.length,))
+    spans = [case.length // 4] * 4 if case.packed else [case.length]
+    collate = Collator(0, case.packed, case.by_documents, case.by_documents, masks_by_name=True)
+    batch = collate([{"index": 0, "input_ids": ids, "labels": ids, "lengths": spans}])
+    batch.pop("indices")
+    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
 
 
 def _memory(gpu: bool, before: int | None) -> dict[str, int | None]:

@@ -73,14 +73,14 @@ def on_gpu(packs: bool, trl: str | None = None) -> tuple[Step, ...]:
     planner."""
     memory = "7b-4096-kept-torch,7b-4096-torch,14b-4096-torch"
     if packs:
-        memory = "7b-4096-kept,7b-4096-kept-norms,7b-4096,7b-4096-kept-fused,14b-4096"
+        memory = "7b-4096-kept,7b-4096-kept-ours,7b-4096,7b-4096-kept-norms,7b-4096-kept-fused,14b-4096"
     more = "7b-nf4-4096,7b-4096-half-packed,14b-2048-half,8b-qwen3-4096" if packs else "7b-2048-torch,14b-2048-torch"
     pairs = ("--lengths", "mixture", "--pairs", "5")
     ours = ("--repeats", "1", "--set", OURS)
     steps = (
         *PREPARED,
         script("throughput", 90, "throughput", "--jobs", "7b-fixed", "--repeats", "1"),
-        script("memory", 150, "memory_gpu", "--cases", memory),
+        script("memory", 180, "memory_gpu", "--cases", memory),
         script("throughput-ours", 150, "throughput", "--jobs", "7b-fixed,7b-mixture", *ours),
         script("throughput-trl", 300, "throughput", "--jobs", "7b-fixed", *ours, "--trl", trl) if trl else None,
         script("profile", 90, "profile_step", "--jobs", "7b-fixed"),
@@ -101,7 +101,7 @@ def on_cpu() -> tuple[Step, ...]:
     return (
         *PREPARED,
         script("throughput", 120, "throughput", *few, "--repeats", "1", "--steps", "1"),
-        script("memory", 120, "memory_gpu", "--cpu", "--cases", "tiny-256,tiny-256-packed"),
+        script("memory", 120, "memory_gpu", "--cpu", "--cases", "tiny-256,tiny-256-packed,tiny-256-ours"),
         script("profile", 120, "profile_step", *few),
         script("levers", 120, "levers", "--cpu", "--only", "loss", "--lengths", "fixed", "--pairs", "1"),
         script("saving", 120, "saving", "--rank", "2", "--saves", "1"),

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from benchmarks.jobs import TRAINED, WARM_UP, Clock, Job, Measured, Row, between, rows
 from benchmarks.levers import Side
+from benchmarks.memory_gpu import TINY_CASES, measured
 from benchmarks.peers.side import Watch, attention, labels, same_rows
 from benchmarks.profile_step import STEPS, family, profiled, shares
 from benchmarks.random_model import random_base
@@ -318,3 +319,11 @@ def test_a_step_on_paper_is_shorter_with_a_lever() -> None:
     normed = counted("small", 1024, "H100-80GB", {**ways[1], "model.norms": "fused"})
     assert normed["seconds"] < fused["seconds"]
     assert normed["operations"] < fused["operations"]
+
+
+@pytest.mark.parametrize("name", TINY_CASES)
+def test_each_way_to_train_whose_memory_is_compared_trains(name: str) -> None:
+    found = measured(TINY_CASES[name], gpu=False)
+    assert found["seconds"] > 0
+    assert found["forecast"]["peak_bytes"] > 0
+    assert set(found["measured"].values()) == {None}  # a CPU has no such memory
