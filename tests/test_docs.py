@@ -1,14 +1,17 @@
 """What the documents say is what the code says."""
 
+import json
 import math
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import latency, scaling, stragglers
+from benchmarks.levers import LEVERS
 from launch.errors import ExitCode
 from launch.machine.hardware import CATALOGUE, gpu_topology
 from launch.preflight.reference import reference as checks
@@ -92,6 +95,24 @@ def test_the_page_of_throughput_has_the_errors_of_the_forecast_of_published_runs
         errors.setdefault(name, []).append(error)
     assert len(errors) == 7
     assert [name for name, several in errors.items() if f"| {name} | {' | '.join(several)} |" not in page] == []
+
+
+def recorded(name: str) -> Any:
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+
+
+def test_the_page_of_performance_has_what_the_levers_were_measured_to_give() -> None:
+    page = (ROOT / "docs/performance.md").read_text().partition("## Where a step's time goes")[0]
+    ratios = recorded("levers-cpu")["levers"] | recorded("levers-cpu-norms")["levers"]
+    told = {
+        name: tuple(f"{ratios[f'{name}, {lengths}']['ratio_median']:.2f} x" for lengths in ("mixture", "rag"))
+        for name in LEVERS
+    }
+    assert re.findall(r"\| ([\d.]+ x) \| ([\d.]+ x) \|", page) == list(told.values())
+    save, collated = recorded("saving-cpu"), recorded("collate-cpu")["median_ms"]
+    assert f"the training waits {1000 * save['wait_seconds']:.1f} ms, while the files take" in page
+    assert f"take {save['files_seconds']:.1f} s" in page
+    assert f"collated in {collated:.1f} ms" in page
 
 
 def test_every_exit_code_is_documented() -> None:
