@@ -32,6 +32,7 @@ def random_base(
         base = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if quantization == "nf4":
         _pack(base, device, dtype)
+        base.is_loaded_in_4bit = True  # transformers' loader says so; PEFT chooses its layers by it, TRL their type
     for path, module in base.named_modules():
         own = {n: p for n, p in module.named_parameters(recurse=False) if p.is_meta}
         for name, parameter in own.items():
@@ -40,25 +41,9 @@ def random_base(
             else:
                 made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
             setattr(module, name, torch.nn.Parameter(made))
-    if quantization == "nf4":
-        _tell_packed(base, dtype)
     rotary = base.model.rotary_emb  # its buffers are computed, not loaded
     base.model.rotary_emb = type(rotary)(config).to(device)
     return base
-
-
-def _tell_packed(base: Any, dtype: Any) -> None:
-    """What transformers' own loading says of a packed model: PEFT chooses its layers by it, TRL its adapters' type."""
-    from transformers import BitsAndBytesConfig
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    packed = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=dtype,
-    )  # fmt: skip
-    base.hf_quantizer = AutoHfQuantizer.from_config(packed)
-    base.is_quantized, base.quantization_method = True, packed.quant_method
-    base.hf_quantizer.postprocess_model(base)
 
 
 def _pack(base: Any, device: Any, dtype: Any) -> None:

@@ -34,7 +34,6 @@ def packed(lora: LoraSpec, fused: bool, upcast: bool, **shapes: int) -> Any:
     """As training/model/loading.py makes it. bitsandbytes settles the types of biases when they are first used."""
     architecture = from_config({"model_type": "qwen2", **SHAPES, **WIDE, **shapes}, "config.json")
     base = random_base(architecture, "nf4", torch.device("cpu"), torch.bfloat16)
-    base.is_loaded_in_4bit = True
     if upcast:
         prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     base.requires_grad_(False)
