@@ -90,8 +90,7 @@ def main() -> None:
     jobs = {
         name: replace(known[name], settings=options.set, steps=options.steps or known[name].steps) for name in names
     }
-    for job in jobs.values():
-        check_settings(job)
+    check_settings(next(iter(jobs.values())))
     result: dict[str, Any] = {**machine(options.cpu), "repeats": options.repeats, "jobs": {}}
     for name, job in jobs.items():
         result["jobs"][name] = compared(job, options)
@@ -125,11 +124,11 @@ def _options() -> argparse.Namespace:
 
 
 def check_settings(job: Job) -> None:
-    """Ends the process at values that are no spec, or that nothing fits, before a model is made."""
+    """Ends the process at values that are no spec. What does not fit here is told of its job: another one may."""
     from launch.errors import MusterError
 
     try:
-        planned(job)
+        spec_of(job)
     except MusterError as error:
         sys.exit(f"--set: {error}")
 
@@ -275,6 +274,13 @@ def planned(job: Job, devices: Any = None) -> Any:
     """As muster would run it on these devices, or on those that are here."""
     from launch.machine.discover import topology
     from launch.plan import resolve
+
+    spec = spec_of(job)
+    return resolve(spec, job.architecture, devices or topology(spec.cluster))
+
+
+def spec_of(job: Job) -> Any:
+    """Raises SpecError for settings that no spec has."""
     from launch.spec.file import parse_spec
 
     values: dict[str, Any] = {
@@ -290,8 +296,7 @@ def planned(job: Job, devices: Any = None) -> Any:
     for key, value in job.settings.items():
         section, _, name = key.partition(".")
         values.setdefault(section, {})[name] = value
-    spec = parse_spec(json.dumps(values), "throughput")  # JSON is YAML
-    return resolve(spec, job.architecture, devices or topology(spec.cluster))
+    return parse_spec(json.dumps(values), "throughput")  # JSON is YAML
 
 
 def written(folder: Path, made: list[Row], max_length: int) -> Any:
