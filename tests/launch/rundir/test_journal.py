@@ -63,6 +63,11 @@ def test_a_last_line_that_was_cut_off_is_left_out(file: Path) -> None:
     assert steps(file) == [1]
 
 
+def test_half_of_a_surrogate_pair_costs_no_row(file: Path) -> None:
+    file.write_text('{"step": 1, "text": "\\ud83d"}\n')
+    assert steps(file) == [1]
+
+
 def test_a_line_that_is_no_object_is_left_out(file: Path) -> None:
     file.write_text('3\n{"step": 1}\n\nnull\n')
     assert steps(file) == [1]
