@@ -144,7 +144,7 @@ def adapters(architecture: Architecture, setting: Setting, block: Block) -> int:
     if setting.casts_inputs or setting.adapter.dropout:
         kept += sum(e * width for width in inputs.values())
         if setting.adapter.dropout:
-            kept += sum(_mask(setting) * inputs[name] for name in names & block.reached)
+            kept += sum(mask(setting) * inputs[name] for name in names & block.reached)
         return kept
     kept += e * _shared_inputs(architecture, setting, block)
     return kept + (e * inputs["down_proj"] if "down_proj" in names else 0)
@@ -190,5 +190,6 @@ def copies_weights(setting: Setting) -> bool:
     return setting.casts or setting.quantization != "none"
 
 
-def _mask(setting: Setting) -> int:
+def mask(setting: Setting) -> int:
+    """Bytes of dropout's for each element."""
     return CUDA_MASK if setting.gpu else setting.adapter_element

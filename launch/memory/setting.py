@@ -38,6 +38,8 @@ class Adapter:
     """Of the base's own biases that are trained, in their own type."""
     first_block: int = 0
     """The first one that gradients flow through."""
+    cast_inputs: bool = False
+    """Whether what goes into an adapter is cast to its type wherever PEFT would, though autocast casts it back."""
     embeddings: bool = False
     """Whether gradients flow into the embeddings, too."""
 
@@ -59,7 +61,8 @@ def adapter_of(architecture: Architecture, lora: LoraSpec) -> Adapter:
         magnitudes=sum(outputs for _, outputs in sizes.values()) if lora.use_dora else 0,
         whole=architecture.vocab_size * architecture.hidden_size * len(saved),
         adapted=frozenset(blocks), biases=biases, bias_elements=bias_elements(architecture, lora),
-        embeddings=embeddings, first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
+        cast_inputs=lora.cast_inputs, embeddings=embeddings,
+        first_block=0 if embeddings or biases else min(blocks, default=architecture.layers),
     )  # fmt: skip
 
 
@@ -93,6 +96,8 @@ class Setting:
     """Whether they are computed in chunks of LOSS_CHUNK tokens, as training/model/loss.py does."""
     fused_lora: bool = False
     """Whether an adapted layer is one operation, as in training/model/fused.py."""
+    bucket_views: bool = True
+    """Whether DDP's gradients are views of its buckets."""
     fused_norms: bool = False
     """Whether an RMS norm is one operation, as in training/model/norms.py."""
     optimizer: Optimizer = "paged_adamw_32bit"
@@ -177,5 +182,7 @@ class Setting:
         """Whether each adapted layer makes a copy of what goes into its adapter (training/model/casting.py)."""
         if self.fused_lora:
             return False
-        uncast = self.element < self.adapter_element and not self.adapter.dropout and not self.adapter.magnitudes
+        packed = self.gpu and self.quantization != "none"  # under autocast PEFT's own of these cast none (lora/bnb.py)
+        left = packed or not (self.adapter.cast_inputs or self.adapter.dropout)
+        uncast = left and self.element < self.adapter_element and not self.adapter.magnitudes
         return self.casts and not uncast

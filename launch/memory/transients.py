@@ -3,7 +3,7 @@ models, and held against them in the tests. Letters as in block.py.
 """
 
 from launch.memory.activations import checkpointed_blocks
-from launch.memory.block import FP32, QKV, adapters, behind, copies_weights, mlp
+from launch.memory.block import FP32, QKV, adapters, behind, copies_weights, mask, mlp
 from launch.memory.setting import Setting
 from launch.model.architecture import Architecture
 
@@ -12,21 +12,23 @@ def passing(architecture: Architecture, setting: Setting, backward: bool, again:
     """Bytes of a micro-batch that live for an instant inside a block, beyond what is kept. `again`: of a block that is
     computed a second time.
 
-    Found by counting the live tensors of small models: forward a norm's fp32 copies or, where they are cast, the
-    adapters' fp32 inputs; backward the gradients of the MLP (2 e i; 3 e (i + h) with inputs that are cast while a block
-    is computed again) or of a norm (20 h). DoRA's are more; backward they count where a block is computed again and,
-    under autocast, as three gradients in fp32 of its widest output.
+    Found by counting the live tensors of small models: forward a norm's fp32 copies or what goes into an adapter beside
+    its copies; backward the gradients of the MLP or of a norm (20 h). DoRA's are more; backward they count where a
+    block is computed again and, under autocast, as three gradients in fp32 of its widest output.
     """
     scored = _scoring(architecture, setting, backward) if setting.attention == "eager" else 0
     return max(scored, _unscored_passing(architecture, setting, backward, again))
 
 
 def evaluating(architecture: Architecture, setting: Setting) -> int:
-    """The same of a batch that is evaluated, of which nothing is kept: eager attention's scores, in e and, for the
-    softmax, twice in fp32."""
+    """The same of a batch that is evaluated, of which nothing is kept and nothing dropped: gate, up, what the
+    activation makes of the gate, and their product, beside four hidden states; or eager attention's scores, in e and,
+    for the softmax, twice in fp32."""
     scores = 2 * FP32 + (setting.element if setting.element != FP32 else 0)
     held = setting.tokens * scores * _scores(architecture, setting) if setting.attention == "eager" else 0
-    return max(held, _unscored_passing(architecture, setting, backward=False))
+    dora = _dora_passing(architecture, setting) if setting.adapter.magnitudes else 0
+    width = architecture.intermediate_size + architecture.hidden_size
+    return max(held, setting.tokens * 4 * setting.hidden_element * width + dora)
 
 
 def _scores(architecture: Architecture, setting: Setting) -> int:
@@ -51,28 +53,43 @@ def _scoring(architecture: Architecture, setting: Setting, backward: bool) -> in
 
 def _unscored_passing(architecture: Architecture, setting: Setting, backward: bool, again: bool = False) -> int:
     """`passing` with attention that holds no scores."""
-    h, i, e = architecture.hidden_size, architecture.intermediate_size, setting.element
+    h, i = architecture.hidden_size, architecture.intermediate_size
     dora = _dora_passing(architecture, setting) if setting.adapter.magnitudes else 0
     if not backward:
-        return max(setting.tokens * (10 * h + 6 * i if setting.casts_inputs else 12 * h), dora)
-    if again and setting.casts_inputs:
-        return max(setting.tokens * 3 * e * (i + h), dora)
+        return max(setting.tokens * max(12 * h, _entering(architecture, setting, again)), dora)
     gradients = _mlp_gradients(architecture, setting, again)
     if again:
-        return max(setting.tokens * gradients * i, dora)
+        return max(setting.tokens * max(gradients * i, _entering(architecture, setting, again)), dora)
     widest = max(architecture.linears[name][1] for name in setting.adapter.targets) if dora and setting.casts else 0
     return setting.tokens * max(gradients * i, 20 * h, 3 * FP32 * widest)
+
+
+def _entering(architecture: Architecture, setting: Setting, again: bool) -> int:
+    """Bytes of a token where the widest input enters an adapter: beside it lie its copy in the adapter's type, a i, and
+    what dropout leaves of that, of which a last copy is kept, as is what dropout leaves of one that is not cast.
+    What the rest of the block holds of width h is less where it is computed `again`."""
+    h, i, e, a = architecture.hidden_size, architecture.intermediate_size, setting.element, setting.adapter_element
+    dropped = bool(setting.adapter.dropout) and "down_proj" in setting.adapter.targets and not setting.fused_lora
+    if setting.casts_inputs:
+        found, left = setting.hidden_element, a if dropped else 0
+        copy = a if found != a else 0
+        return (found + copy + left) * i + (6 if again or dropped else 10) * h
+    return e * i + ((1 if again else 3) * e + 4) * h if dropped else 0
 
 
 def _mlp_gradients(architecture: Architecture, setting: Setting, again: bool) -> int:
     """Bytes of them for each of the MLP's width: of gate and up, and of down's input where down has kept nothing that
     goes for it, or where what dropout left of it lies there; beside a hidden state in fp32 one as it was computed. The
-    backward pass begins with the last block."""
+    backward pass begins with the last block. What dropout left, and its mask, are gone by then; where it is cast, its
+    gradient beside that of what was dropped is more."""
     adapter, e, hidden = setting.adapter, setting.element, setting.hidden_element
     blocks = checkpointed_blocks(architecture, setting) if again else [architecture.layers - 1]
     beside = setting.fused_lora and (adapter.dropout or not adapter.adapted.issuperset(blocks))
     count = 3 if beside or "down_proj" not in adapter.targets else 2
-    return count * hidden + (e if hidden != e else 0)
+    gradients = count * hidden + (e if hidden != e else 0)
+    if not adapter.dropout or setting.fused_lora or "down_proj" not in adapter.targets:
+        return gradients
+    return 2 * setting.adapter_element - e if setting.casts_inputs else gradients - mask(setting)
 
 
 def _dora_passing(architecture: Architecture, setting: Setting) -> int:

@@ -79,6 +79,8 @@ def not_fused(spec: RunSpec) -> str:
         return "training.compile merges PEFT's operations itself"
     if spec.training.extra.get("use_liger_kernel"):
         return "training.extra.use_liger_kernel computes the MLP itself, and keeps more of it"
+    if spec.lora.cast_inputs:
+        return "lora.cast_inputs is of PEFT's layers; remove one of the two"
     return ""
 
 

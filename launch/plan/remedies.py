@@ -129,6 +129,10 @@ def _spec_changes(spec: RunSpec, topology: Topology, precision: Precision) -> It
         yield "training.precision: auto", {"training": {"precision": "auto"}}
     if spec.model.attention == "eager":
         yield "model.attention: auto", {"model": {"attention": "auto"}}
+    if spec.lora.cast_inputs:
+        yield "lora.cast_inputs: false", {"lora": {"cast_inputs": False}}
+    if not training.gradient_as_bucket_view:
+        yield "training.gradient_as_bucket_view: true", {"training": {"gradient_as_bucket_view": True}}
     if loss_of(spec, precision, topology.device == "gpu") == "plain" and not not_chunked(spec, precision):
         yield "training.loss: chunked", {"training": {"loss": "chunked"}}
     peft = spec.lora.implementation == "peft" or (spec.lora.implementation == "auto" and topology.device == "gpu")

@@ -141,6 +141,7 @@ def setting_of(
         fused_loss=bool(spec.training.extra.get("use_liger_kernel")),
         chunked_loss=loss_of(spec, precision, topology.device == "gpu") == "chunked",
         fused_lora=lora_of(spec, strategy, topology.device == "gpu") == "fused",
+        bucket_views=spec.training.gradient_as_bucket_view,
         fused_norms=spec.model.norms == "fused", answer_tokens=_answer_tokens(spec),
     )  # fmt: skip
 

@@ -65,7 +65,6 @@ DECIDED_ELSEWHERE = {
     "ddp_find_unused_parameters": "the adapter, whose parameters are all used",
     "local_rank": "the launcher",
     "dataloader_num_workers": "the data pipeline, which reads tokens that are ready",
-    "dataloader_pin_memory": "cluster.device",
     "dataloader_persistent_workers": "the data pipeline",
     "dataloader_prefetch_factor": "the data pipeline",
     "gradient_checkpointing_kwargs": "training.gradient_checkpointing",
@@ -114,8 +113,9 @@ LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "p
 # What transformers' loop, its optimizers, its logging or DDP read, as muster drives them, and the values that they can
 # use: transformers itself looks at few of them, and later breaks.
 READ: dict[str, Any] = {
-    "adam_beta1": Share, "adam_beta2": Share, "adam_epsilon": PositiveFloat, "ddp_broadcast_buffers": bool,
-    "ddp_bucket_cap_mb": PositiveInt, "ddp_static_graph": bool, "debug": Literal["underflow_overflow"],
+    "adam_beta1": Share, "adam_beta2": Share, "adam_epsilon": PositiveFloat, "dataloader_pin_memory": bool,
+    "ddp_broadcast_buffers": bool, "ddp_bucket_cap_mb": PositiveInt, "ddp_static_graph": bool,
+    "debug": Literal["underflow_overflow"],
     "eval_delay": NonNegativeFloat, "full_determinism": bool, "include_num_input_tokens_seen": bool,
     "liger_kernel_config": dict[str, bool], "log_level": LogLevel, "log_level_replica": LogLevel,
     "logging_first_step": bool, "lr_scheduler_kwargs": dict[str, Any], "neftune_noise_alpha": PositiveFloat,

@@ -112,6 +112,9 @@ class LoraSpec(Section):
     """Who computes an adapted layer: `peft` in five operations, or `fused` in one that keeps and copies less.
     `auto` takes `fused` on CPU and `peft` on GPUs. `fused` goes with neither use_dora, int8, a compiler, Liger's
     kernels nor zero3."""
+    cast_inputs: bool = False
+    """Cast what goes into each adapter to the adapter's own type, as PEFT's layers do, for the same result: autocast
+    casts it back. `false` leaves it as it is where nothing is dropped. `auto` takes `peft` with it."""
     adapter: Text | None = None
     """A directory with an adapter to go on from, of the same rank and modules. Relative paths start at the spec's
     folder."""
@@ -191,6 +194,8 @@ class TrainingSpec(Section):
     compile: bool = False
     """Compile each transformer block (torch.compile), with packed rows all padded to max_length so that shapes stay the
     same. The first steps wait for the compiler, a minute or more."""
+    gradient_as_bucket_view: bool = True
+    """Under ddp, gradients are views of the buckets that are exchanged. `false` holds and copies them beside these."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds the adapter, the order of the rows and dropout."""
     report_to: list[Tracker] = Field(default_factory=list)
@@ -291,8 +296,8 @@ def training_identity(spec: RunSpec) -> dict[str, Any]:
     may_change = {
         "micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gradient_checkpointing",
         "save_steps", "save_total_limit", "async_save", "log_steps", "optimizer", "eval_samples", "eval_max_new_tokens",
-        "attention", "flash_attention", "norms", "implementation", "loss", "compile",
-        "report_to",
+        "attention", "flash_attention", "norms", "implementation", "cast_inputs", "loss", "compile",
+        "gradient_as_bucket_view", "report_to",
     }  # fmt: skip
     if spec.training.early_stopping_patience is None:  # else it decides which adapter is kept
         may_change.add("eval_steps")

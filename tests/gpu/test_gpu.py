@@ -159,6 +159,18 @@ def test_layers_as_one_operation_give_the_losses_of_the_libraries(
     assert losses(ours) == pytest.approx(losses(theirs), rel=1e-2)
 
 
+@pytest.mark.parametrize("switch", ["lora.cast_inputs=true", "training.extra.dataloader_pin_memory=false"])
+def test_inputs_that_are_cast_and_batches_that_are_not_pinned_give_the_very_losses(
+    switch: str, workspace: Workspace
+) -> None:
+    one = (
+        "-s", "cluster.devices_per_node=1", "-s", "lora.dropout=0", "-s", "training.epochs=8",
+        "-s", "training.extra.full_determinism=true",
+    )  # fmt: skip
+    usual, switched = (train(workspace, *given, *one) for given in (("usual",), ("switched", "-s", switch)))
+    assert losses(switched) == losses(usual)
+
+
 @pytest.mark.parametrize("kernels", ["fa3", "fa4"])
 @pytest.mark.parametrize("attention", ["sdpa", "varlen"])
 def test_another_package_s_flash_attention_gives_the_losses_of_torch_s(

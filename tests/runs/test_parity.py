@@ -181,6 +181,21 @@ def test_two_launchers_make_one_world(single: Path, base_workspace: Workspace) -
     assert relative_difference(run, single) < TOLERANCE
 
 
+def test_gradients_beside_the_buckets_and_batches_that_are_not_pinned_give_the_very_losses(
+    base_workspace: Workspace,
+) -> None:
+    run = base_workspace.root / "copied"
+    options = ["-s", "cluster.strategy=ddp", "-s", "cluster.devices_per_node=2"]
+    options += ["-s", "training.gradient_as_bucket_view=false", "-s", "training.extra={dataloader_pin_memory: false}"]
+    done = muster("run", base_workspace.spec("parity"), "--run-dir", run, *options)
+    assert done.code == 0, done.err
+    plain = two_ranks("ddp", base_workspace)
+    assert losses(run) == losses(plain)
+    for each, gradients in ((run, "beside the buckets"), (plain, "in the buckets")):
+        observed = next(row for row in read_rows(each / "events.jsonl") if row["event"] == "verified")
+        assert observed["gradients"] == gradients
+
+
 @pytest.mark.parametrize(
     ("strategy", "lever"),
     [("single", "training.optimizer=adamw_torch_fused"), ("ddp", "training.extra={ddp_static_graph: true}")],

@@ -91,8 +91,8 @@ class AdapterTrainer(ResumableTrainer):
             train_dataset=train,
             eval_dataset=evaluation,
         )
-        if plan.strategy == "ddp":  # gradients are views of the buckets: not copied out of them, nor held twice
-            self.accelerator.ddp_handler.gradient_as_bucket_view = True
+        if plan.strategy == "ddp":
+            self.accelerator.ddp_handler.gradient_as_bucket_view = plan.spec.training.gradient_as_bucket_view
         if plan.strategy == "fsdp2":
             sum_in_fp32(self.accelerator.state.fsdp_plugin)
         for printing in (PrinterCallback, ProgressCallback):
@@ -108,7 +108,7 @@ class AdapterTrainer(ResumableTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's share of each global batch; accelerate must not shard it again, so it is not prepared."""
-        pin = self.args.device.type == "cuda"
+        pin = self.args.device.type == "cuda" and self.args.dataloader_pin_memory
         return DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pin)
 
     def _run_epoch(self, **named: Any) -> Any:

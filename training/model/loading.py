@@ -43,7 +43,8 @@ def adapt(base: PreTrainedModel, plan: Plan) -> PeftModel:
     """The adapter's layers in a base, as the plan trains them; they begin as PEFT makes them."""
     base.config.use_cache = False
     model = get_peft_model(base, lora_config(plan.spec.lora))
-    leave_inputs(model)
+    if not plan.spec.lora.cast_inputs:
+        leave_inputs(model)
     if plan.lora_implementation == "fused":
         fuse(model)
     if plan.norms == "fused":

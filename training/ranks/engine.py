@@ -162,6 +162,10 @@ def connect(plan: Plan, place: Launched) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+# Where DDP has them, by its gradient_as_bucket_view.
+OF_DDP = {True: "in the buckets", False: "beside the buckets"}
+
+
 def observe(trainer: Any) -> dict[str, Any]:
     """What this worker really has, in the terms of `promised`."""
     import torch
@@ -195,6 +199,7 @@ def observe(trainer: Any) -> dict[str, Any]:
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     return {
         **({"gradients": gradient_types(wrapped)} if deepspeed else {}),
+        **({"gradients": OF_DDP[wrapped.gradient_as_bucket_view]} if engine == "ddp" else {}),
         "world_size": world_size,
         "engine": engine,
         "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
@@ -219,6 +224,7 @@ def promised(plan: Plan) -> dict[str, Any]:
     summed = "fp32" if plan.setting.sums_fp32 else plan.precision
     return {
         **({"gradients": f"sent in {summed}, added up in {summed}"} if plan.zero_stage else {}),
+        **({"gradients": OF_DDP[plan.spec.training.gradient_as_bucket_view]} if plan.strategy == "ddp" else {}),
         "world_size": plan.world_size,
         "engine": plan.strategy,
         "device": plan.topology.device,

@@ -145,6 +145,7 @@ def test_adapted_layers_are_one_operation_where_that_was_measured_to_be_faster()
             {"training": {"extra": {"use_liger_kernel": True}}},
             "training.extra.use_liger_kernel computes the MLP itself",
         ),
+        ({"lora": {"cast_inputs": True}}, "lora.cast_inputs is of PEFT's layers"),
     ],
 )
 def test_layers_that_cannot_be_one_operation_are_peft_s_and_refused_by_name(

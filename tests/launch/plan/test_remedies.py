@@ -69,6 +69,26 @@ def test_layers_as_one_operation_are_a_way_out() -> None:
     assert told(spec, "1xA100-80GB")[1] == "lora.implementation: fused"
 
 
+def test_inputs_left_as_they_are_are_a_way_out() -> None:
+    spec = spec_of(
+        data={"max_length": 3072}, lora={"dropout": 0.0, "cast_inputs": True}, cluster={"strategy": "single"},
+        training={"micro_batch_size": 1, "gradient_checkpointing": False, "loss": "chunked"},
+    )  # fmt: skip
+    assert "lora.cast_inputs: false" in told(spec, "1xH100-80GB")
+
+
+def test_gradients_in_the_buckets_are_a_way_out() -> None:
+    spec = spec_of(
+        "qwen2.5-7b-instruct", model={"quantization": "nf4"}, data={"max_length": 1024}, lora={"rank": 256},
+        cluster={"strategy": "ddp"},
+        training={
+            "micro_batch_size": 1, "gradient_accumulation_steps": 1, "gradient_checkpointing": True, "loss": "chunked",
+            "gradient_as_bucket_view": False,
+        },
+    )  # fmt: skip
+    assert "training.gradient_as_bucket_view: true" in told(spec, "8xRTX4090-24GB")
+
+
 @pytest.mark.parametrize(("asked", "offered"), [("peft", True), ("auto", False), ("fused", False)])
 def test_layers_as_one_operation_are_offered_on_a_cpu_to_whom_has_not_got_them(asked: str, offered: bool) -> None:
     here = CPU.model_copy(update={"memory_bytes": 50 * GIB, "host_bytes": 50 * GIB})

@@ -23,7 +23,7 @@ TRAINING_KEYS = (
     "epochs, max_steps, micro_batch_size, gradient_accumulation_steps, global_batch_size, learning_rate, lr_scheduler,"
     " warmup_ratio, weight_decay, max_grad_norm, optimizer, precision, save_steps, save_total_limit, async_save,"
     " log_steps, eval_steps, eval_samples, eval_max_new_tokens, early_stopping_patience, gradient_checkpointing, loss,"
-    " compile, seed, report_to, extra"
+    " compile, gradient_as_bucket_view, seed, report_to, extra"
 )
 SECRET_MESSAGE = (
     "looks like a secret; a spec is copied into the run directory: pass it through the environment"
@@ -67,6 +67,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "init_lora_weights": "default",
         "loraplus_lr_ratio": None,
         "implementation": "auto",
+        "cast_inputs": False,
         "adapter": None,
     }
     assert spec.data.model_dump() == {
@@ -103,6 +104,7 @@ def test_three_lines_are_a_spec_and_the_rest_is_the_recipe() -> None:
         "gradient_checkpointing": "auto",
         "loss": "auto",
         "compile": False,
+        "gradient_as_bucket_view": True,
         "seed": 42,
         "report_to": [],
         "extra": {},

@@ -8,20 +8,20 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from launch.spec import LoraSpec
+from tests.conftest import Workspace
 from tests.training.model.live_memory import saved_bytes
+from tests.training.model.test_initial import plan_for
 from tests.training.model.test_memory import built, inputs
+from training.model.loading import load
 
 
 def model_of(kind: str, casts: bool, **lora: Any) -> PeftModel:
     """In bf16 with an adapter in fp32, as it is held but under DeepSpeed; `casts`: as PEFT has it."""
     torch.manual_seed(0)
-    model: PeftModel = built(kind, "bf16", LoraSpec(**lora), "sdpa", zero=False)
+    model: PeftModel = built(kind, "bf16", LoraSpec(**lora, cast_inputs=casts), "sdpa", zero=False)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    for module in model.modules():
-        if casts and isinstance(module, LoraLayer):
-            module.__dict__.pop("_cast_input_dtype", None)
     return model
 
 
@@ -52,6 +52,15 @@ def test_layers_that_share_an_input_keep_it_once() -> None:
     tokens, hidden, blocks = 2 * 64, 96, 4
     # Of q, k, v and of gate, up one copy each in place of five, and none for o, whose input the attention keeps.
     assert kept(casts=True) - kept(casts=False) == blocks * tokens * 2 * (3 * hidden + hidden)
+
+
+@pytest.mark.parametrize("casts", [True, False])
+def test_the_spec_says_whether_inputs_are_cast(casts: bool, wide_base: Workspace) -> None:
+    plan = plan_for(wide_base, lora={"dropout": 0.0, "cast_inputs": casts})
+    assert plan.lora_implementation == ("peft" if casts else "fused")
+    layers = [module for module in load(plan).modules() if isinstance(module, LoraLayer)]
+    assert layers
+    assert {"_cast_input_dtype" in vars(layer) for layer in layers} == {not casts}
 
 
 def test_without_autocast_an_adapter_in_fp32_gets_fp32() -> None:
