@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.liger import apply_liger_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -34,9 +35,20 @@ from training.model.loading import DTYPES, adapt
 
 SDPA, PLAIN = {"model.attention": "sdpa"}, {"training.loss": "plain"}
 RECOMPUTE = "training.gradient_checkpointing"  # "half" stands for the number that is half of the model's blocks
+# Its loss alone, whose forward pass it gives to one model; its other kernels become those of the whole process.
+LIGER = {
+    "use_liger_kernel": True,
+    "liger_kernel_config": {
+        "fused_linear_cross_entropy": True, "cross_entropy": False, "rope": False, "rms_norm": False, "swiglu": False,
+    },
+}  # fmt: skip
 # What stays the same on both sides, and what the lever sets.
 LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "loss: chunked": (SDPA, PLAIN, {"training.loss": "chunked"}),
+    "liger: its loss, against chunks": (
+        {"lora.implementation": "peft", "model.norms": "plain", **SDPA}, {"training.loss": "chunked"},
+        {**PLAIN, "training.extra": LIGER},
+    ),
     "attention: varlen": ({"training.loss": "chunked"}, SDPA, {"model.attention": "varlen"}),
     "lora: fused": (
         {"training.loss": "chunked"}, {"lora.implementation": "peft"}, {"lora.implementation": "fused"}
@@ -56,6 +68,7 @@ LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "checkpointing: half": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: "half"}),
     "checkpointing: none": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: False}),
 }  # fmt: skip
+ON_GPUS = ("liger: its loss, against chunks",)
 LENGTHS = ("mixture", "rag", "fixed")
 
 
@@ -67,12 +80,12 @@ def main() -> None:
         torch.set_num_threads(1)  # the seconds of a process are then those of its work
     result: dict[str, Any] = {**machine(options.cpu), "pairs": options.pairs, "levers": {}}
     for name, lever in LEVERS.items():
-        if not any(name.startswith(asked) for asked in options.only.split(",")):
+        if not any(name.startswith(asked) for asked in options.only):
             continue
         for lengths in options.lengths.split(","):
             try:
                 found = measured(lever, lengths, options)
-            except torch.OutOfMemoryError as error:  # the others may fit
+            except (torch.OutOfMemoryError, ImportError) as error:  # the others may fit, and need no package
                 found = {"failed": str(error).partition(". ")[0]}
             result["levers"][f"{name}, {lengths}"] = found
             print(f"{name}, {lengths}: {json.dumps(found)}", flush=True)
@@ -84,13 +97,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--pairs", type=count, default=7)
-    parser.add_argument("--only", default=",".join(LEVERS), help="how names of levers begin, separated by commas")
+    parser.add_argument("--only", help="how names of levers begin, separated by commas; by default all that run here")
     parser.add_argument("--lengths", default=",".join(LENGTHS))
     parser.add_argument("--json", type=result_file)
     options = parser.parse_args()
-    for asked in options.only.split(","):
+    here = [name for name in LEVERS if not (options.cpu and name in ON_GPUS)]
+    options.only = options.only.split(",") if options.only else here
+    for asked in options.only:
         if not any(name.startswith(asked) for name in LEVERS):
             parser.error(f"--only: {asked!r} begins none of {', '.join(LEVERS)}")
+        if not any(name.startswith(asked) for name in here):
+            parser.error(f"--only: {asked!r} needs a GPU; here are {', '.join(here)}")
     for asked in options.lengths.split(","):
         if asked not in LENGTHS:
             parser.error(f"--lengths: {asked!r} is not known; known are {', '.join(LENGTHS)}")
@@ -152,6 +169,9 @@ class Side:
         self.weights = {name: parameter.data for name, parameter in base.named_parameters()}
         torch.manual_seed(2)  # the adapter is the same, whether the base was drawn or not
         self.model = adapt(base, self.plan).to(self.device).train()
+        extra = self.plan.spec.training.extra
+        if extra.get("use_liger_kernel"):
+            apply_liger_kernel(self.model, extra["liger_kernel_config"])
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         fused = self.plan.optimizer == "adamw_torch_fused"
         self.optimizer = torch.optim.AdamW(self.trained, lr=2e-4, fused=fused)

@@ -8,7 +8,7 @@ Each step is a process with a time limit of its own: what fails or overruns cost
 results.json, written anew after each step with what it found, log.txt with what all printed, and running.json, what the
 step under way has found so far. The same command again goes on with what is not done; a folder has the results of one
 kind of device and of the same versions. Without bitsandbytes steps of packed bases and paged optimizers are left out,
-without --trl, the Python of an environment with TRL, the comparison with it.
+without liger-kernel that of its loss, and without --trl, the Python of an environment with TRL, the comparison with it.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,8 @@ from benchmarks.arguments import check_names, interpreter
 from benchmarks.jobs import versions
 
 ROOT = Path(__file__).resolve().parent.parent
+# Without these some steps are left out.
+OPTIONAL = ("bitsandbytes", "liger_kernel")
 # Below this a process has hardly imported torch.
 LEAST_SECONDS = 10
 OURS = (
@@ -67,10 +70,11 @@ PREPARED = (
 )
 
 
-def on_gpu(packs: bool, trl: str | None = None) -> tuple[Step, ...]:
-    """`packs`: whether bitsandbytes is installed; `trl`: a Python that has TRL. Limits are about twice what an H100
-    should need: 7B and 14B are drawn on the GPU in seconds, and a step of 8,192 tokens takes 0.6 s of a 7B by the
+def on_gpu(packages: Collection[str] = OPTIONAL, trl: str | None = None) -> tuple[Step, ...]:
+    """`packages`: those of OPTIONAL that are installed; `trl`: a Python that has TRL. Limits are about twice what an
+    H100 should need: 7B and 14B are drawn on the GPU in seconds, and a step of 8,192 tokens takes 0.6 s of a 7B by the
     planner."""
+    packs = "bitsandbytes" in packages
     memory = "7b-4096-kept-torch,7b-4096-torch,14b-4096-torch"
     if packs:
         memory = "7b-4096-kept,7b-4096-kept-ours,7b-4096,7b-4096-kept-norms,7b-4096-kept-fused,14b-4096"
@@ -87,6 +91,7 @@ def on_gpu(packs: bool, trl: str | None = None) -> tuple[Step, ...]:
         script("profile-ours", 90, "profile_step", "--jobs", "7b-mixture", "--set", OURS),
         script("throughput-nf4", 90, "throughput", "--jobs", "7b-nf4-fixed", "--repeats", "1") if packs else None,
         script("levers", 240, "levers", "--only", "lora,norms,loss,attention,checkpointing", *pairs),
+        script("levers-liger", 60, "levers", "--only", "liger", *pairs) if "liger_kernel" in packages else None,
         script("saving", 60, "saving", "--saves", "3"),
         script("memory-more", 150, "memory_gpu", "--cases", more),
         script("throughput-14b", 120, "throughput", "--jobs", "14b-fixed", "--repeats", "1"),
@@ -111,7 +116,8 @@ def on_cpu() -> tuple[Step, ...]:
 
 def main() -> None:
     options = _options()
-    steps = on_cpu() if options.cpu else on_gpu(importlib.util.find_spec("bitsandbytes") is not None, options.trl)
+    installed = [package for package in OPTIONAL if importlib.util.find_spec(package)]
+    steps = on_cpu() if options.cpu else on_gpu(installed, options.trl)
     if options.only:
         steps = tuple(step for step in steps if step.name in ("workspace", *options.only.split(",")))
     if options.list:
@@ -135,7 +141,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trl", metavar="PYTHON", type=interpreter, help="of an environment with TRL, to compare with")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
-    check_names(parser, "--only", options.only, sorted({step.name for step in (*on_cpu(), *on_gpu(True, "python"))}))
+    check_names(parser, "--only", options.only, sorted({step.name for step in (*on_cpu(), *on_gpu(trl="python"))}))
     return options
 
 

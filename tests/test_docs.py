@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import latency, scaling, stragglers
-from benchmarks.levers import LEVERS
+from benchmarks.levers import LEVERS, ON_GPUS
 from launch.errors import ExitCode
 from launch.machine.hardware import CATALOGUE, gpu_topology
 from launch.preflight.reference import reference as checks
@@ -107,12 +107,60 @@ def test_the_page_of_performance_has_what_the_levers_were_measured_to_give() -> 
     told = {
         name: tuple(f"{ratios[f'{name}, {lengths}']['ratio_median']:.2f} x" for lengths in ("mixture", "rag"))
         for name in LEVERS
+        if name not in ON_GPUS
     }
     assert re.findall(r"\| ([\d.]+ x) \| ([\d.]+ x) \|", page) == list(told.values())
     save, collated = recorded("saving-cpu"), recorded("collate-cpu")["median_ms"]
     assert f"the training waits {1000 * save['wait_seconds']:.1f} ms, while the files take" in page
     assert f"take {save['files_seconds']:.1f} s" in page
     assert f"collated in {collated:.1f} ms" in page
+
+
+JOBS = ("small-mixture", "small-rag", "small-fixed")
+PEERS = {"throughput-cpu": "TRL", "throughput-cpu-llamafactory": "LLaMA-Factory"}
+WAYS = {"packed": "packed", "padded": "padded", "single": "one row at a time"}
+DISTURBED = " (disturbed)"
+
+
+def test_the_page_of_performance_has_what_muster_and_its_peers_were_measured_to_do() -> None:
+    """Tokens a second by the clock and of a process's own seconds, the ratios of both, and the peaks of memory."""
+    section = (ROOT / "docs/performance.md").read_text().partition("## Against TRL and LLaMA-Factory")[2]
+    table = section.partition("| tokens/s by the clock")[2].partition("\n\n")[0].replace(DISTURBED, "")
+    peaks: dict[str, list[str]] = {job: [] for job in JOBS}
+    for file, peer in PEERS.items():
+        jobs = recorded(file)["jobs"]
+        sides = {"muster": "muster" if peer == "TRL" else f"muster, beside {peer}"}
+        sides |= {f"{peer} {way}": f"{peer}, {name}" for way, name in WAYS.items()}
+        for side, name in sides.items():
+            rates = [
+                tuple(f"{jobs[job][side][key]:,.0f}" for key in ("tokens_per_second", "tokens_per_cpu_second"))
+                for job in JOBS
+            ]
+            assert f"| {name} | {' | '.join(', '.join(pair) for pair in rates)} |" in table
+        ratios = {job: jobs[job]["ratio"][peer] for job in JOBS}
+        if peer == "LLaMA-Factory":  # of three pairs: the one of the table was disturbed
+            fixed = recorded("throughput-cpu-fixed-llamafactory")["jobs"]["small-fixed"]["ratio"]
+            ratios["small-fixed"] = fixed[peer]
+        told = [f"**{ratios[job]['median']:.2f}**, {ratios[job]['by_cpu_seconds']:.2f}" for job in JOBS]
+        assert f"| **ratio to {peer}'s fastest way** | {' | '.join(told)} |" in table
+        for job in JOBS:
+            peaks[job] += [f"{jobs[job][side]['peak_bytes'] / 1e9:.2f}" for side in ("muster", ratios[job]["to"])]
+    row = [f"{ours}, {trl}, {factory} GB" for ours, trl, _, factory in peaks.values()]
+    assert f"TRL's and LLaMA-Factory's fastest | {' | '.join(row)} |" in table
+
+
+def test_the_page_of_performance_has_the_steps_on_paper() -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    table = page.partition("| tokens/s (MFU), estimated |")[2].partition("\n\n")[0]
+    rows = []
+    for small, large in zip(recorded("roofline-h100")["ways"], recorded("roofline-h200")["ways"], strict=True):
+        assert small["settings"] == large["settings"]
+        rates = [f"{way['tokens_per_second']:,} ({100 * way['mfu']:.0f} %)" for way in (small, large)]
+        families = small["families"]
+        moved = families["elementwise"] + families["copies and casts"] + families["reductions"]
+        shares = [families["matrix products"], moved, families["attention"]]
+        rows.append([*rates, *(f"{100 * share:.0f} %" for share in shares)])
+    assert [line.strip("| ").split(" | ")[1:] for line in table.splitlines()[2:]] == rows
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -14,7 +14,7 @@ from benchmarks.on_gpu import ROOT, Session, Step, _options, on_cpu, on_gpu
 from launch.cli import app
 from tests.conftest import environment
 
-EVERY = {(step.name, step.argv): step for step in (*on_cpu(), *on_gpu(True), *on_gpu(False))}.values()
+EVERY = {(step.name, step.argv): step for step in (*on_cpu(), *on_gpu(), *on_gpu(()))}.values()
 
 
 @pytest.mark.parametrize("step", EVERY, ids=lambda step: step.name)
@@ -33,7 +33,7 @@ def test_the_command_of_each_step_parses(step: Step, monkeypatch: pytest.MonkeyP
 
 
 def test_the_tests_of_gpus_are_found_and_the_workspace_is_made(tmp_path: Path) -> None:
-    tests, workspace = ({step.name: step for step in on_gpu(True)}[name] for name in ("tests", "workspace"))
+    tests, workspace = ({step.name: step for step in on_gpu()}[name] for name in ("tests", "workspace"))
     argv = [sys.executable, *tests.argv, "--collect-only"]
     listed = subprocess.run(argv, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True).stdout
     assert listed.count("<Function test_") > 20
@@ -85,9 +85,10 @@ def test_without_time_a_step_is_left_out_and_the_next_session_makes_it(tmp_path:
     assert session.missing((good, bad)) == ["bad"]
 
 
-def test_what_needs_bitsandbytes_is_left_out_without_it() -> None:
-    told = " ".join(word for step in on_gpu(packs=False) for word in step.argv)
+def test_what_needs_a_package_is_left_out_without_it() -> None:
+    told = " ".join(word for step in on_gpu(()) for word in step.argv)
     assert "nf4" not in told
+    assert "liger" not in told
     assert "7b-4096-torch" in told
 
 
@@ -108,7 +109,7 @@ def test_a_rehearsal_s_steps_do_not_count_as_those_of_a_gpu(tmp_path: Path) -> N
 
 
 def test_trl_is_compared_where_a_python_has_it() -> None:
-    added = {step.name for step in on_gpu(True, sys.executable)} - {step.name for step in on_gpu(True)}
+    added = {step.name for step in on_gpu(trl=sys.executable)} - {step.name for step in on_gpu()}
     assert added == {"throughput-trl"}
 
 

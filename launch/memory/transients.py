@@ -65,16 +65,17 @@ def _unscored_passing(architecture: Architecture, setting: Setting, backward: bo
 
 
 def _entering(architecture: Architecture, setting: Setting, again: bool) -> int:
-    """Bytes of a token where the widest input enters an adapter: beside it lie its copy in the adapter's type, a i, and
-    what dropout leaves of that, of which a last copy is kept, as is what dropout leaves of one that is not cast.
-    What the rest of the block holds of width h is less where it is computed `again`."""
-    h, i, e, a = architecture.hidden_size, architecture.intermediate_size, setting.element, setting.adapter_element
+    """Bytes of a token where the widest input enters an adapter: beside it lie its copy in the adapter's type and what
+    dropout leaves of that, unless this is of the type that is computed in, and so kept. What the rest of the block
+    holds of width h is less where it is computed `again`."""
+    h, i, e, found = architecture.hidden_size, architecture.intermediate_size, setting.element, setting.hidden_element
     dropped = bool(setting.adapter.dropout) and "down_proj" in setting.adapter.targets and not setting.fused_lora
-    if setting.casts_inputs:
-        found, left = setting.hidden_element, a if dropped else 0
-        copy = a if found != a else 0
-        return (found + copy + left) * i + (6 if again or dropped else 10) * h
-    return e * i + ((1 if again else 3) * e + 4) * h if dropped else 0
+    if not setting.casts_inputs:
+        left = found if found != e else 0
+        return (found + left) * i + ((1 if again else 3) * e + 4) * h if dropped else 0
+    a = setting.adapter_element
+    copy, left = a if found != a else 0, a if dropped else 0
+    return (found + copy + left) * i + (6 if again or dropped else 10) * h
 
 
 def _mlp_gradients(architecture: Architecture, setting: Setting, again: bool) -> int:

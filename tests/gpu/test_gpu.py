@@ -139,6 +139,16 @@ def test_attention_by_documents_and_a_loss_in_chunks_give_the_losses_of_the_plai
     assert losses(ours) == pytest.approx(losses(plain), rel=1e-2)
 
 
+def test_liger_s_kernels_give_the_losses_of_the_plain_path(workspace: Workspace) -> None:
+    """In bf16, whose products are rounded to 8 bits: within 1e-2."""
+    if not HAS_BF16 or not there("liger_kernel"):
+        pytest.skip("liger-kernel is not there, or this GPU has no bf16")
+    one = ("-s", "cluster.devices_per_node=1", "-s", "data.packing=true", "-s", "training.epochs=8")
+    plain = train(workspace, "plain", *one)
+    ours = train(workspace, "liger", *one, "-s", "training.extra={use_liger_kernel: true}")
+    assert losses(ours) == pytest.approx(losses(plain), rel=1e-2)
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize(
     ("key", "plain", "fact"),
