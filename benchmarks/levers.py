@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "checkpointing: half": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: "half"}),
     "checkpointing: none": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: False}),
 }  # fmt: skip
-ON_GPUS = ("liger: its loss, against chunks",)
+LIGER_S = ("liger: its loss, against chunks",)
 LENGTHS = ("mixture", "rag", "fixed")
 
 
@@ -79,13 +80,11 @@ def main() -> None:
     if options.cpu:
         torch.set_num_threads(1)  # the seconds of a process are then those of its work
     result: dict[str, Any] = {**machine(options.cpu), "pairs": options.pairs, "levers": {}}
-    for name, lever in LEVERS.items():
-        if not any(name.startswith(asked) for asked in options.only):
-            continue
+    for name in options.levers:
         for lengths in options.lengths.split(","):
             try:
-                found = measured(lever, lengths, options)
-            except (torch.OutOfMemoryError, ImportError) as error:  # the others may fit, and need no package
+                found = measured(LEVERS[name], lengths, options)
+            except torch.OutOfMemoryError as error:  # the others may fit
                 found = {"failed": str(error).partition(". ")[0]}
             result["levers"][f"{name}, {lengths}"] = found
             print(f"{name}, {lengths}: {json.dumps(found)}", flush=True)
@@ -101,13 +100,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lengths", default=",".join(LENGTHS))
     parser.add_argument("--json", type=result_file)
     options = parser.parse_args()
-    here = [name for name in LEVERS if not (options.cpu and name in ON_GPUS)]
-    options.only = options.only.split(",") if options.only else here
-    for asked in options.only:
-        if not any(name.startswith(asked) for name in LEVERS):
-            parser.error(f"--only: {asked!r} begins none of {', '.join(LEVERS)}")
-        if not any(name.startswith(asked) for name in here):
-            parser.error(f"--only: {asked!r} needs a GPU; here are {', '.join(here)}")
+    here = [name for name in LEVERS if name not in LIGER_S or (not options.cpu and find_spec("liger_kernel"))]
+    asked_for = options.only.split(",") if options.only else here
+    for asked in asked_for:
+        if not asked or not any(name.startswith(asked) for name in here):
+            parser.error(f"--only: {asked!r} begins none of those that run here: {', '.join(here)}")
+    options.levers = [name for name in here if name.startswith(tuple(asked_for))]
     for asked in options.lengths.split(","):
         if asked not in LENGTHS:
             parser.error(f"--lengths: {asked!r} is not known; known are {', '.join(LENGTHS)}")

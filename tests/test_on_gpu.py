@@ -21,6 +21,7 @@ EVERY = {(step.name, step.argv): step for step in (*on_cpu(), *on_gpu(), *on_gpu
 def test_the_command_of_each_step_parses(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the parser of what it starts, which knows its own jobs and cases."""
     first, *words = step.argv
+    monkeypatch.setattr("benchmarks.levers.find_spec", lambda package: package)
     if first.endswith(".py"):
         monkeypatch.setattr(sys, "argv", [first, *words])
         assert importlib.import_module(f"benchmarks.{Path(first).stem}")._options().json == Path("RUNNING")
@@ -124,6 +125,8 @@ def test_trl_is_compared_where_a_python_has_it() -> None:
         ("throughput", ["--set", "{bad"], "argument --set: '{bad' is no JSON: Expecting property name"),
         ("throughput", ["--set", "[]"], "argument --set: '[]' is no JSON object"),
         ("levers", ["--pairs", "0"], "argument --pairs: 0: at least 1 is needed"),
+        ("levers", ["--only", "liger"], "--only: 'liger' begins none of those that run here: loss: chunked"),
+        ("levers", ["--only", "loss,"], "--only: '' begins none of those that run here: loss: chunked"),
         ("profile_step", ["--set", "1"], "argument --set: '1' is no JSON object"),
         ("memory_gpu", ["--json", "no/such/x.json"], "argument --json: no/such: no such folder"),
     ],

@@ -2,6 +2,8 @@
 models, and held against them in the tests. Letters as in block.py.
 """
 
+from collections.abc import Sequence
+
 from launch.memory.activations import checkpointed_blocks
 from launch.memory.block import FP32, QKV, adapters, behind, copies_weights, mask, mlp
 from launch.memory.setting import Setting
@@ -22,8 +24,8 @@ def passing(architecture: Architecture, setting: Setting, backward: bool, again:
 
 def evaluating(architecture: Architecture, setting: Setting) -> int:
     """The same of a batch that is evaluated, of which nothing is kept and nothing dropped: gate, up, what the
-    activation makes of the gate, and their product, beside four hidden states; or eager attention's scores, in e and,
-    for the softmax, twice in fp32."""
+    activation makes of the gate, and their product, beside four hidden states, as where all layers are adapted; or
+    eager attention's scores, in e and, for the softmax, twice in fp32."""
     scores = 2 * FP32 + (setting.element if setting.element != FP32 else 0)
     held = setting.tokens * scores * _scores(architecture, setting) if setting.attention == "eager" else 0
     dora = _dora_passing(architecture, setting) if setting.adapter.magnitudes else 0
@@ -65,17 +67,29 @@ def _unscored_passing(architecture: Architecture, setting: Setting, backward: bo
 
 
 def _entering(architecture: Architecture, setting: Setting, again: bool) -> int:
-    """Bytes of a token where the widest input enters an adapter: beside it lie its copy in the adapter's type and what
-    dropout leaves of that, unless this is of the type that is computed in, and so kept. What the rest of the block
-    holds of width h is less where it is computed `again`."""
-    h, i, e, found = architecture.hidden_size, architecture.intermediate_size, setting.element, setting.hidden_element
-    dropped = bool(setting.adapter.dropout) and "down_proj" in setting.adapter.targets and not setting.fused_lora
+    """Bytes of a token where the widest input enters an adapter, down's or else one of width h: beside it lie its copy
+    in the adapter's type and what dropout leaves of that, unless this is of the type that is computed in, and so kept.
+    What the rest of the block holds of width h is less where it is computed `again`."""
+    h, e, found = architecture.hidden_size, setting.element, setting.hidden_element
+    width = architecture.intermediate_size if _reaches_down(architecture, setting, again) else h
+    dropped = bool(setting.adapter.dropout) and not setting.fused_lora
     if not setting.casts_inputs:
         left = found if found != e else 0
-        return (found + left) * i + ((1 if again else 3) * e + 4) * h if dropped else 0
+        return (found + left) * width + ((1 if again else 3) * e + 4) * h if dropped else 0
     a = setting.adapter_element
     copy, left = a if found != a else 0, a if dropped else 0
-    return (found + copy + left) * i + (6 if again or dropped else 10) * h
+    return (found + copy + left) * width + (6 if again or dropped else 10) * h
+
+
+def _reaches_down(architecture: Architecture, setting: Setting, again: bool) -> bool:
+    """Whether down is adapted there."""
+    adapter = setting.adapter
+    return "down_proj" in adapter.targets and not adapter.adapted.isdisjoint(_passed(architecture, setting, again))
+
+
+def _passed(architecture: Architecture, setting: Setting, again: bool) -> Sequence[int]:
+    """The blocks that hold the most: those that are computed again, or the last, beside what all others keep."""
+    return checkpointed_blocks(architecture, setting) if again else [architecture.layers - 1]
 
 
 def _mlp_gradients(architecture: Architecture, setting: Setting, again: bool) -> int:
@@ -84,13 +98,14 @@ def _mlp_gradients(architecture: Architecture, setting: Setting, again: bool) ->
     backward pass begins with the last block. What dropout left, and its mask, are gone by then; where it is cast, its
     gradient beside that of what was dropped is more."""
     adapter, e, hidden = setting.adapter, setting.element, setting.hidden_element
-    blocks = checkpointed_blocks(architecture, setting) if again else [architecture.layers - 1]
-    beside = setting.fused_lora and (adapter.dropout or not adapter.adapted.issuperset(blocks))
-    count = 3 if beside or "down_proj" not in adapter.targets else 2
-    gradients = count * hidden + (e if hidden != e else 0)
-    if not adapter.dropout or setting.fused_lora or "down_proj" not in adapter.targets:
+    kept = _reaches_down(architecture, setting, again)
+    all_adapted = adapter.adapted.issuperset(_passed(architecture, setting, again))
+    beside = setting.fused_lora and (adapter.dropout or not all_adapted)
+    gradients = (2 if kept and not beside else 3) * hidden + (e if hidden != e else 0)
+    if not adapter.dropout or setting.fused_lora or not kept:
         return gradients
-    return 2 * setting.adapter_element - e if setting.casts_inputs else gradients - mask(setting)
+    cast = 2 * setting.adapter_element - e if setting.casts_inputs else 0
+    return max(cast, gradients - mask(setting))
 
 
 def _dora_passing(architecture: Architecture, setting: Setting) -> int:

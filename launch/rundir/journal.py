@@ -114,7 +114,7 @@ def parse_rows(text: str) -> Iterator[dict[str, Any]]:
     for line in text.split("\n"):
         try:
             row = from_json(line, cache_strings="keys")  # half of json's time: a long run has a hundred thousand rows
-        except ValueError:
+        except (ValueError, TypeError):
             try:
                 row = json.loads(line)  # which takes half of a surrogate pair, too
             except (ValueError, RecursionError):

@@ -113,8 +113,8 @@ class LoraSpec(Section):
     `auto` takes `fused` on CPU and `peft` on GPUs. `fused` goes with neither use_dora, int8, a compiler, Liger's
     kernels nor zero3."""
     cast_inputs: bool = False
-    """Cast what goes into each adapter to the adapter's own type, as PEFT's layers do, for the same result: autocast
-    casts it back. `false` leaves it as it is where nothing is dropped. `auto` takes `peft` with it."""
+    """Cast what goes into each adapter to the adapter's own type, as PEFT's layers do, though autocast casts it back:
+    the same result. With dropout or DoRA it is cast in any case. `implementation: auto` becomes `peft` with it."""
     adapter: Text | None = None
     """A directory with an adapter to go on from, of the same rank and modules. Relative paths start at the spec's
     folder."""

@@ -502,6 +502,26 @@ def check_the_peak(
     return made.phase
 
 
+@pytest.mark.parametrize(
+    ("precision", "zero", "dropout"), [("bf16", False, 0.0), ("bf16", False, 0.1), ("bf16", True, 0.1)]
+)
+@pytest.mark.parametrize("layers", [0, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "v_proj"]}, {"target_modules": ["o_proj", "gate_proj", "up_proj"]},
+        {"layers_to_transform": [0, 2]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_peak_of_a_step_whose_inputs_are_narrow(
+    precision: str, zero: bool, dropout: float, layers: int, options: dict[str, Any]
+) -> None:
+    """Where no down is adapted, or not that of the last block."""
+    lora = LoraSpec(dropout=dropout, cast_inputs=True, **options)
+    check_the_peak("qwen2", precision, zero, layers, lora, vocab_size=100, intermediate_size=1024, length=512)
+
+
 @pytest.mark.parametrize(("precision", "zero"), ENGINES)
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {"dropout": 0.0}, {"use_dora": True}], ids=str)
 @pytest.mark.parametrize("width", [384, 1024])
