@@ -162,8 +162,8 @@ def connect(plan: Plan, place: Launched) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-# Where DDP has them, by its gradient_as_bucket_view.
-OF_DDP = {True: "in the buckets", False: "beside the buckets"}
+# Where gradients are, by DDP's gradient_as_bucket_view, and without DDP or DeepSpeed.
+OF_DDP, OF_OTHERS = {True: "in the buckets", False: "beside the buckets"}, "each a tensor"
 
 
 def observe(trainer: Any) -> dict[str, Any]:
@@ -182,13 +182,15 @@ def observe(trainer: Any) -> dict[str, Any]:
 
     wrapped, args = trainer.model_wrapped, trainer.args
     adapter = trainer.accelerator.unwrap_model(trainer.model)
-    deepspeed = type(wrapped).__name__ == "DeepSpeedEngine"
+    deepspeed, gradients = type(wrapped).__name__ == "DeepSpeedEngine", OF_OTHERS
     if deepspeed:
-        engine = _zero_name(wrapped)
+        engine, gradients = _zero_name(wrapped), gradient_types(wrapped)
     elif isinstance(wrapped, FSDPModule):
         engine = "fsdp2"
+    elif isinstance(wrapped, DistributedDataParallel):
+        engine, gradients = "ddp", OF_DDP[wrapped.gradient_as_bucket_view]
     else:
-        engine = "ddp" if isinstance(wrapped, DistributedDataParallel) else "single"
+        engine = "single"
     if deepspeed:
         precision = "bf16" if wrapped.bfloat16_enabled() else "fp16" if wrapped.fp16_enabled() else "fp32"
         micro, accumulation = wrapped.train_micro_batch_size_per_gpu(), wrapped.gradient_accumulation_steps()
@@ -198,8 +200,7 @@ def observe(trainer: Any) -> dict[str, Any]:
         micro, accumulation = trainer.batches.micro_batch_size, args.gradient_accumulation_steps
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     return {
-        **({"gradients": gradient_types(wrapped)} if deepspeed else {}),
-        **({"gradients": OF_DDP[wrapped.gradient_as_bucket_view]} if engine == "ddp" else {}),
+        "gradients": gradients,
         "world_size": world_size,
         "engine": engine,
         "device": "gpu" if torch.device(args.device).type == "cuda" else "cpu",
@@ -221,10 +222,13 @@ def observe(trainer: Any) -> dict[str, Any]:
 
 
 def promised(plan: Plan) -> dict[str, Any]:
-    summed = "fp32" if plan.setting.sums_fp32 else plan.precision
+    summed, gradients = "fp32" if plan.setting.sums_fp32 else plan.precision, OF_OTHERS
+    if plan.zero_stage:
+        gradients = f"sent in {summed}, added up in {summed}"
+    elif plan.strategy == "ddp":
+        gradients = OF_DDP[plan.spec.training.gradient_as_bucket_view]
     return {
-        **({"gradients": f"sent in {summed}, added up in {summed}"} if plan.zero_stage else {}),
-        **({"gradients": OF_DDP[plan.spec.training.gradient_as_bucket_view]} if plan.strategy == "ddp" else {}),
+        "gradients": gradients,
         "world_size": plan.world_size,
         "engine": plan.strategy,
         "device": plan.topology.device,

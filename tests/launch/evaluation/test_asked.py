@@ -139,7 +139,7 @@ def test_a_model_that_nothing_here_holds() -> None:
     with pytest.raises(NoPlanError) as told:
         processes_for(fourteen(), MODEL, "bf16", gpu_topology(CATALOGUE["T4-16GB"], 1, 2), 2048)
     assert str(told.value) == (
-        "the model needs 32.1 GiB to be evaluated, and 2 x T4-16GB have 14.7 GiB each; --quantization nf4 needs less"
+        "the model needs 32.3 GiB to be evaluated, and 2 x T4-16GB have 14.7 GiB each; --quantization nf4 needs less"
     )
     with pytest.raises(NoPlanError, match=r"2 x CPU process have 8\.0 GiB each$"):
         processes_for(fourteen(), MODEL, "fp32", CPU, 2048)

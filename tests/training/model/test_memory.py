@@ -295,7 +295,8 @@ def test_ddp_holds_gradients_in_its_buckets_and_beside_them_while_it_accumulates
     assert static.gradients(here) == (0 if views else sum(exchanged.values()))
     assert static.buffers(plan.architecture, here) == sum(exchanged.values())
     assert (len(exchanged) < sum(p.requires_grad for p in model.parameters())) is views
-    assert not exchanged.keys() & earlier.keys()
+    if views:  # else what was exchanged has gone, and its addresses are used again
+        assert not exchanged.keys() & earlier.keys()
     assert static.accumulated(here) == static.gradients(here)
     assert static.accumulated(replace(here, accumulates=True)) == sum(earlier.values())
 
