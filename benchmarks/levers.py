@@ -69,7 +69,7 @@ LEVERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "checkpointing: half": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: "half"}),
     "checkpointing: none": ({"training.loss": "chunked"}, {RECOMPUTE: True}, {RECOMPUTE: False}),
 }  # fmt: skip
-LIGER_S = ("liger: its loss, against chunks",)
+WITH_LIGER = ("liger: its loss, against chunks",)
 LENGTHS = ("mixture", "rag", "fixed")
 
 
@@ -100,7 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lengths", default=",".join(LENGTHS))
     parser.add_argument("--json", type=result_file)
     options = parser.parse_args()
-    here = [name for name in LEVERS if name not in LIGER_S or (not options.cpu and find_spec("liger_kernel"))]
+    here = [name for name in LEVERS if name not in WITH_LIGER or (not options.cpu and find_spec("liger_kernel"))]
     asked_for = options.only.split(",") if options.only else here
     for asked in asked_for:
         if not asked or not any(name.startswith(asked) for name in here):

@@ -96,8 +96,6 @@ class Setting:
     """Whether they are computed in chunks of LOSS_CHUNK tokens, as training/model/loss.py does."""
     fused_lora: bool = False
     """Whether an adapted layer is one operation, as in training/model/fused.py."""
-    bucket_views: bool = True
-    """Whether DDP's gradients are views of its buckets."""
     fused_norms: bool = False
     """Whether an RMS norm is one operation, as in training/model/norms.py."""
     optimizer: Optimizer = "paged_adamw_32bit"
@@ -107,6 +105,8 @@ class Setting:
     """What the loss is computed in: transformers casts (from 4.45 on); None where they stay as the model made them."""
     bucket_elements: int | None = None
     """DeepSpeed's reduce_bucket_size; None for the one that muster renders."""
+    bucket_views: bool = True
+    """Whether DDP's gradients are views of its buckets."""
     fp32_sums: bool = True
     """Whether DeepSpeed adds gradients up in fp32 where muster's files say so (spec.SUMS_FP32)."""
     answer_tokens: int | None = None

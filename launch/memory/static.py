@@ -74,14 +74,11 @@ def gradients(setting: Setting) -> int:
     ZeRO-1 all and a share of their sum, of the type of their weights. DDP's are views of its buckets
     (gradient_as_bucket_view), and counted there."""
     summed_here = setting.strategy == "zero2_offload" and setting.sums_fp32
-    if _in_buckets(setting) or (_offloaded(setting) and not summed_here):
+    in_buckets = setting.strategy == "ddp" and setting.bucket_views
+    if in_buckets or (_offloaded(setting) and not summed_here):
         return 0
     held = _gradients(setting)
     return (held if setting.strategy == "zero1" else 0) + _share(held, setting)
-
-
-def _in_buckets(setting: Setting) -> bool:
-    return setting.strategy == "ddp" and setting.bucket_views
 
 
 def accumulated(setting: Setting) -> int:

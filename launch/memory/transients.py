@@ -82,7 +82,7 @@ def _entering(architecture: Architecture, setting: Setting, again: bool) -> int:
 
 
 def _reaches_down(architecture: Architecture, setting: Setting, again: bool) -> bool:
-    """Whether down is adapted there."""
+    """Whether one of these blocks adapts its down projection."""
     adapter = setting.adapter
     return "down_proj" in adapter.targets and not adapter.adapted.isdisjoint(_passed(architecture, setting, again))
 

@@ -49,7 +49,7 @@ def test_the_longest_sequences_are_tried_before_the_first_step(long_row: Workspa
     assert found["error"] == pytest.approx(found["forecast_bytes"] / found["process_bytes"] - 1, abs=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["single", "ddp", "zero2", "zero3_offload", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["single", "ddp", "zero1", "zero2", "zero3_offload", "fsdp2"])
 def test_it_changes_nothing(strategy: str, workspace: Workspace) -> None:
     """The adapter is that of a run whose rehearsal was taken out, to the last bit: with dropout, which draws numbers,
     and the recipe's optimizer."""

@@ -170,10 +170,7 @@ def observe(trainer: Any) -> dict[str, Any]:
     """What this worker really has, in the terms of `promised`."""
     import torch
     import torch.distributed as dist
-    from torch.distributed.fsdp import FSDPModule
-    from torch.nn.parallel import DistributedDataParallel
 
-    from training.checkpoint.states import gradient_types
     from training.model.attention import flash_kernels
     from training.model.fused import is_fused
     from training.model.loss import is_chunked
@@ -182,16 +179,8 @@ def observe(trainer: Any) -> dict[str, Any]:
 
     wrapped, args = trainer.model_wrapped, trainer.args
     adapter = trainer.accelerator.unwrap_model(trainer.model)
-    deepspeed, gradients = type(wrapped).__name__ == "DeepSpeedEngine", OF_OTHERS
-    if deepspeed:
-        engine, gradients = _zero_name(wrapped), gradient_types(wrapped)
-    elif isinstance(wrapped, FSDPModule):
-        engine = "fsdp2"
-    elif isinstance(wrapped, DistributedDataParallel):
-        engine, gradients = "ddp", OF_DDP[wrapped.gradient_as_bucket_view]
-    else:
-        engine = "single"
-    if deepspeed:
+    engine, gradients = _engine(wrapped)
+    if engine.startswith("zero"):
         precision = "bf16" if wrapped.bfloat16_enabled() else "fp16" if wrapped.fp16_enabled() else "fp32"
         micro, accumulation = wrapped.train_micro_batch_size_per_gpu(), wrapped.gradient_accumulation_steps()
     else:
@@ -219,6 +208,20 @@ def observe(trainer: Any) -> dict[str, Any]:
         "optimizer": optimizer_name(trainer.optimizer),
         "trainable_parameters": _count(parameter for parameter in adapter.parameters() if parameter.requires_grad),
     }
+
+
+def _engine(wrapped: Any) -> tuple[str, str]:
+    """Its name, and where gradients are."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.nn.parallel import DistributedDataParallel
+
+    from training.checkpoint.states import gradient_types
+
+    if type(wrapped).__name__ == "DeepSpeedEngine":
+        return _zero_name(wrapped), gradient_types(wrapped)
+    if isinstance(wrapped, DistributedDataParallel):
+        return "ddp", OF_DDP[wrapped.gradient_as_bucket_view]
+    return "fsdp2" if isinstance(wrapped, FSDPModule) else "single", OF_OTHERS
 
 
 def promised(plan: Plan) -> dict[str, Any]:
