@@ -117,7 +117,7 @@ def _work(worker: Worker, arguments: argparse.Namespace, place: Launched) -> Non
     logging.lastResort.setFormatter(logging.Formatter(PYTHON_FORMAT))
     # Says at import, on every run, that a kernel for inference is not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with importing():
+    with importing(plan.unused):
         from training.train import load_data, train
 
     # `never` is for another run: rank 0 moves the finished one aside, perhaps a moment after we look.

@@ -22,6 +22,7 @@ def classify(error: BaseException) -> tuple[ExitCode, str]:
     """The exit code and one paragraph for a person. No module of the error's library is imported for it."""
     if isinstance(error, MusterError):
         return error.exit_code, str(error)
+    error = _meant(error)
     code, advice = _told(error)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return code, f"{text}\n{advice}" if advice else text
@@ -32,9 +33,20 @@ def failure(rank: int, error: BaseException) -> dict[str, Any]:
     code, message = classify(error)
     checks = {"checks": list(error.checks)} if isinstance(error, PreflightError) else {}
     return {
-        **checks, "rank": rank, "class": code.name.lower(), "exit_code": int(code), "error": type(error).__name__,
-        "message": message, "time": time.time(), "traceback": "".join(traceback.format_exception(error)),
+        **checks, "rank": rank, "class": code.name.lower(), "exit_code": int(code),
+        "error": type(_meant(error)).__name__, "message": message, "time": time.time(),
+        "traceback": "".join(traceback.format_exception(error)),
     }  # fmt: skip
+
+
+def _meant(error: BaseException) -> BaseException:
+    """The error behind transformers' "Could not import module", which says no more of a wheel for another CUDA.
+
+    It imports its parts when they are first used, and hides what ends that (_LazyModule in utils/import_utils.py).
+    """
+    while isinstance(error, ImportError) and str(error).startswith("Could not import module") and error.__cause__:
+        error = error.__cause__
+    return error
 
 
 def _told(error: BaseException) -> tuple[ExitCode, str]:

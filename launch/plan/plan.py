@@ -95,6 +95,12 @@ class Plan(BaseModel):
         return self.strategy in OFFLOADS
 
     @property
+    def unused(self) -> list[str]:
+        """Packages that others import wherever they are installed, and that this run can do without."""
+        bitsandbytes = self.optimizer.startswith("paged") or self.spec.model.quantization != "none"
+        return [name for name, used in (("deepspeed", self.zero_stage), ("bitsandbytes", bitsandbytes)) if not used]
+
+    @property
     def setting(self) -> Setting:
         """What its memory was forecast for."""
         return setting_of(

@@ -22,17 +22,10 @@ DEEPSPEED, BITSANDBYTES, LIGER = ("deepspeed", ZERO["deepspeed"]), ("bitsandbyte
 def needed(context: Context) -> dict[str, str]:
     """The least version of each package that this run imports."""
     floors = dict(MINIMUM)
-    if context.plan.zero_stage:
-        floors.update([DEEPSPEED])
-    if _uses_bitsandbytes(context):
-        floors.update([BITSANDBYTES])
+    floors.update(each for each in (DEEPSPEED, BITSANDBYTES) if each[0] not in context.plan.unused)
     if context.plan.spec.training.extra.get("use_liger_kernel"):
         floors.update([LIGER])
     return floors
-
-
-def _uses_bitsandbytes(context: Context) -> bool:
-    return context.plan.optimizer.startswith("paged") or context.plan.spec.model.quantization != "none"
 
 
 def packages(context: Context) -> Finding:
@@ -78,7 +71,7 @@ def bitsandbytes(context: Context) -> Finding:
 def without_bitsandbytes(context: Context) -> str | None:
     if reason := on_gpus(context):
         return reason
-    return None if _uses_bitsandbytes(context) else "nothing in this run uses bitsandbytes"
+    return "nothing in this run uses bitsandbytes" if "bitsandbytes" in context.plan.unused else None
 
 
 def compiler(context: Context) -> Finding:

@@ -53,6 +53,24 @@ def test_a_loss_that_is_not_finite_ends_with_7_and_names_the_step(workspace: Wor
     assert (failure["class"], failure["exit_code"]) == ("numerical", 7)
 
 
+def test_a_broken_package_ends_the_runs_that_use_it_and_no_other(workspace: Workspace) -> None:
+    """As a bitsandbytes or a DeepSpeed for another CUDA may be, on a machine where both are installed."""
+    for name in ("bitsandbytes", "deepspeed"):
+        package = workspace.root / "broken" / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"raise RuntimeError('{name} is for another CUDA')\n")
+    variables = {"PYTHONPATH": f"{workspace.root / 'broken'}:{ROOT}"}
+    spec, codes = workspace.spec(training={"max_steps": 1, "epochs": None}, recovery={"restarts": 0}), {}
+    uses = {
+        "neither": (), "bitsandbytes": ("-s", "model.quantization=nf4"), "deepspeed": ("-s", "cluster.strategy=zero2")
+    }  # fmt: skip
+    for name, options in uses.items():
+        done = muster("run", spec, "--run-dir", workspace.root / name, *options, **variables)
+        codes[name] = done.code
+        assert (f"{name} is for another CUDA" in done.err) == (name != "neither"), done.err
+    assert codes == {"neither": 0, "bitsandbytes": 10, "deepspeed": 10}
+
+
 def test_weights_that_are_not_finite_end_with_7_before_the_first_step(workspace: Workspace) -> None:
     poisoned = workspace.root / "poisoned"
     shutil.copytree(workspace.root / "base", poisoned)

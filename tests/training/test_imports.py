@@ -1,7 +1,10 @@
-"""What the collector does around imports."""
+"""What the collector does around imports, and which packages are there for them."""
 
 import gc
+import importlib.util
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +45,21 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
     seen = weakref.ref(Node())
     gc.collect()
     assert seen() is None
+
+
+def test_a_package_that_a_run_has_no_use_for_is_not_there_unless_it_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("seldom_used", "used_before"):
+        (tmp_path / f"{name}.py").write_text("")
+        monkeypatch.setitem(sys.modules, name, None)  # so that the test leaves none behind
+        del sys.modules[name]
+        assert importlib.util.find_spec(name) is not None
+    import used_before
+
+    with importing(["seldom_used", "used_before"]):
+        assert importlib.util.find_spec("seldom_used") is None
+        with pytest.raises(ModuleNotFoundError):
+            import seldom_used  # noqa: F401
+        assert sys.modules["used_before"] is used_before

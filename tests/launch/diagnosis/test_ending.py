@@ -10,6 +10,7 @@ import pytest
 from launch.diagnosis.cause import Cause, first_of
 from launch.diagnosis.ending import first_cause, outcome, read_failures, unexplained
 from launch.diagnosis.exceptions import classify
+from launch.diagnosis.exceptions import failure as rank_failure
 from launch.diagnosis.hits import Hit
 from launch.diagnosis.known import BY_NAME
 from launch.errors import DataError, ExitCode, Mistake, NumericalError, Stopped
@@ -74,6 +75,16 @@ def test_an_error_of_our_own_speaks_for_itself(error: Exception, code: int) -> N
 
 def test_the_driver_s_out_of_memory() -> None:
     assert classify(RuntimeError("CUDA error: out of memory"))[0] == ExitCode.GPU_MEMORY
+
+
+def test_what_transformers_could_not_import_is_told_by_what_was_wrong_with_it() -> None:
+    hidden = [ModuleNotFoundError(f"Could not import module '{name}'.") for name in ("Trainer", "PeftModel")]
+    hidden[0].__cause__, hidden[1].__cause__ = hidden[1], OSError("libcudart.so.12: cannot open shared object file")
+    assert classify(hidden[0]) == classify(hidden[1].__cause__)
+    assert rank_failure(0, hidden[0])["error"] == "OSError"
+    advised = ImportError("flash-attn is needed: pip install flash-attn")
+    advised.__cause__ = ModuleNotFoundError("No module named 'flash_attn'")
+    assert classify(advised)[1].startswith("ImportError: flash-attn is needed")
 
 
 # The first cause
