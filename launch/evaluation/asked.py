@@ -78,6 +78,11 @@ class Job(BaseModel):
         return str(getattr(self.data, self.split))
 
     @property
+    def unused(self) -> list[str]:
+        """Packages that others import wherever they are installed, and that this evaluation can do without."""
+        return ["deepspeed"] if self.model.quantization != "none" else ["deepspeed", "bitsandbytes"]
+
+    @property
     def spread(self) -> bool:
         return self.processes < self.topology.devices_per_node
 

@@ -69,6 +69,8 @@ def test_a_broken_package_ends_the_runs_that_use_it_and_no_other(workspace: Work
         codes[name] = done.code
         assert (f"{name} is for another CUDA" in done.err) == (name != "neither"), done.err
     assert codes == {"neither": 0, "bitsandbytes": 10, "deepspeed": 10}
+    done = muster("evaluate", workspace.root / "neither", "--limit", 1, **variables)
+    assert done.code == 0, done.err
 
 
 def test_weights_that_are_not_finite_end_with_7_before_the_first_step(workspace: Workspace) -> None:
