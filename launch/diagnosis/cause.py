@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from launch.diagnosis.hits import Hit
 from launch.diagnosis.known import BY_NAME, KNOWN, STANDINGS
+from launch.diagnosis.known.software import HIDES
 from launch.errors import ExitCode
 from launch.wording import plural
 
@@ -98,7 +99,11 @@ def _told_by(stream: Sequence[Hit]) -> list[Hit]:
 
 
 def _of_chain(chain: Sequence[Hit]) -> Hit:
-    """The most specific one, the first of equals; of exceptions that no table knows the last, which says the most."""
+    """The most specific one, the first of equals; of exceptions that no table knows the last, which says the most.
+
+    One that hides another has no say beside it.
+    """
+    chain = [hit for hit in chain if HIDES not in hit.text] or chain
     told = min(chain, key=_specific)
     return chain[-1] if told.known.name == "exception" else told
 

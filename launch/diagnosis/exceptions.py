@@ -9,6 +9,7 @@ from launch.diagnosis.known import recognised
 from launch.diagnosis.known.gpu import SMALLER
 from launch.diagnosis.known.host import ROOM
 from launch.diagnosis.known.network import PEER
+from launch.diagnosis.known.software import HIDES
 from launch.errors import ExitCode, MusterError, PreflightError
 
 # What helps against a class of failures, where nothing more is known.
@@ -40,11 +41,8 @@ def failure(rank: int, error: BaseException) -> dict[str, Any]:
 
 
 def _meant(error: BaseException) -> BaseException:
-    """The error behind transformers' "Could not import module", which says no more of a wheel for another CUDA.
-
-    It imports its parts when they are first used, and hides what ends that (_LazyModule in utils/import_utils.py).
-    """
-    while isinstance(error, ImportError) and str(error).startswith("Could not import module") and error.__cause__:
+    """The one behind an error that hides it."""
+    while isinstance(error, ImportError) and str(error).startswith(HIDES) and error.__cause__:
         error = error.__cause__
     return error
 

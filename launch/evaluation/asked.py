@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -71,6 +71,8 @@ class Job(BaseModel):
     limit: int | None
     max_new_tokens: int
     declines: str
+    unused: list[str]
+    """Packages that other libraries import wherever they are installed, and that nothing here has a use for."""
 
     @property
     def source(self) -> str:
@@ -78,13 +80,14 @@ class Job(BaseModel):
         return str(getattr(self.data, self.split))
 
     @property
-    def unused(self) -> list[str]:
-        """Packages that others import wherever they are installed, and that this evaluation can do without."""
-        return ["deepspeed"] if self.model.quantization != "none" else ["deepspeed", "bitsandbytes"]
-
-    @property
     def spread(self) -> bool:
         return self.processes < self.topology.devices_per_node
+
+
+def unused_packages(model: ModelSpec, adapter: Mapping[str, Any]) -> list[str]:
+    """`adapter` is an adapter_config.json: for one that began as LoftQ's PEFT quantises, whatever the base is."""
+    quantises = model.quantization != "none" or adapter.get("init_lora_weights") == "loftq"
+    return ["deepspeed"] if quantises else ["deepspeed", "bitsandbytes"]
 
 
 def precision_here(planned: Precision | None, topology: Topology) -> Precision:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from launch.errors import DataError, HostError, Mistake, PreflightError, UsageError
-from launch.evaluation.asked import Job, decline_pattern, precision_here, processes_for
+from launch.evaluation.asked import Job, decline_pattern, precision_here, processes_for, unused_packages
 from launch.evaluation.directory import Evaluation
 from launch.machine.discover import cpu_count, topology
 from launch.machine.hardware import Topology
@@ -63,7 +63,7 @@ def job_of(found: Trained, asked: Options, place: Evaluation) -> tuple[Job, list
         precision=precision, attention=answering_attention(model), topology=here,
         processes=processes_for(architecture, model, precision, here, length),
         loss_batch_size=plan.micro_batch_size if plan else 1, answer_batch_size=asked.batch_size, limit=asked.limit,
-        max_new_tokens=asked.max_new_tokens, declines=asked.declines,
+        max_new_tokens=asked.max_new_tokens, declines=asked.declines, unused=unused_packages(model, found.config),
     )  # fmt: skip
     return job, notes
 

@@ -96,7 +96,7 @@ class Plan(BaseModel):
 
     @property
     def unused(self) -> list[str]:
-        """Packages that others import wherever they are installed, and that this run can do without."""
+        """Packages that other libraries import wherever they are installed, and that this run has no use for."""
         bitsandbytes = self.optimizer.startswith("paged") or self.spec.model.quantization != "none"
         return [name for name, used in (("deepspeed", self.zero_stage), ("bitsandbytes", bitsandbytes)) if not used]
 

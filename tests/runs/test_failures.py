@@ -67,7 +67,11 @@ def test_a_broken_package_ends_the_runs_that_use_it_and_no_other(workspace: Work
     for name, options in uses.items():
         done = muster("run", spec, "--run-dir", workspace.root / name, *options, **variables)
         codes[name] = done.code
-        assert (f"{name} is for another CUDA" in done.err) == (name != "neither"), done.err
+        assert set(re.findall(r"(\w+) is for another CUDA", done.err)) == {name} - {"neither"}, done.err
+        if name != "neither":
+            told = muster("diagnose", workspace.root / name).out
+            assert f"RuntimeError: {name} is for another CUDA" in told
+            assert "missing" not in told
     assert codes == {"neither": 0, "bitsandbytes": 10, "deepspeed": 10}
     done = muster("evaluate", workspace.root / "neither", "--limit", 1, **variables)
     assert done.code == 0, done.err

@@ -63,3 +63,4 @@ def test_a_package_that_a_run_has_no_use_for_is_not_there_unless_it_was_before(
         with pytest.raises(ModuleNotFoundError):
             import seldom_used  # noqa: F401
         assert sys.modules["used_before"] is used_before
+    assert importlib.util.find_spec("seldom_used") is None  # for good: DeepSpeed would be imported in the first save

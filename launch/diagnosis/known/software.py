@@ -3,6 +3,10 @@
 from launch.diagnosis.known.failure import Known, raised
 from launch.errors import ExitCode
 
+# transformers imports its parts when they are first used, and tells of a ModuleNotFoundError, RuntimeError or
+# AttributeError that ends that only so; the error itself stands behind it (_LazyModule in utils/import_utils.py).
+HIDES = "Could not import module '"
+
 SOFTWARE = (
     Known(
         name="op-build",

@@ -157,3 +157,15 @@ def test_a_worker_that_a_signal_ended_has_a_reason_of_its_own_wherever_torchrun_
         assert (found.rank, found.known.name) == (5, name)
     killed = "Unable to shutdown process 77 via Signals.SIGTERM, forcefully exiting via Signals.SIGKILL"
     assert hit(OF_ALL, 9, [killed, *entry], "  exitcode  : -9 (pid: 77)", []) is None
+
+
+def test_an_error_that_hides_another_has_no_say_beside_it() -> None:
+    """As transformers says what it could not import; `chained` is what has another one behind it."""
+    hidden = "ModuleNotFoundError: Could not import module 'PeftModel'. Are this object's requirements defined?"
+    before = [
+        told("exception", text="RuntimeError: bitsandbytes is for another CUDA", line=1, chained=True),
+        told("missing-module", text=hidden, line=2, chained=True),
+    ]
+    last = told("missing-module", text=hidden.replace("PeftModel", "Trainer"), line=3)
+    assert first(*before, last).evidence[0].text == before[0].text
+    assert first(last).name == "missing-module"

@@ -7,6 +7,7 @@ import pytest
 
 from launch.errors import NoPlanError
 from launch.evaluation import DECLINES, Job, chosen, precision_here, processes_for, report
+from launch.evaluation.asked import unused_packages
 from launch.machine.hardware import CATALOGUE, GIB, Topology, gpu_topology
 from launch.model.architecture import Architecture
 from launch.model.variants import VARIANTS
@@ -22,7 +23,7 @@ def job(**changes: Any) -> Job:
         "data": DataSpec(train="train.jsonl", eval="held-out.jsonl"), "split": "eval", "tokens": "tokens",
         "max_positions": 32768, "precision": "fp32", "attention": "sdpa",
         "topology": CPU, "processes": 2, "loss_batch_size": 1, "answer_batch_size": 16, "limit": None,
-        "max_new_tokens": 256, "declines": DECLINES, "own_tokens": False,
+        "max_new_tokens": 256, "declines": DECLINES, "own_tokens": False, "unused": [],
     }  # fmt: skip
     return Job(**{**values, **changes})
 
@@ -143,3 +144,15 @@ def test_a_model_that_nothing_here_holds() -> None:
     )
     with pytest.raises(NoPlanError, match=r"2 x CPU process have 8\.0 GiB each$"):
         processes_for(fourteen(), MODEL, "fp32", CPU, 2048)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "start", "unused"),
+    [
+        ("none", True, ["deepspeed", "bitsandbytes"]), ("none", "pissa", ["deepspeed", "bitsandbytes"]),
+        ("none", "loftq", ["deepspeed"]), ("nf4", True, ["deepspeed"]), ("int8", True, ["deepspeed"]),
+    ],
+)  # fmt: skip
+def test_packages_that_an_evaluation_has_no_use_for(quantization: Any, start: Any, unused: list[str]) -> None:
+    model = MODEL.model_copy(update={"quantization": quantization})
+    assert unused_packages(model, {"peft_type": "LORA", "init_lora_weights": start}) == unused

@@ -32,7 +32,7 @@ def saved_bytes(model: Any, run: Callable[[], Any]) -> int:
     return sum(size for size, _ in kept.values())
 
 
-# Nearly all the time of a step, and more where a processor computes in bf16 only by detours.
+# Nearly all the time of a step, and more on a processor without instructions for bf16. Layers with a bias are few.
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 
 
